@@ -1,0 +1,143 @@
+"""JPEG's losses as an array function: the steps of libjpeg between two 8-bit images, without the entropy coder.
+
+Entropy coding is lossless, so an image that went through a JPEG file can be computed without writing one; on the device
+and for a whole batch at once. Every rounding that libjpeg makes is made here too: 8-bit YCbCr, 2x2 chroma averages,
+quantised coefficients, 8-bit samples after the inverse DCT, triangular chroma upsampling. (Its 13-bit fixed-point DCT is
+the one step done in float32 instead; a few pixels differ by a level or so for it.)
+"""
+
+import io
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+# ITU-T T.81, Annex K: tables K.1 (luminance) and K.2 (chrominance), for quality 50.
+_LUMINANCE = np.array([
+    [16, 11, 10, 16, 24, 40, 51, 61],
+    [12, 12, 14, 19, 26, 58, 60, 55],
+    [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62],
+    [18, 22, 37, 56, 68, 109, 103, 77],
+    [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101],
+    [72, 92, 95, 98, 112, 100, 103, 99],
+], np.float32)
+_CHROMINANCE = np.full((8, 8), 99, np.float32)
+_CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
+
+
+def _dct_matrix() -> np.ndarray:
+  """Orthonormal DCT-II on an 8x8 block written as one [64, 64] matrix: coefficients = matrix @ samples."""
+  u, x = np.mgrid[:8, :8]
+  rows = np.cos((2 * x + 1) * u * np.pi / 16) / 2
+  rows[0] /= np.sqrt(2)
+  return np.kron(rows, rows).astype(np.float32)
+
+
+_DCT = _dct_matrix()
+
+
+def jpeg(image: jax.Array, quality: jax.Array) -> jax.Array:
+  """An image after a baseline JPEG file of the given quality, 4:2:0, as libjpeg writes and reads it (Pillow's default).
+
+  Fixed shapes: jit and vmap at will. Its derivative is zero almost everywhere, as that of any rounding.
+
+  Args:
+    image: [b, H, W, 3] RGB in [0, 1], any H and W; rounded to 8 bits first.
+    quality: [b] or scalar, 1 to 100, rounded to an integer.
+
+  Returns:
+    [b, H, W, 3] float32 in [0, 1], multiples of 1/255.
+
+  Raises:
+    ValueError: not [b, H, W, 3].
+  """
+  if image.ndim != 4 or image.shape[-1] != 3:
+    raise ValueError(f'expected [b, H, W, 3]; got shape {tuple(image.shape)}')
+  b, H, W, _ = image.shape
+  half_H, half_W = -(-H // 2), -(-W // 2)
+  quality = jnp.broadcast_to(jnp.asarray(quality, jnp.float32), (b,))
+  luminance, chrominance = (quantisation_table(table, quality) for table in (_LUMINANCE, _CHROMINANCE))
+
+  rgb = jnp.clip(jnp.round(image.astype(jnp.float32) * 255), 0, 255)
+  # libjpeg replicates the border at full resolution to the right, but below only up to the pair that chroma needs;
+  # the rest of a chroma block's rows repeat the last averaged row.
+  rgb = _pad_to(rgb, 2 * half_H, -(-W // 16) * 16)
+  r, g, b_ = rgb[..., 0], rgb[..., 1], rgb[..., 2]
+  y = _round(0.299 * r + 0.587 * g + 0.114 * b_)
+  cb = _round(-0.168735892 * r - 0.331264108 * g + 0.5 * b_ + 128)
+  cr = _round(0.5 * r - 0.418687589 * g - 0.081312411 * b_ + 128)
+
+  y = _code_blocks(y, luminance)[:, :H, :W]
+  chroma = jnp.concatenate([_halve(cb), _halve(cr)])  # [2b, half_H, ...]: both in one go
+  chroma = _code_blocks(chroma, jnp.concatenate([chrominance, chrominance]))[:, :half_H, :half_W]
+  cb, cr = jnp.split(_double(chroma)[:, :H, :W] - 128, 2)
+
+  # Red and blue round their own product, green the sum of two: the tables of libjpeg's colour converter.
+  out = jnp.stack([y + _round(1.402 * cr), y + _round(-0.344136286 * cb - 0.714136286 * cr), y + _round(1.772 * cb)], -1)
+  return jnp.clip(out, 0, 255) / 255
+
+
+def quantisation_table(base: jax.Array, quality: jax.Array) -> jax.Array:
+  """libjpeg's scaling of a quality-50 table [8, 8] to qualities [b]: [b, 8, 8] integers 1 to 255 as float32."""
+  quality = jnp.clip(jnp.round(quality), 1, 100)
+  percent = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)
+  return jnp.clip(jnp.floor((jnp.asarray(base) * percent[:, None, None] + 50) / 100), 1, 255)
+
+
+def jpeg_pillow(image: np.ndarray, quality: int) -> np.ndarray:
+  """The same through a real JPEG file in memory, by Pillow: uint8 [H, W, 3] -> uint8 [H, W, 3]."""
+  from PIL import Image
+
+  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
+    raise ValueError(f'expected uint8 [H, W, 3]; got {image.dtype} {image.shape}')
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, 'JPEG', quality=int(quality), subsampling='4:2:0')
+  buffer.seek(0)
+  return np.asarray(Image.open(buffer).convert('RGB'))
+
+
+def _round(x: jax.Array) -> jax.Array:
+  return jnp.floor(x + 0.5)  # halves go up, as in libjpeg's shifts
+
+
+def _pad_to(x: jax.Array, H: int, W: int) -> jax.Array:
+  widths = [(0, 0), (0, H - x.shape[1]), (0, W - x.shape[2])] + [(0, 0)] * (x.ndim - 3)
+  return jnp.pad(x, widths, mode='edge')
+
+
+def _halve(x: jax.Array) -> jax.Array:
+  """2x2 averages of [b, 2h, 2w], with libjpeg's ordered dither of the rounding: columns add 1 and 2 in turn."""
+  b, H, W = x.shape
+  total = x.reshape(b, H // 2, 2, W // 2, 2).sum((2, 4))
+  bias = 1 + jnp.arange(W // 2) % 2
+  return jnp.floor((total + bias) / 4)
+
+
+def _double(x: jax.Array) -> jax.Array:
+  """libjpeg's 'fancy' upsampling, [b, h, w] -> [b, 2h, 2w]: weights 9 3 3 1 over the nearest samples, borders repeated."""
+  b, h, w = x.shape
+  if w <= 2:  # too narrow for libjpeg to interpolate
+    return x.repeat(2, 1).repeat(2, 2)
+  rows = jnp.pad(x, ((0, 0), (1, 1), (0, 0)), mode='edge')
+  rows = jnp.stack([3 * x + rows[:, :-2], 3 * x + rows[:, 2:]], 2).reshape(b, 2 * h, w)
+  columns = jnp.pad(rows, ((0, 0), (0, 0), (1, 1)), mode='edge')
+  left = jnp.floor((3 * rows + columns[:, :, :-2] + 8) / 16)
+  right = jnp.floor((3 * rows + columns[:, :, 2:] + 7) / 16)
+  return jnp.stack([left, right], 3).reshape(b, 2 * h, 2 * w)
+
+
+def _code_blocks(plane: jax.Array, table: jax.Array) -> jax.Array:
+  """DCT, quantisation by table [b, 8, 8], and back: [b, H, W] samples 0-255 -> the same, padded to whole blocks."""
+  b, H, W = plane.shape
+  rows, columns = -(-H // 8), -(-W // 8)
+  blocks = _pad_to(plane, rows * 8, columns * 8).reshape(b, rows, 8, columns, 8).transpose(0, 1, 3, 2, 4)
+  blocks = blocks.reshape(b, rows * columns, 64) - 128
+  table = table.reshape(b, 1, 64)
+  # 'highest': at an accelerator's default precision the coefficients would be off by more than the rounding.
+  levels = jnp.matmul(blocks, _DCT.T, precision='highest') / table
+  levels = jnp.sign(levels) * jnp.floor(jnp.abs(levels) + 0.5)
+  blocks = jnp.matmul(levels * table, _DCT, precision='highest')
+  blocks = jnp.clip(_round(blocks + 128), 0, 255)
+  return blocks.reshape(b, rows, columns, 8, 8).transpose(0, 1, 3, 2, 4).reshape(b, rows * 8, columns * 8)

@@ -1,0 +1,388 @@
+"""Model directories: where a model's parts lie on disk, how they are written, checked and read.
+
+A model directory holds `model.json` and one safetensors file per part ('depth', 'dkenet', 'nbsr', 'vae', 'unet').
+Tensors are named by their '/'-joined path in the Flax variables dict, collection first ('params/conv_in/kernel').
+Parameters are float16 on disk and float32 in memory; batch statistics and constants stay float32, for they are few and
+a rounding of them moves every pixel. `model.json` records each file's sha256, and nothing is used before it matches.
+"""
+
+import contextlib
+import copy
+import dataclasses
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from typing import Any, Iterator, Mapping, Sequence
+
+from flax import traverse_util
+from flax.core import unfreeze
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from ssr_jax import models
+from ssr_jax.types import SSRError
+
+FORMAT = 1
+MODEL_FILE = 'model.json'
+PARTS = ('depth', 'dkenet', 'nbsr', 'vae', 'unet')
+
+# What a new model.json says about the stages between the parts; `update` changes it.
+DEFAULTS: dict[str, Any] = {
+    'scale': 4,
+    'svkr': {'iterations': 3, 'gamma': 0.9, 'rule': 'algorithm1'},
+    'schedule': {},
+    'sampling': {'sampler': 'dpmpp_2m', 'steps': 8, 'start': 0.5},
+}
+
+_BUNDLED = {'compact': pathlib.Path(__file__).parent / 'bundled'}
+_LISTED = 6  # names shown in an error before it says how many more there are
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """A model as read from disk.
+
+  Attributes:
+    config: the content of model.json.
+    variables: per part, its Flax variables dict of float32 NumPy arrays.
+    directory: where it came from.
+  """
+
+  config: dict[str, Any]
+  variables: dict[str, dict[str, Any]]
+  directory: pathlib.Path
+
+
+def known() -> list[str]:
+  """Names that `resolve` accepts besides paths."""
+  return sorted(_BUNDLED)
+
+
+def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
+  """The directory of a model given by name ('compact') or by path.
+
+  Raises:
+    SSRError: neither a known name nor a directory with a model.json.
+  """
+  if str(name_or_path) in _BUNDLED:
+    directory = _BUNDLED[str(name_or_path)]
+    if not (directory / MODEL_FILE).is_file():
+      raise SSRError(f"model '{name_or_path}': {directory / MODEL_FILE} is missing; install the package again")
+    return directory
+  directory = pathlib.Path(name_or_path)
+  if directory.name == MODEL_FILE:
+    directory = directory.parent
+  if (directory / MODEL_FILE).is_file():
+    return directory
+  what = f'the directory has no {MODEL_FILE}' if directory.is_dir() else 'unknown model'
+  raise SSRError(f"model '{name_or_path}': {what}; known: {', '.join(known())}, or the path of a model directory")
+
+
+def flatten(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """{'params': {'conv': {'kernel': x}}} -> {'params/conv/kernel': x}, arrays as NumPy."""
+  flat = traverse_util.flatten_dict(unfreeze(variables), sep='/')
+  return {name: np.asarray(value) for name, value in flat.items()}
+
+
+def unflatten(tensors: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `flatten`."""
+  return traverse_util.unflatten_dict(dict(tensors), sep='/')
+
+
+def read_config(directory: str | os.PathLike) -> dict[str, Any]:
+  """The checked content of a directory's model.json.
+
+  Raises:
+    SSRError: the file is missing, is no JSON, is of another format or lacks a field.
+  """
+  path = pathlib.Path(directory) / MODEL_FILE
+  try:
+    config = json.loads(path.read_text(encoding='utf-8'))
+  except OSError as error:
+    raise SSRError(f'{path}: cannot be read ({error.strerror}); is this a model directory?') from error
+  except ValueError as error:
+    raise SSRError(f'{path}: not valid JSON ({error}); restore the file') from error
+  if not isinstance(config, dict) or config.get('format') != FORMAT:
+    found = config.get('format') if isinstance(config, dict) else type(config).__name__
+    raise SSRError(f'{path}: format is {found!r}, this version reads {FORMAT}; get the matching ssr_jax or weights')
+  fields = {'format', 'name', 'parts', *DEFAULTS}
+  for field in sorted(fields - config.keys()):
+    raise SSRError(f"{path}: field '{field}' is missing; restore the file")
+  for field in sorted(config.keys() - fields - {'notes'}):
+    raise SSRError(f"{path}: unknown field '{field}'; known: {', '.join(sorted(fields | {'notes'}))}")
+  for part, entry in config['parts'].items():
+    if part not in PARTS:
+      raise SSRError(f"{path}: unknown part '{part}'; known: {', '.join(PARTS)}")
+    for field in ('config', 'file', 'sha256', 'bytes'):
+      if field not in entry:
+        raise SSRError(f"{path}: field 'parts.{part}.{field}' is missing; restore the file")
+  return config
+
+
+def save_part(
+    directory: str | os.PathLike,
+    part: str,
+    config: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    training: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+) -> pathlib.Path:
+  """Writes one part's weights and its entry in model.json; both appear whole or not at all.
+
+  Args:
+    directory: model directory, made when absent; its other parts stay.
+    part: one of `PARTS`.
+    config: keyword arguments of `models.build(part, **config)`; plain JSON values.
+    variables: the Flax variables dict ('params', 'batch_stats', 'constants').
+    training: what made them (data, steps, machine, metrics), for the model card; plain JSON values.
+    name: the model's name when model.json is new; default the directory's.
+
+  Returns:
+    the path of the safetensors file.
+
+  Raises:
+    SSRError: an unknown part, values that float16 cannot hold or that are not finite, names that the module of `config`
+      does not have, or a directory that cannot be written.
+  """
+  directory = pathlib.Path(directory)
+  if part not in PARTS:
+    raise SSRError(f"unknown part '{part}'; known: {', '.join(PARTS)}")
+  tensors = flatten(variables)
+  _check_names(f"part '{part}'", part, config, tensors)
+  on_disk = {key: _to_disk(key, value) for key, value in tensors.items()}
+  data = safetensors.numpy.save(on_disk, metadata={'format': 'flax', 'part': part})
+  file = f'{part}.safetensors'
+  try:
+    directory.mkdir(parents=True, exist_ok=True)
+    with _locked(directory):
+      if (directory / MODEL_FILE).exists():
+        model = read_config(directory)
+      else:
+        model = {'format': FORMAT, 'name': name or directory.resolve().name, **copy.deepcopy(DEFAULTS), 'parts': {}}
+      model['parts'][part] = {
+          'config': dict(config),
+          'file': file,
+          'sha256': hashlib.sha256(data).hexdigest(),
+          'bytes': len(data),
+          'parameters': sum(v.size for k, v in tensors.items() if k.startswith('params/')),
+          'training': dict(training or {}),
+      }
+      model['parts'] = {p: model['parts'][p] for p in PARTS if p in model['parts']}
+      text = _dump(model)  # before anything is written: a value that is no JSON must not leave half a change
+      _write(directory / file, data)
+      _write(directory / MODEL_FILE, text)
+  except OSError as error:
+    raise SSRError(f'{directory}: cannot be written ({error.strerror}); choose another directory') from error
+  return directory / file
+
+
+def update(directory: str | os.PathLike, **sections: Any) -> dict[str, Any]:
+  """Changes fields of model.json outside the parts ('name', 'scale', 'svkr', 'schedule', 'sampling', 'notes').
+
+  A dict is merged into the section that is there, anything else replaces it. Returns the new content.
+  """
+  directory = pathlib.Path(directory)
+  with _locked(directory):
+    model = read_config(directory)
+    for field, value in sections.items():
+      if field not in {'name', 'notes', *DEFAULTS}:
+        raise SSRError(f"unknown field '{field}' of {MODEL_FILE}; known: name, notes, {', '.join(DEFAULTS)}")
+      old = model.get(field)
+      model[field] = {**old, **value} if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+    _write(directory / MODEL_FILE, _dump(model))
+  return model
+
+
+def load_part(directory: str | os.PathLike, part: str, entry: Mapping[str, Any] | None = None) -> dict[str, Any]:
+  """One part's variables, float32, checked against the file's sha256 and the module's own names and shapes.
+
+  Raises:
+    SSRError: the part or its file is missing, the file is not the one that was written, or it does not fit the module.
+  """
+  directory = pathlib.Path(directory)
+  if entry is None:
+    parts = read_config(directory)['parts']
+    if part not in parts:
+      have = ', '.join(parts) or 'none'
+      raise SSRError(f"{directory}: the model has no part '{part}' (has: {have}); train it or choose another model")
+    entry = parts[part]
+  path = directory / entry['file']
+  data = _verified_bytes(path, entry)
+  try:
+    tensors = safetensors.numpy.load(data)
+  except (safetensors.SafetensorError, ValueError, KeyError) as error:
+    raise SSRError(f'{path}: not a safetensors file ({error}); restore the file') from error
+  del data
+  _check_names(str(path), part, entry['config'], tensors)
+  return unflatten({key: value.astype(_memory_dtype(value)) for key, value in tensors.items()})
+
+
+def load_model(name_or_path: str | os.PathLike, parts: Sequence[str] | None = None) -> Model:
+  """Reads a model by name or path.
+
+  Args:
+    name_or_path: 'compact', or the path of a model directory.
+    parts: the parts to read; default all that the model has (a model in training may not have all five).
+
+  Raises:
+    SSRError: see `resolve`, `read_config` and `load_part`.
+  """
+  directory = resolve(name_or_path)
+  config = read_config(directory)
+  for part in parts or ():
+    if part not in config['parts']:
+      have = ', '.join(config['parts']) or 'none'
+      raise SSRError(f"{directory}: the model has no part '{part}' (has: {have}); train it or choose another model")
+  wanted = config['parts'] if parts is None else parts
+  variables = {part: load_part(directory, part, config['parts'][part]) for part in wanted}
+  return Model(config=config, variables=variables, directory=directory)
+
+
+def verify(name_or_path: str | os.PathLike) -> dict[str, str | None]:
+  """Reads and checks every part; {part: None, or the line that says what is wrong}."""
+  directory = resolve(name_or_path)
+  found: dict[str, str | None] = {}
+  for part, entry in read_config(directory)['parts'].items():
+    try:
+      load_part(directory, part, entry)
+      found[part] = None
+    except SSRError as error:
+      found[part] = str(error)
+  return found
+
+
+def abstract_variables(part: str, config: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+  """Flat names and shapes of the variables that `models.build(part, **config)` has; nothing is computed.
+
+  Raises:
+    SSRError: a config field that the part does not know, or a value that it refuses.
+  """
+  module = build(part, config)
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *example_inputs(part, module))
+  return traverse_util.flatten_dict(unfreeze(shapes), sep='/')
+
+
+def example_inputs(part: str, module: Any) -> tuple[Any, ...]:
+  """Zeros of the smallest sizes that initialise a part's module; shapes of variables do not depend on them."""
+  lr, hr = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 64, 64, 3))
+  depth, kernels = jnp.zeros((1, 16, 16, 1)), jnp.zeros((1, 16, 16, 441))
+  if part in ('depth', 'vae'):
+    return (hr,)
+  if part == 'dkenet':
+    return lr, depth
+  if part == 'nbsr':
+    return lr, kernels
+  from ssr_jax.models import encoders
+
+  latents = jnp.zeros((1, 16, 16, module.latent_channels))
+  conditions = encoders.Conditions(kernel_code=jnp.zeros((1, 16, 16, 15)), depth=depth, lr=lr, lr_latent=latents)
+  return latents, jnp.zeros((1,), jnp.int32), conditions
+
+
+def build(part: str, config: Mapping[str, Any]) -> Any:
+  """`models.build(part, **config)`, its complaints turned into one line that names the part and field."""
+  try:
+    return models.build(part, **config)
+  except SSRError:
+    raise
+  except (TypeError, ValueError) as error:
+    message = str(error).splitlines()[0]
+    if 'unexpected keyword argument' in message:
+      message = f"unknown config field {message.split('argument')[-1].strip()}"
+    raise SSRError(f"part '{part}': {message}; correct its 'config' in {MODEL_FILE}") from error
+
+
+def _check_names(where: str, part: str, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+  expected = abstract_variables(part, config)
+  wrong = []
+  for what, names in (('missing', expected.keys() - tensors.keys()), ('unexpected', tensors.keys() - expected.keys())):
+    if names:
+      wrong.append(f'{what} {_some(names)}')
+  shapes = [f'{k} {tensors[k].shape} for {expected[k].shape}'
+            for k in sorted(expected.keys() & tensors.keys()) if tensors[k].shape != expected[k].shape]
+  if shapes:
+    wrong.append(f'wrong shape {_some(shapes)}')
+  if wrong:
+    raise SSRError(f"{where}: does not fit the config of part '{part}': {'; '.join(wrong)}; both must match")
+
+
+def _some(names) -> str:
+  names = sorted(names)
+  more = f' and {len(names) - _LISTED} more' if len(names) > _LISTED else ''
+  return ', '.join(names[:_LISTED]) + more
+
+
+def _keeps_float32(key: str) -> bool:
+  return not key.startswith('params/')
+
+
+def _to_disk(key: str, value: np.ndarray) -> np.ndarray:
+  if not jnp.issubdtype(value.dtype, jnp.floating):
+    return np.ascontiguousarray(value)
+  value = value.astype(np.float32)
+  if not np.isfinite(value).all():
+    raise SSRError(f"'{key}' is not finite; the training that made it has diverged, so nothing was written")
+  if _keeps_float32(key):
+    return np.ascontiguousarray(value)
+  if np.abs(value).max(initial=0) > np.finfo(np.float16).max:
+    raise SSRError(f"'{key}' is too large for float16 ({np.abs(value).max():.3g}); nothing was written")
+  return np.ascontiguousarray(value.astype(np.float16))
+
+
+def _memory_dtype(value: np.ndarray) -> np.dtype:
+  return np.dtype(np.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value.dtype
+
+
+def _verified_bytes(path: pathlib.Path, entry: Mapping[str, Any]) -> bytes:
+  try:
+    data = path.read_bytes()
+  except OSError as error:
+    raise SSRError(f'{path}: cannot be read ({error.strerror}); restore it or install the package again') from error
+  actual = hashlib.sha256(data).hexdigest()
+  if actual != entry['sha256']:
+    raise SSRError(
+        f"{path}: corrupted: sha256 is {actual[:12]}, expected {entry['sha256'][:12]} ({len(data)} bytes of "
+        f"{entry['bytes']}); restore the file or install the package again")
+  return data
+
+
+def _dump(model: Mapping[str, Any]) -> bytes:
+  return (json.dumps(model, indent=2, sort_keys=False) + '\n').encode('utf-8')
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+  """Writes beside the target, then renames: a reader sees the old file or the new one."""
+  descriptor, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', suffix='.tmp', dir=path.parent)
+  try:
+    with os.fdopen(descriptor, 'wb') as file:
+      file.write(data)
+      file.flush()
+      os.fsync(file.fileno())
+    os.chmod(temporary, 0o644)
+    os.replace(temporary, path)
+  except BaseException:
+    with contextlib.suppress(OSError):
+      os.unlink(temporary)
+    raise
+
+
+@contextlib.contextmanager
+def _locked(directory: pathlib.Path) -> Iterator[None]:
+  """One writer of model.json at a time: two stages may finish training together."""
+  try:
+    import fcntl
+  except ImportError:  # not a POSIX system
+    yield
+    return
+  descriptor = os.open(directory, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(descriptor)

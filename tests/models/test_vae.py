@@ -1,0 +1,148 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssr_jax.models import discriminator as disc
+from ssr_jax.models import vae as vae_lib
+from ssr_jax.models.attention import attention
+from ssr_jax.models.vae import VAE
+
+SMALL = dict(channels=(8, 16), encoder_blocks=1, decoder_blocks=2, groups=4, scaling_factor=0.5)
+
+
+def reference_attention(q, k, v):
+  """One head and one batch entry at a time, in float64."""
+  q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+  out = np.empty(q.shape)
+  for b in range(q.shape[0]):
+    for h in range(q.shape[2]):
+      scores = q[b, :, h] @ k[b, :, h].T / np.sqrt(q.shape[3])
+      weights = np.exp(scores - scores.max(1, keepdims=True))
+      out[b, :, h] = weights / weights.sum(1, keepdims=True) @ v[b, :, h]
+  return out
+
+
+@pytest.mark.parametrize('chunk', [0, 5, 8, 64])
+def test_attention_equals_numpy_whatever_the_chunk(chunk):
+  keys = jax.random.split(jax.random.key(0), 3)
+  q = jax.random.normal(keys[0], (2, 17, 3, 4))
+  k, v = (jax.random.normal(key, (2, 11, 3, 4)) for key in keys[1:])
+  np.testing.assert_allclose(attention(q, k, v, chunk=chunk), reference_attention(q, k, v), atol=2e-6)
+
+
+def test_attention_gradients_do_not_depend_on_the_chunk():
+  q, k, v = (jax.random.normal(key, (1, 10, 2, 4)) for key in jax.random.split(jax.random.key(1), 3))
+  plain, chunked = (
+      jax.grad(lambda *a, c=c: jnp.sum(attention(*a, chunk=c) ** 2), argnums=(0, 1, 2))(q, k, v) for c in (0, 3)
+  )
+  for a, b in zip(plain, chunked):
+    np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+def test_attention_rejects_shapes_that_do_not_fit():
+  with pytest.raises(ValueError, match='q, k, v'):
+    attention(jnp.zeros((1, 4, 2, 8)), jnp.zeros((1, 4, 3, 8)), jnp.zeros((1, 4, 3, 8)))
+
+
+def test_full_size_has_the_parameters_of_stable_diffusion():
+  v = jax.eval_shape(VAE().init, jax.random.key(0), jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32))
+  count = sum(int(np.prod(a.shape)) for a in jax.tree.leaves(v))
+  assert count == 83_653_863  # AutoencoderKL of SD 1.5 and 2.1
+
+
+@pytest.mark.parametrize('patch', [1, 2])
+@pytest.mark.parametrize('mid_attention', [False, True])
+def test_shapes_ranges_and_scaling(patch, mid_attention):
+  vae = VAE(**SMALL, patch=patch, mid_attention=mid_attention)
+  f = 2 * patch
+  x = jax.random.uniform(jax.random.key(0), (2, 6 * f, 4 * f, 3))
+  v = jax.jit(vae.init)(jax.random.key(1), x)
+  assert vae.reduction == f
+  mean, logvar = vae.apply(v, x, method='encode')
+  assert mean.shape == logvar.shape == (2, 6, 4, 4)
+  z = vae.apply(v, x, method='to_latents')
+  np.testing.assert_allclose(z, 0.5 * mean, rtol=1e-6)
+  image = vae.apply(v, z, method='from_latents')
+  assert image.shape == x.shape and image.dtype == jnp.float32
+  np.testing.assert_allclose(image, vae.apply(v, mean, method='decode'), atol=1e-5)
+  np.testing.assert_allclose(image, vae.apply(v, x)[0], atol=1e-5)
+
+
+def test_posterior_samples_have_the_posteriors_moments():
+  mean, logvar = jnp.full((40_000,), 0.7), jnp.full((40_000,), np.log(0.25))
+  draws = np.asarray(vae_lib.sample_posterior(jax.random.key(0), mean, logvar))
+  assert abs(draws.mean() - 0.7) < 0.01 and abs(draws.std() - 0.5) < 0.01
+
+
+def test_a_size_that_is_no_multiple_is_named():
+  with pytest.raises(ValueError, match=r'multiples of 4.*30'):
+    jax.eval_shape(VAE(**SMALL, patch=2).init, jax.random.key(0), jnp.zeros((1, 30, 32, 3)))
+
+
+def test_pixel_shuffles_undo_each_other_and_keep_squares_together():
+  x = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+  y = vae_lib.space_to_depth(x, 2)
+  assert y.shape == (2, 2, 3, 12)
+  np.testing.assert_array_equal(np.asarray(y[1, 1, 2]).reshape(2, 2, 3), x[1, 2:4, 4:6])
+  np.testing.assert_array_equal(vae_lib.depth_to_space(y, 2), x)
+
+
+def test_nearest_x2_equals_numpy_repeat():
+  x = jax.random.normal(jax.random.key(0), (2, 3, 5, 4))
+  np.testing.assert_array_equal(vae_lib.nearest_x2(x), np.asarray(x).repeat(2, 1).repeat(2, 2))
+
+
+def test_bfloat16_computes_near_float32_and_returns_float32():
+  x = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
+  v = VAE(**SMALL).init(jax.random.key(1), x)
+  assert {a.dtype for a in jax.tree.leaves(v)} == {jnp.dtype('float32')}
+  full, half = (VAE(**SMALL, dtype=d).apply(v, x)[0] for d in (jnp.float32, jnp.bfloat16))
+  assert half.dtype == jnp.float32
+  np.testing.assert_allclose(half, full, atol=0.06)
+
+
+def test_kl_equals_numerical_integration():
+  mean, logvar = 0.8, np.log(0.3)
+  x = np.linspace(-12, 12, 200_001)
+  p = np.exp(-((x - mean) ** 2) / 0.6) / np.sqrt(0.6 * np.pi)
+  log_ratio = -((x - mean) ** 2) / 0.6 - 0.5 * np.log(0.6 * np.pi) + x**2 / 2 + 0.5 * np.log(2 * np.pi)
+  expected = np.sum(p * log_ratio) * (x[1] - x[0])
+  got = vae_lib.kl_loss(jnp.full((1, 2, 2, 1), mean), jnp.full((1, 2, 2, 1), logvar))
+  np.testing.assert_allclose(got, expected, rtol=1e-5)
+
+
+def test_detail_loss_equals_loops_and_ignores_a_constant():
+  a, b = (np.asarray(jax.random.uniform(jax.random.key(i), (1, 9, 8, 2)), np.float64) for i in range(2))
+  total = 0.0
+  for i in range(3):
+    p, q = a, b
+    for _ in range(i):
+      p, q = (
+          np.stack([
+              np.stack([z[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((1, 2)) for x in range(z.shape[2] // 2)], 1)
+              for y in range(z.shape[1] // 2)
+          ], 1)
+          for z in (p, q)
+      )
+    total += np.abs((p[:, 1:] - p[:, :-1]) - (q[:, 1:] - q[:, :-1])).mean()
+    total += np.abs((p[:, :, 1:] - p[:, :, :-1]) - (q[:, :, 1:] - q[:, :, :-1])).mean()
+  np.testing.assert_allclose(vae_lib.detail_loss(jnp.asarray(a), jnp.asarray(b)), total / 6, rtol=1e-5)
+  np.testing.assert_allclose(vae_lib.detail_loss(jnp.asarray(a) + 0.3, jnp.asarray(a)), 0, atol=1e-6)
+
+
+def test_discriminator_scores_patches_locally():
+  d = disc.Discriminator(channels=(4, 8))
+  x = jax.random.uniform(jax.random.key(0), (2, 32, 32, 3))
+  v = d.init(jax.random.key(1), x)
+  scores = d.apply(v, x)
+  assert scores.shape == (2, 8, 8, 1)
+  moved = d.apply(v, x.at[0, :4, :4].set(0.0))
+  changed = np.asarray(jnp.abs(moved - scores)[..., 0] > 0)
+  assert changed[0, 0, 0] and not changed[0, 4:].any() and not changed[0, :, 4:].any() and not changed[1].any()
+
+
+def test_adversarial_losses():
+  real, fake = jnp.array([2.0, 0.5]), jnp.array([-3.0, 0.0])
+  np.testing.assert_allclose(disc.hinge_loss(real, fake), 0.5 * (0.25 + 0.5), rtol=1e-6)
+  np.testing.assert_allclose(disc.generator_loss(fake), np.mean(np.log1p(np.exp([3.0, 0.0]))), rtol=1e-6)

@@ -1,0 +1,69 @@
+"""Gives a generated image the colours of a reference, for latent diffusion drifts in colour.
+
+Both functions accept NumPy arrays and JAX arrays (traced ones too) and stay in that library: the pipeline runs them on
+the host, where an image of a new size costs no compilation.
+"""
+
+from ssr_jax.types import ArrayLike
+
+_TAPS = (0.25, 0.5, 0.25)  # the 3x3 binomial filter, one axis at a time
+
+
+def adain(image: ArrayLike, reference: ArrayLike, eps: float = 1e-5) -> ArrayLike:
+  """Matches mean and standard deviation of each image and channel to the reference's.
+
+  Args:
+    image: [..., H, W, c], any range.
+    reference: the same number of leading axes and channels; its H and W may differ.
+    eps: added to the variances.
+
+  Returns:
+    [..., H, W, c]; it can leave the range of `image`.
+  """
+  axes = (-3, -2)
+  mean, reference_mean = image.mean(axes, keepdims=True), reference.mean(axes, keepdims=True)
+  gain = ((reference.var(axes, keepdims=True) + eps) / (image.var(axes, keepdims=True) + eps)) ** 0.5
+  return (image - mean) * gain + reference_mean
+
+
+def wavelet(image: ArrayLike, reference: ArrayLike, levels: int = 5) -> ArrayLike:
+  """Keeps the image's detail and takes the reference's low frequencies: high(image) + low(reference).
+
+  Args:
+    image: [..., H, W, c], any range.
+    reference: the same shape.
+    levels: levels of the a-trous decomposition; 5 leaves what varies over some 32 pixels and more.
+
+  Returns:
+    [..., H, W, c]; it can leave the range of `image`.
+
+  Raises:
+    ValueError: shapes that differ.
+  """
+  if image.shape != reference.shape:
+    raise ValueError(f'image {image.shape} and reference {reference.shape} must have the same shape')
+  # The decomposition is linear, so one pass over the difference does the work of two.
+  return image + low_frequencies(reference - image, levels)
+
+
+def low_frequencies(image: ArrayLike, levels: int = 5) -> ArrayLike:
+  """What an a-trous decomposition of [..., H, W, c] leaves after `levels` levels; level i dilates by 2**i."""
+  for level in range(levels):
+    for axis in (-3, -2):
+      image = _binomial(image, axis, 2**level)
+  return image
+
+
+def _binomial(image: ArrayLike, axis: int, dilation: int) -> ArrayLike:
+  """The three taps along one axis, replicate border."""
+  xp = image.__array_namespace__()
+  size = image.shape[axis]
+  pad = [(0, 0)] * image.ndim
+  pad[axis] = (dilation, dilation)
+  padded = xp.pad(image, pad, mode='edge')
+  index = [slice(None)] * image.ndim
+  out = 0
+  for tap, weight in enumerate(_TAPS):
+    index[axis] = slice(tap * dilation, tap * dilation + size)
+    out = out + weight * padded[tuple(index)]
+  return out

@@ -1,0 +1,55 @@
+"""Colour fixes against SciPy's correlation and their defining properties."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from ssr_jax.image import colourfix
+
+
+def _images(seed=0, shape=(2, 40, 52, 3)):
+  rng = np.random.default_rng(seed)
+  return rng.random(shape, dtype=np.float32), 0.3 + 0.5 * rng.random(shape, dtype=np.float32)
+
+
+def test_adain_takes_the_references_statistics():
+  image, reference = _images()
+  fixed = colourfix.adain(image, reference)
+  np.testing.assert_allclose(fixed.mean((1, 2)), reference.mean((1, 2)), atol=1e-5)
+  np.testing.assert_allclose(fixed.std((1, 2)), reference.std((1, 2)), rtol=1e-3)
+
+
+def test_low_frequencies_against_scipy():
+  image, _ = _images()
+  want = image[0, :, :, 1].astype(np.float64)
+  binomial = np.outer([1, 2, 1], [1, 2, 1]) / 16
+  for level in range(3):
+    kernel = np.zeros((2 * 2**level + 1,) * 2)
+    kernel[:: 2**level, :: 2**level] = binomial
+    want = ndimage.correlate(want, kernel, mode='nearest')
+  got = colourfix.low_frequencies(image, 3)[0, :, :, 1]
+  np.testing.assert_allclose(got, want, atol=1e-6)
+
+
+def test_wavelet_keeps_detail_and_drops_a_colour_shift():
+  _, reference = _images()
+  shifted = reference + np.array([0.1, -0.05, 0.2], np.float32)
+  np.testing.assert_allclose(colourfix.wavelet(shifted, reference), reference, atol=1e-5)
+  detail = np.where(np.indices((40, 52)).sum(0) % 2, 0.1, -0.1)[None, :, :, None].astype(np.float32)
+  fixed = colourfix.wavelet(shifted + detail, reference)
+  np.testing.assert_allclose((fixed - reference - detail)[:, 8:-8, 8:-8], 0, atol=1e-5)
+
+
+def test_numpy_and_jit_agree():
+  image, reference = _images()
+  for fix in (colourfix.adain, colourfix.wavelet):
+    assert isinstance(fix(image, reference), np.ndarray)
+    np.testing.assert_allclose(jax.jit(fix)(jnp.asarray(image), jnp.asarray(reference)), fix(image, reference), atol=1e-5)
+
+
+def test_shapes_must_agree():
+  image, reference = _images()
+  with pytest.raises(ValueError, match='same shape'):
+    colourfix.wavelet(image, reference[:, :-1])

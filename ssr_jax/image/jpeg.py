@@ -2,11 +2,13 @@
 
 Entropy coding is lossless, so an image that went through a JPEG file can be computed without writing one; on the device
 and for a whole batch at once. Every rounding that libjpeg makes is made here too: 8-bit YCbCr, 2x2 chroma averages,
-quantised coefficients, 8-bit samples after the inverse DCT, triangular chroma upsampling. (Its 13-bit fixed-point DCT is
-the one step done in float32 instead; a few pixels differ by a level or so for it.)
+quantised coefficients, 8-bit samples after the inverse DCT, triangular chroma upsampling; and the fixed-point rounding of
+its forward DCT, which decides coefficients that fall between two levels. Two or three pixels in a hundred still differ,
+by a level, because the DCT's own constants are float32 here and have 13 bits there.
 """
 
 import io
+from typing import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +30,11 @@ _CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [4
 
 
 def _dct_matrix() -> np.ndarray:
-  """Orthonormal DCT-II on an 8x8 block written as one [64, 64] matrix: coefficients = matrix @ samples."""
+  """Orthonormal DCT-II of 8 samples: coefficients = matrix @ samples."""
   u, x = np.mgrid[:8, :8]
   rows = np.cos((2 * x + 1) * u * np.pi / 16) / 2
   rows[0] /= np.sqrt(2)
-  return np.kron(rows, rows).astype(np.float32)
+  return rows
 
 
 _DCT = _dct_matrix()
@@ -60,23 +62,23 @@ def jpeg(image: jax.Array, quality: jax.Array) -> jax.Array:
   quality = jnp.broadcast_to(jnp.asarray(quality, jnp.float32), (b,))
   luminance, chrominance = (quantisation_table(table, quality) for table in (_LUMINANCE, _CHROMINANCE))
 
-  rgb = jnp.clip(jnp.round(image.astype(jnp.float32) * 255), 0, 255)
+  rgb = jnp.clip(jnp.round(image.astype(jnp.float32) * 255), 0, 255).astype(jnp.int32)
   # libjpeg replicates the border at full resolution to the right, but below only up to the pair that chroma needs;
   # the rest of a chroma block's rows repeat the last averaged row.
   rgb = _pad_to(rgb, 2 * half_H, -(-W // 16) * 16)
-  r, g, b_ = rgb[..., 0], rgb[..., 1], rgb[..., 2]
-  y = _round(0.299 * r + 0.587 * g + 0.114 * b_)
-  cb = _round(-0.168735892 * r - 0.331264108 * g + 0.5 * b_ + 128)
-  cr = _round(0.5 * r - 0.418687589 * g - 0.081312411 * b_ + 128)
+  y = _weigh(rgb, (19595, 38470, 7471))  # .299, .587, .114 in 16 bits
+  # Chroma halves go down: blue minus an equal red and green is a half wherever the difference is odd.
+  cb = _weigh(rgb, (-11059, -21709, 32768), 128 * 65536 - 1)
+  cr = _weigh(rgb, (32768, -27439, -5329), 128 * 65536 - 1)
 
   y = _code_blocks(y, luminance)[:, :H, :W]
   chroma = jnp.concatenate([_halve(cb), _halve(cr)])  # [2b, half_H, ...]: both in one go
   chroma = _code_blocks(chroma, jnp.concatenate([chrominance, chrominance]))[:, :half_H, :half_W]
-  cb, cr = jnp.split(_double(chroma)[:, :H, :W] - 128, 2)
+  chroma = _double(chroma)[:, :H, :W] - 128
+  chroma = jnp.stack(jnp.split(chroma, 2), axis=-1)
 
-  # Red and blue round their own product, green the sum of two: the tables of libjpeg's colour converter.
-  out = jnp.stack([y + _round(1.402 * cr), y + _round(-0.344136286 * cb - 0.714136286 * cr), y + _round(1.772 * cb)], -1)
-  return jnp.clip(out, 0, 255) / 255
+  red, green, blue = _weigh(chroma, (0, 91881)), _weigh(chroma, (-22554, -46802)), _weigh(chroma, (116130, 0))
+  return jnp.clip(y[..., None] + jnp.stack([red, green, blue], axis=-1), 0, 255).astype(jnp.float32) / 255
 
 
 def quantisation_table(base: jax.Array, quality: jax.Array) -> jax.Array:
@@ -98,6 +100,12 @@ def jpeg_pillow(image: np.ndarray, quality: int) -> np.ndarray:
   return np.asarray(Image.open(buffer).convert('RGB'))
 
 
+def _weigh(channels: jax.Array, weights: Sequence[int], offset: int = 0) -> jax.Array:
+  """Weighted sum over the last axis, weights and offset in 1/65536, rounded: int32 to int32."""
+  total = sum(weight * channels[..., i] for i, weight in enumerate(weights))
+  return (total + offset + 32768) >> 16
+
+
 def _round(x: jax.Array) -> jax.Array:
   return jnp.floor(x + 0.5)  # halves go up, as in libjpeg's shifts
 
@@ -112,7 +120,7 @@ def _halve(x: jax.Array) -> jax.Array:
   b, H, W = x.shape
   total = x.reshape(b, H // 2, 2, W // 2, 2).sum((2, 4))
   bias = 1 + jnp.arange(W // 2) % 2
-  return jnp.floor((total + bias) / 4)
+  return (total + bias) >> 2
 
 
 def _double(x: jax.Array) -> jax.Array:
@@ -123,21 +131,26 @@ def _double(x: jax.Array) -> jax.Array:
   rows = jnp.pad(x, ((0, 0), (1, 1), (0, 0)), mode='edge')
   rows = jnp.stack([3 * x + rows[:, :-2], 3 * x + rows[:, 2:]], 2).reshape(b, 2 * h, w)
   columns = jnp.pad(rows, ((0, 0), (0, 0), (1, 1)), mode='edge')
-  left = jnp.floor((3 * rows + columns[:, :, :-2] + 8) / 16)
-  right = jnp.floor((3 * rows + columns[:, :, 2:] + 7) / 16)
+  left = (3 * rows + columns[:, :, :-2] + 8) >> 4
+  right = (3 * rows + columns[:, :, 2:] + 7) >> 4
   return jnp.stack([left, right], 3).reshape(b, 2 * h, 2 * w)
 
 
 def _code_blocks(plane: jax.Array, table: jax.Array) -> jax.Array:
-  """DCT, quantisation by table [b, 8, 8], and back: [b, H, W] samples 0-255 -> the same, padded to whole blocks."""
+  """DCT, quantisation by table [b, 8, 8], and back: [b, H, W] integers 0-255 -> the same, padded to whole blocks."""
   b, H, W = plane.shape
   rows, columns = -(-H // 8), -(-W // 8)
   blocks = _pad_to(plane, rows * 8, columns * 8).reshape(b, rows, 8, columns, 8).transpose(0, 1, 3, 2, 4)
-  blocks = blocks.reshape(b, rows * columns, 64) - 128
-  table = table.reshape(b, 1, 64)
-  # 'highest': at an accelerator's default precision the coefficients would be off by more than the rounding.
-  levels = jnp.matmul(blocks, _DCT.T, precision='highest') / table
+  blocks = blocks.reshape(b, rows * columns, 8, 8) - 128
+  table = table.reshape(b, 1, 8, 8)
+  # Rows, then columns; each pass of libjpeg scales by sqrt(8), and the first keeps two more bits. 'highest': at an
+  # accelerator's default precision the coefficients would be off by more than the rounding.
+  forward = (np.sqrt(8) * _DCT).astype(np.float32)
+  levels = _round(4 * jnp.einsum('bnyx,vx->bnyv', blocks, forward, precision='highest'))
+  levels = _round(jnp.einsum('uy,bnyv->bnuv', forward, levels, precision='highest') / 4) / (8 * table)
   levels = jnp.sign(levels) * jnp.floor(jnp.abs(levels) + 0.5)
-  blocks = jnp.matmul(levels * table, _DCT, precision='highest')
-  blocks = jnp.clip(_round(blocks + 128), 0, 255)
+  # The inverse needs no care about ties: both passes are one product with a [64, 64] matrix.
+  inverse = np.kron(_DCT, _DCT).astype(np.float32)
+  blocks = jnp.matmul((levels * table).reshape(b, rows * columns, 64), inverse, precision='highest')
+  blocks = jnp.clip(_round(blocks + 128), 0, 255).astype(jnp.int32)
   return blocks.reshape(b, rows, columns, 8, 8).transpose(0, 1, 3, 2, 4).reshape(b, rows * 8, columns * 8)

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import ndimage
 
 _FAR = 1e-3  # inverse depth below which a plane counts as not seen (one kilometre)
+_TRIES = 4  # scenes drawn before one with hardly any relief, or hardly any picture, is let through
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +133,7 @@ class Canvas:
     *,
     endless: bool = False,
     decal: bool = False,
+    relief: float = 0.0,
   ) -> None:
     """Draws the points corner + u across + v along.
 
@@ -144,6 +146,7 @@ class Canvas:
       inside: signed distance-like function of (u, v) in [0, 1], in units of the quad, positive inside; None is all.
       endless: no borders; u and v run over the whole plane.
       decal: multiply what is already there (a shadow) instead of covering it, and leave depth alone.
+      relief: how much darker the outline is than the middle, in [0, 1), so that a cut-out looks round; needs `inside`.
     """
     rotation = self.camera.rotation
     corner, across, along = rotation @ corner, rotation @ across, rotation @ along
@@ -177,16 +180,21 @@ class Canvas:
     if not endless:
       coverage = np.clip(np.minimum(u, 1 - u) / du + 0.5, 0, 1) * np.clip(np.minimum(v, 1 - v) / dv + 0.5, 0, 1)
       if inside is not None:
-        coverage *= np.clip(inside(u, v) / np.maximum(du, dv) + 0.5, 0, 1)
+        margin = inside(u, v)
+        coverage *= np.clip(margin / np.maximum(du, dv) + 0.5, 0, 1)
     keep = np.flatnonzero(coverage > 0.02)
     if not keep.size:
       return
+    if relief:
+      margin = margin[keep]
     u, v, du, dv, w, coverage = (a[keep] for a in (u, v, du, dv, w, coverage))
     wide, tall = np.linalg.norm(across), np.linalg.norm(along)
     a, b = du * wide, dv * tall
     # Between the two sides of the footprint, nearer the longer one: some blur at grazing angles against aliasing.
     footprint = np.maximum(a, b) ** 0.7 * np.minimum(a, b) ** 0.3
     colour = paint(u * wide, v * tall, footprint).astype(np.float32)
+    if relief:
+      colour *= (1 - relief * np.clip(1 - margin / 0.15, 0, 1) ** 2)[:, None]
     self._put(rows, cols, index[keep], w, colour, coverage, decal)
 
   def _put(self, rows, cols, index, w, colour, coverage, decal=False) -> None:
@@ -404,7 +412,7 @@ class _Scene:
     rng = self.rng
     photo = self.textures[rng.integers(len(self.textures))]
     most = min(photo.shape[:2])
-    extent = int(min(most, np.exp(rng.uniform(np.log(24), np.log(max(most, 25))))))
+    extent = int(min(most, np.exp(rng.uniform(np.log(40), np.log(max(most, 41))))))
     top, left = rng.integers(photo.shape[0] - extent + 1), rng.integers(photo.shape[1] - extent + 1)
     side = 1 << max(4, min(7, extent.bit_length() - 1))
     rows = top + np.arange(side) * extent // side
@@ -431,6 +439,7 @@ class _Scene:
     return dataclasses.replace(paint, gain=(paint.gain * shade).astype(np.float32))
 
   def render(self) -> tuple[np.ndarray, np.ndarray]:
+    """Draws everything, far to near; image and inverse depth."""
     self.backdrop()
     if self.kind != 'portrait' or self.rng.random() < 0.5:
       self.ground()
@@ -439,7 +448,7 @@ class _Scene:
     }[self.kind]()  # fmt: skip
     self.haze()
     if self.kind in ('portrait', 'table') and self.rng.random() < 0.6:
-      self.blur(self.rng.uniform(0.5, 3))
+      self.blur(self.rng.uniform(0.5, 2.5))
     self.objects()
     return self.develop()
 
@@ -488,7 +497,7 @@ class _Scene:
     right = np.array([math.cos(turn), 0, -math.sin(turn)])
     room = self.kind == 'room'
     tall = down * (rng.uniform(1.4, 2.6) if room else rng.uniform(2, 8))
-    left_at, right_at = -down * rng.uniform(0.6, 4), down * rng.uniform(0.6, 4)
+    left_at, right_at = -down * rng.uniform(1, 4), down * rng.uniform(1, 4)
     far = down * np.exp(rng.uniform(np.log(2.5), np.log(12))) if room else down * rng.uniform(15, 60)
     floor = np.array([0, down, 0.0])
     rise = np.array([0, -tall, 0.0])
@@ -496,20 +505,20 @@ class _Scene:
     if room or rng.random() < 0.5:
       paint = self.lit(self.paint(0.7 * tall), -forward)
       corner = floor + far * forward + left_at * right
-      self.canvas.quad(corner + rise, (right_at - left_at) * right, -rise, paint)
+      self.wall(corner + rise, (right_at - left_at) * right, -rise, -forward, paint)
     for at, normal in ((left_at, right), (right_at, -right)):
       if rng.random() < 0.12:
         continue
       paint = self.lit(self.paint(0.7 * tall), normal)
       if room:
-        self.canvas.quad(floor + start + at * right + rise, (far + 3 * down) * forward, -rise, paint)
+        self.wall(floor + start + at * right + rise, (far + 3 * down) * forward, -rise, normal, paint)
         continue
       position = 0.5 * down * rng.uniform(0.5, 3)
       while position < far:  # a row of houses
         length, height = down * rng.uniform(2, 8), rise * rng.uniform(0.5, 1.2)
         setback = rng.uniform(0, 0.3) * down * np.sign(at)
         corner = floor + position * forward + (at + setback) * right
-        self.canvas.quad(corner + height, length * forward, -height, paint)
+        self.wall(corner + height, length * forward, -height, normal, paint)
         depth = 2 * down * np.sign(at) * right
         self.canvas.quad(corner + height, depth, -height, self.lit(paint, -forward))
         position += length + rng.choice([0, rng.uniform(0, 4)]) * down
@@ -520,6 +529,23 @@ class _Scene:
       paint = self.lit(self.paint(down * 2), np.array([0, 1.0, 0]))
       paint = dataclasses.replace(paint, contrast=paint.contrast * 0.5)
       self.canvas.quad(corner, (right_at - left_at) * right, (far + 3 * down) * forward, paint)
+
+  def wall(self, corner: np.ndarray, across: np.ndarray, along: np.ndarray, normal: np.ndarray, paint: Paint) -> None:
+    """A wall, sometimes with doors, windows or pictures: edges that are no steps in depth."""
+    rng = self.rng
+    self.canvas.quad(corner, across, along, paint)
+    if rng.random() < 0.5:
+      return
+    # In a row at one height, as windows are; a hair in front of the wall.
+    length, tall = np.linalg.norm(across), np.linalg.norm(along)
+    count = int(rng.integers(1, 2 + min(8, int(2 * length / tall))))
+    top = rng.uniform(0.1, 0.5)
+    high = rng.uniform(0.1, 1 - top)
+    wide = min(rng.uniform(0.15, 0.6) * tall / length, 0.8 / count)
+    its = self.lit(self.paint(tall * high), normal)
+    for i in range(count):
+      at = (i + 0.5) / count - 0.5 * wide
+      self.canvas.quad(corner + at * across + top * along + 0.003 * tall * normal, wide * across, high * along, its)
 
   def ridges(self) -> None:
     """Layers of hills, tree lines and roofs, far to near."""
@@ -547,8 +573,8 @@ class _Scene:
   def objects(self) -> None:
     """Things standing on the ground (some floating), far to near, each with a soft shadow at its foot."""
     rng, down = self.rng, self.camera.height
-    near, far = {'table': (0.6, 3), 'portrait': (1.0, 5), 'room': (0.9, 7)}.get(self.kind, (1.2, 25))
-    count = int(rng.integers(1, 4) if self.kind == 'portrait' else rng.integers(1, 10))
+    near, far = {'table': (0.8, 3), 'portrait': (1.2, 5), 'room': (1.3, 7)}.get(self.kind, (2, 25))
+    count = int(rng.integers(1, 4) if self.kind == 'portrait' else rng.integers(2, 14))
     # Along the optical axis, so that a camera looking down still finds them.
     distances = sorted(down * np.exp(rng.uniform(np.log(near), np.log(far), count)), reverse=True)
     half = 0.5 * len(self.canvas.x) / self.camera.focal
@@ -561,14 +587,14 @@ class _Scene:
         foot[1] = min(down, distance * rng.uniform(0.1, 0.8)) if rng.random() < 0.7 else down
       elif self.kind == 'table':
         foot[2] = distance * math.cos(min(self.camera.pitch, 0.8))
-      self.thing(foot, tall)
+      self.thing(foot, min(tall, distance * rng.uniform(0.2, 0.9)))
 
   def thing(self, foot: np.ndarray, tall: float) -> None:
     rng, canvas = self.rng, self.canvas
     turn = rng.uniform(-0.6, 0.6)
     pick = rng.random()
     on_ground = abs(foot[1] - self.camera.height) < 1e-6
-    wide = tall * float(np.exp(rng.normal(-0.4, 0.4)))
+    wide = min(tall * float(np.exp(rng.normal(-0.4, 0.4))), 0.5 * foot[2])
     if on_ground:
       self.shadow(foot, wide)
     period = max(tall, wide) * rng.uniform(0.6, 1.5)
@@ -579,7 +605,9 @@ class _Scene:
         inside, wide = _bars(rng), tall * rng.uniform(1, 5)
       corner = foot - 0.5 * wide * right - np.array([0, tall, 0])
       normal = np.array([math.sin(turn), -0.3, -math.cos(turn)])
-      canvas.quad(corner, wide * right, np.array([0, tall, 0.0]), self.lit(self.paint(period), normal), inside)
+      relief = float(rng.uniform(0, 0.7)) if inside is not None else 0.0
+      paint = self.lit(self.paint(period), normal)
+      canvas.quad(corner, wide * right, np.array([0, tall, 0.0]), paint, inside, relief=relief)
     elif pick < 0.75:
       self.box(foot, wide, tall, wide * float(np.exp(rng.normal(0, 0.4))), rng.uniform(0, np.pi))
     elif pick < 0.9:
@@ -647,7 +675,9 @@ class _Scene:
     height, width = depth.shape
     if rng.random() < 0.5:  # light and shade across the scene
       image *= np.exp(rng.uniform(0, 0.35) * _noise(rng, height, width, int(rng.integers(2, 5))))[..., None]
-    image *= np.exp(rng.normal(0, 0.2)) * np.exp(rng.normal(0, 0.05, 3)).astype(np.float32)
+    # A camera's meter: most of the way to a middling brightness.
+    exposure = (rng.uniform(0.28, 0.6) / max(float(np.clip(image, 0, 1).mean()), 0.02)) ** rng.uniform(0.6, 1)
+    image *= (exposure * np.exp(rng.normal(0, 0.05, 3))).astype(np.float32)
     saturation = 0.0 if rng.random() < 0.05 else np.clip(rng.normal(1, 0.2), 0.3, 1.5)
     gray = image.mean(axis=-1, keepdims=True)
     image = np.clip(gray + np.float32(saturation) * (image - gray), 0, 1)
@@ -693,7 +723,12 @@ def render_scene(
   for photo in textures[:1]:
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or min(photo.shape[:2]) < 24:
       raise ValueError(f'textures must be uint8 [h, w, 3] of at least 24x24; got {photo.dtype} {photo.shape}')
-  return _Scene(rng, textures, height, width).render()
+  for _ in range(_TRIES):
+    image, inverse_depth = _Scene(rng, textures, height, width).render()
+    low, high = np.quantile(inverse_depth[::4, ::4], (0.03, 0.97))
+    if high - low > 0.25 * high and image.std() > 0.06:
+      break
+  return image, inverse_depth
 
 
 def scene_batch(

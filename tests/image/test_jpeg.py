@@ -47,7 +47,7 @@ def test_each_image_has_its_own_quality():
 def test_vmap_over_another_axis():
   images = np.stack([data.astronaut()[:32, :32], data.astronaut()[64:96, :32]])[:, None]
   quality = jnp.array([[30.0], [80.0]])
-  mapped = jax.vmap(jpeg_lib.jpeg)(jnp.asarray(images, jnp.float32) / 255, quality)
+  mapped = jax.jit(jax.vmap(jpeg_lib.jpeg))(jnp.asarray(images, jnp.float32) / 255, quality)
   np.testing.assert_array_equal(np.rint(np.asarray(mapped) * 255)[:, 0], _run(images[:, 0], quality[:, 0]))
 
 

@@ -22,7 +22,7 @@ _TRIES = 4  # scenes drawn before one with hardly any relief, or hardly any pict
 
 @dataclasses.dataclass(frozen=True)
 class Camera:
-  """A pinhole camera without roll about its own axis other than `roll`.
+  """A pinhole camera.
 
   Attributes:
     focal: focal length in pixels.
@@ -57,7 +57,7 @@ class Texture:
       offsets.append(offsets[-1] + len(levels[-1]))
       levels.append(crop.reshape(-1, 3))
     self.texels = np.concatenate(levels)
-    self.offsets = np.array(offsets)
+    self.offsets = np.array(offsets, np.int32)
 
   @property
   def mean(self) -> np.ndarray:
@@ -67,11 +67,11 @@ class Texture:
     """Colours [n, 3] at (u, v) [n]; footprint [n] is what a pixel covers, in sides. Bilinear in the nearest level."""
     level = np.rint(np.log2(np.maximum(footprint * self.side, 1e-6)))
     level = np.clip(level, 0, len(self.offsets) - 1).astype(np.int32)
-    side = np.right_shift(self.side, level)
+    side = np.right_shift(np.int32(self.side), level)
     x, y = u * side - 0.5, v * side - 0.5
     x0, y0 = np.floor(x), np.floor(y)
     fx, fy = (x - x0)[:, None].astype(np.float32), (y - y0)[:, None].astype(np.float32)
-    x0, y0 = x0.astype(np.int64), y0.astype(np.int64)
+    x0, y0 = x0.astype(np.int32), y0.astype(np.int32)
     base = self.offsets[level]
 
     def mirrored(i):

@@ -29,7 +29,7 @@ from ssr_jax.types import SSRError
 
 FORMAT = 1
 MODEL_FILE = 'model.json'
-PARTS = ('depth', 'dkenet', 'nbsr', 'vae', 'unet')
+PARTS = models.PARTS
 
 # What a new model.json says about the stages between the parts; `update` changes it.
 DEFAULTS: dict[str, Any] = {
@@ -289,13 +289,9 @@ def build(part: str, config: Mapping[str, Any]) -> Any:
   """`models.build(part, **config)`, its complaints turned into one line that names the part and field."""
   try:
     return models.build(part, **config)
-  except SSRError:
-    raise
-  except (TypeError, ValueError) as error:
-    message = str(error).splitlines()[0]
-    if 'unexpected keyword argument' in message:
-      message = f"unknown config field {message.split('argument')[-1].strip()}"
-    raise SSRError(f"part '{part}': {message}; correct its 'config' in {MODEL_FILE}") from error
+  except (TypeError, ValueError) as error:  # SSRError is a ValueError
+    message = (str(error).splitlines() or [''])[0]
+    raise SSRError(f"part '{part}': {message}; correct parts.{part}.config in {MODEL_FILE}") from error
 
 
 def _check_names(where: str, part: str, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:

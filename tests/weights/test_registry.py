@@ -112,7 +112,7 @@ def test_unknown_config_field_is_named(tmp_path):
   model = json.loads(path.read_text())
   model['parts']['nbsr']['config'] = {'widht': 3}
   path.write_text(json.dumps(model))
-  with pytest.raises(SSRError, match=r"part 'nbsr': unknown config field 'widht'"):
+  with pytest.raises(SSRError, match=r"part 'nbsr': .*'widht'.*; correct parts\.nbsr\.config in model\.json"):
     registry.load_model(tmp_path)
 
 

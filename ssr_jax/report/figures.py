@@ -1,0 +1,167 @@
+"""Pictures for people: LR | depth | kernel field | restored | result side by side, with a line of text over each.
+
+Pillow only; everything runs on the host.
+"""
+
+from typing import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+_GAP, _TEXT = 8, 16
+_BACKGROUND, _INK = (255, 255, 255), (20, 20, 20)
+
+
+def colour_map(values: np.ndarray) -> np.ndarray:
+  """Colours of values in [0, 1]: dark blue, teal, yellow, evenly growing in lightness.
+
+  A path through OKLCh: lightness 0.25 to 0.93, hue 285 to 105 degrees, chroma 0.11 in the middle and less at the ends,
+  turned into sRGB by OKLab's definition. As lightness is monotone, it reads the same in gray and to the colour-blind.
+
+  Args:
+    values: [...] float; clipped to [0, 1], NaN counts as 0.
+
+  Returns:
+    [..., 3] uint8.
+  """
+  t = np.clip(np.nan_to_num(np.asarray(values, np.float64)), 0, 1)
+  lightness = 0.25 + 0.68 * t
+  chroma = 0.06 + 0.2 * t * (1 - t)
+  hue = np.deg2rad(285 - 180 * t)
+  a, b = chroma * np.cos(hue), chroma * np.sin(hue)
+  cones = np.stack([
+      lightness + 0.3963377774 * a + 0.2158037573 * b,
+      lightness - 0.1055613458 * a - 0.0638541728 * b,
+      lightness - 0.0894841775 * a - 1.2914855480 * b,
+  ], -1) ** 3
+  linear = cones @ np.array([
+      [4.0767416621, -1.2684380046, -0.0041960863],
+      [-3.3077115913, 2.6097574011, -0.7034186147],
+      [0.2309699292, -0.3413193965, 1.7076147010],
+  ])
+  linear = np.clip(linear, 0, 1)
+  srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+  return np.rint(255 * srgb).astype(np.uint8)
+
+
+def kernel_variance(kernels: np.ndarray) -> np.ndarray:
+  """Mean variance of kernels [..., k*k] along the two axes, HR pixels squared: half the trace of the covariance."""
+  k = round(kernels.shape[-1] ** 0.5)
+  taps = np.arange(k, dtype=np.float32)
+  y, x = (grid.reshape(-1) for grid in np.meshgrid(taps, taps, indexing='ij'))
+  mean_y, mean_x = kernels @ y, kernels @ x
+  return (kernels @ (y**2 + x**2) - mean_y**2 - mean_x**2) / 2
+
+
+def kernel_field(kernels: np.ndarray, size: tuple[int, int], grid: int = 6) -> tuple[np.ndarray, tuple[float, float]]:
+  """Heat map of the kernels' variance with some of the kernels drawn on it.
+
+  Args:
+    kernels: [h, w, k*k], each summing to one.
+    size: (height, width) of the picture.
+    grid: kernels drawn along the longer side.
+
+  Returns:
+    [height, width, 3] uint8, and the variances that the map's two ends stand for.
+  """
+  h, w, taps = kernels.shape
+  k = round(taps**0.5)
+  height, width = size
+  variance = kernel_variance(kernels)
+  low, high = float(variance.min()), float(variance.max())
+  heat = colour_map((variance - low) / max(high - low, 1e-6))
+  picture = np.asarray(Image.fromarray(heat).resize((width, height), Image.Resampling.NEAREST)).astype(np.float32)
+  cell = max(height, width) / grid
+  side = max(5, int(1.25 * cell))  # neighbours' tails overlap, which lets the kernels be seen
+  rows, columns = max(1, round(height / cell)), max(1, round(width / cell))
+  for row in range(rows):
+    for column in range(columns):
+      centre_y, centre_x = (row + 0.5) * height / rows, (column + 0.5) * width / columns
+      kernel = kernels[int(centre_y * h / height), int(centre_x * w / width)].reshape(k, k)
+      ink = Image.fromarray((kernel / max(kernel.max(), 1e-12)).astype(np.float32))
+      ink = np.clip(np.asarray(ink.resize((side, side), Image.Resampling.BILINEAR)), 0, 1)
+      top, left = int(centre_y - side / 2), int(centre_x - side / 2)
+      y = slice(max(top, 0), min(top + side, height))
+      x = slice(max(left, 0), min(left + side, width))
+      ink = ink[y.start - top : y.stop - top, x.start - left : x.stop - left, None]
+      picture[y, x] = picture[y, x] * (1 - ink) + 255 * ink
+  return np.rint(picture).astype(np.uint8), (low, high)
+
+
+def figure(
+    lr: np.ndarray, depth: np.ndarray, kernels: np.ndarray, restored: np.ndarray, image: np.ndarray, side: int = 512
+) -> Image.Image:
+  """LR | depth | kernel field | restored | result as one labelled picture.
+
+  Args:
+    lr: [h, w, 3].
+    depth: [H, W, 1] in [0, 1].
+    kernels: [h, w, k*k].
+    restored: [H, W, 3].
+    image: [H, W, 3].
+    side: longest side of a panel; larger images are scaled down to it.
+  """
+  h, w, _ = lr.shape
+  H, W, _ = image.shape
+  shrink = min(1, side / max(H, W))
+  size = max(1, round(H * shrink)), max(1, round(W * shrink))
+  field, (low, high) = kernel_field(kernels, size)
+  panels = [
+      _resized(lr, size, Image.Resampling.NEAREST),
+      _resized(colour_map(depth[..., 0]), size),
+      field,
+      _resized(restored, size),
+      _resized(image, size),
+  ]
+  variance = f'kernel variance {low:.1f}-{high:.1f} px^2'
+  labels = [f'LR {w}x{h}', 'depth (bright is near)', variance, 'restored', f'result {W}x{H}']
+  return side_by_side(panels, labels)
+
+
+def side_by_side(panels: Sequence[np.ndarray], labels: Sequence[str]) -> Image.Image:
+  """Images in a row, each with its label above.
+
+  Args:
+    panels: [H, W, 3] each, uint8 or float in [0, 1]; sizes may differ.
+    labels: one for each panel; cut where they are longer than their panel is wide.
+
+  Raises:
+    ValueError: different numbers of panels and labels.
+  """
+  if len(panels) != len(labels) or not panels:
+    raise ValueError(f'{len(panels)} panels need as many labels; got {len(labels)}')
+  panels = [to_uint8(panel) for panel in panels]
+  font = ImageFont.load_default(_TEXT)
+  top = _TEXT + 2 * _GAP
+  height = top + max(panel.shape[0] for panel in panels) + _GAP
+  widths = [max(panel.shape[1], 96) for panel in panels]
+  sheet = Image.new('RGB', (sum(widths) + _GAP * (len(panels) + 1), height), _BACKGROUND)
+  draw = ImageDraw.Draw(sheet)
+  x = _GAP
+  for panel, label, width in zip(panels, labels, widths):
+    while len(label) > 1 and draw.textlength(label, font=font) > width:
+      label = label[:-1]
+    draw.text((x, _GAP - 2), label, fill=_INK, font=font)
+    sheet.paste(Image.fromarray(panel), (x, top))
+    x += width + _GAP
+  return sheet
+
+
+def stack(rows: Sequence[Image.Image]) -> Image.Image:
+  """Pictures one below the other."""
+  sheet = Image.new('RGB', (max(row.width for row in rows), sum(row.height for row in rows)), _BACKGROUND)
+  y = 0
+  for row in rows:
+    sheet.paste(row, (0, y))
+    y += row.height
+  return sheet
+
+
+def to_uint8(image: np.ndarray) -> np.ndarray:
+  """[..., c] uint8 or float in [0, 1] -> uint8."""
+  image = np.asarray(image)
+  return image if image.dtype == np.uint8 else np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
+
+
+def _resized(image: np.ndarray, size: tuple[int, int], method=Image.Resampling.BOX) -> np.ndarray:
+  return np.asarray(Image.fromarray(to_uint8(image)).resize((size[1], size[0]), method))

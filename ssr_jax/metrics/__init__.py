@@ -9,12 +9,8 @@ import dataclasses
 import math
 from typing import Any, Callable
 
-from ssr_jax import types
-from ssr_jax.metrics.kernel_psnr import kernel_psnr
-from ssr_jax.metrics.lr_psnr import lr_psnr
-from ssr_jax.metrics.niqe import load_pristine, niqe
-from ssr_jax.metrics.psnr import psnr
-from ssr_jax.metrics.ssim import ssim
+from ssr_jax.metrics import kernel_psnr, lr_psnr, niqe, psnr, ssim
+from ssr_jax.types import SSRError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +20,8 @@ class Metric:
   Attributes:
     function: called with the inputs of `needs` by position and those of `options` by keyword; returns a float.
     higher_is_better: direction.
-    needs: names of inputs without which there is no number: image, reference, lr_clean, kernels, true_kernels, pristine.
+    needs: names of inputs without which there is no number, among 'image', 'reference', 'lr_clean', 'kernels',
+      'true_kernels' and 'pristine' (see `niqe.load_pristine`).
     options: names of inputs that have defaults.
     label: column heading, with the unit.
     digits: decimals worth printing.
@@ -39,11 +36,11 @@ class Metric:
 
 
 METRICS: Mapping[str, Metric] = {
-  'psnr': Metric(psnr, True, ('image', 'reference'), ('crop',), 'PSNR-Y (dB)', 2),
-  'ssim': Metric(ssim, True, ('image', 'reference'), ('crop',), 'SSIM-Y', 4),
-  'lr_psnr': Metric(lr_psnr, True, ('reference', 'kernels', 'lr_clean'), (), 'LR-PSNR (dB)', 2),
-  'kernel_psnr': Metric(kernel_psnr, True, ('kernels', 'true_kernels'), (), 'kernel PSNR (dB)', 2),
-  'niqe': Metric(niqe, False, ('image', 'pristine'), (), 'NIQE', 3),
+  'psnr': Metric(psnr.psnr, True, ('image', 'reference'), ('crop',), 'PSNR-Y (dB)', 2),
+  'ssim': Metric(ssim.ssim, True, ('image', 'reference'), ('crop',), 'SSIM-Y', 4),
+  'lr_psnr': Metric(lr_psnr.lr_psnr, True, ('reference', 'kernels', 'lr_clean'), (), 'LR-PSNR (dB)', 2),
+  'kernel_psnr': Metric(kernel_psnr.kernel_psnr, True, ('kernels', 'true_kernels'), (), 'kernel PSNR (dB)', 2),
+  'niqe': Metric(niqe.niqe, False, ('image', 'pristine'), (), 'NIQE', 3),
 }
 
 
@@ -52,7 +49,7 @@ def get(names: Iterable[str]) -> dict[str, Metric]:
   names = list(names)
   for name in names:
     if name not in METRICS:
-      raise types.SSRError(f'unknown metric {name!r}; known: {", ".join(METRICS)}')
+      raise SSRError(f'unknown metric {name!r}; known: {", ".join(METRICS)}')
   return {name: METRICS[name] for name in names}
 
 

@@ -2,6 +2,8 @@
 
 The distance between statistics of an image's blocks and those of undistorted photos, the pristine model. The protocol is
 that of the LIVE laboratory's release: luma rounded to integers, 96x96 blocks from the top left, two scales, all blocks.
+Luma is the full-range one (MATLAB's rgb2gray), not that of PSNR: with 16-235 luma the numbers are some tenths higher and
+published ones are not met.
 """
 
 import functools
@@ -11,7 +13,6 @@ from typing import NamedTuple
 import numpy as np
 from scipy import ndimage, special
 
-from ssr_jax.metrics.psnr import luma_255
 from ssr_jax.types import ArrayLike, SSRError
 
 _BLOCK = 96
@@ -53,9 +54,13 @@ def niqe(image: ArrayLike, pristine: Pristine) -> float:
   Float64 throughout: on flat regions the features are ill-conditioned, and float32 is off by several percent there.
 
   Returns:
-    The distance; NaN for an image that holds fewer than two whole 96x96 blocks, which has no covariance.
+    The distance; NaN for an image with fewer than two whole 96x96 blocks that are not flat: they have no covariance.
   """
-  y = np.round(luma_255(image))
+  image = np.asarray(image)
+  if image.ndim != 3 or image.shape[-1] != 3:
+    raise ValueError(f'expected one RGB image [H, W, 3]; got shape {image.shape}')
+  image = image.astype(np.float64) * (1 if image.dtype == np.uint8 else 255)
+  y = np.round(0.299 * image[..., 0] + 0.587 * image[..., 1] + 0.114 * image[..., 2])
   rows, columns = y.shape[0] // _BLOCK, y.shape[1] // _BLOCK
   if rows * columns < 2:
     return float('nan')
@@ -69,11 +74,10 @@ def niqe(image: ArrayLike, pristine: Pristine) -> float:
     ])
     y = _half_size(y)
   features = np.concatenate(features, axis=1)  # [blocks, 36]
-  mean = np.nanmean(features, axis=0)
   whole = features[~np.isnan(features).any(axis=1)]
   if len(whole) < 2:
     return float('nan')
-  difference = pristine.mean - mean
+  difference = pristine.mean - np.nanmean(features, axis=0)
   inverse = np.linalg.pinv((pristine.covariance + np.cov(whole, rowvar=False)) / 2)
   return float(np.sqrt(difference @ inverse @ difference))
 

@@ -720,7 +720,7 @@ def render_scene(
   """
   if not len(textures):
     raise ValueError('render_scene needs at least one texture')
-  for photo in textures[:1]:
+  for photo in textures:
     if photo.ndim != 3 or photo.shape[2] != 3 or photo.dtype != np.uint8 or min(photo.shape[:2]) < 24:
       raise ValueError(f'textures must be uint8 [h, w, 3] of at least 24x24; got {photo.dtype} {photo.shape}')
   for _ in range(_TRIES):

@@ -1,0 +1,163 @@
+"""What the configs share: the fields every stage has, the argument after the colon, and one-line errors."""
+
+from typing import Any, Callable, Mapping
+
+from ml_collections import ConfigDict
+
+STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion')
+
+
+def base(stage: str) -> ConfigDict:
+  """Fields of every config, with the defaults that do not depend on the model's size."""
+  if stage and stage not in STAGES:
+    raise ValueError(f"unknown stage {stage!r}; known: {', '.join(STAGES)}")
+  config = ConfigDict()
+  config.stage = stage
+  # Weights to start the trained parts from: a model's name or directory; '' starts from scratch.
+  config.init_from = ''
+  # Where the frozen parts come from (the depth net for 'kernel', all but the UNet for 'diffusion').
+  config.parts_from = 'compact'
+
+  config.model = ConfigDict()
+
+  config.data = ConfigDict()
+  config.data.train = 'folder:data/train'  # 'folder:DIR', several joined by ';'
+  config.data.holdout = 20  # every n-th photo is kept for validation; 0 keeps none
+  config.data.patch = 128
+  config.data.threads = 2
+
+  config.recipe = ConfigDict()
+  config.recipe.field = 'mixed'
+  config.recipe.mode = 'mixed'
+
+  config.train = ConfigDict()
+  config.train.seed = 0
+  config.train.steps = 1000
+  config.train.batch_size = 16
+  config.train.learning_rate = 2e-4
+  config.train.warmup = 100
+  config.train.final_rate = 0.02  # the cosine ends at this fraction of the learning rate
+  config.train.weight_decay = 0.0
+  config.train.clip = 1.0  # global norm of the gradient
+  config.train.ema = 0.999
+  config.train.log_every = 50
+  config.train.checkpoint_every = 500
+  config.train.validate_every = 1000
+  config.train.figures_every = 1000
+  config.train.keep = 2
+
+  config.loss = ConfigDict()
+
+  config.svkr = ConfigDict()
+  config.svkr.iterations = 3
+  config.svkr.gamma = 0.9
+  config.svkr.rule = 'algorithm1'
+
+  config.schedule = ConfigDict()
+  config.schedule.steps = 1000
+  config.schedule.beta_start = 0.00085
+  config.schedule.beta_end = 0.012
+  config.schedule.prediction = 'eps'
+
+  config.eval = ConfigDict()
+  config.eval.dataset = 'folder:data/test'  # 'folder:HR_DIR' or 'folder:HR_DIR,LR_DIR'
+  config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'niqe')
+  config.eval.models = ('bicubic', 'restored', 'result')
+  config.eval.model = 'compact'
+  config.eval.recipes = ('smooth/no_noise', 'smooth/noise_jpeg')
+  config.eval.seed = 0
+  config.eval.niqe_params = ''  # NIQE's pristine model, an .npz with mu_pris_param and cov_pris_param
+  config.eval.limit = 0  # 0 = all images
+  config.eval.pictures = 4
+  config.eval.sampling = ConfigDict()
+  return config
+
+
+def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
+  """Sets dotted fields, which must exist: `apply(config, {'train.steps': 5})`."""
+  for path, value in overrides.items():
+    node = config
+    *parents, leaf = path.split('.')
+    for parent in parents:
+      node = node[parent]
+    node[leaf] = value
+  return config
+
+
+def run(main: Callable[[ConfigDict, str], int | None], doc: str, argv: list[str] | None = None) -> None:
+  """Parses --config and --workdir, runs `main(config, workdir)` and exits.
+
+  A wrong config file, stage, field or value is one line on stderr that lists what is known, and exit code 2; so is an
+  `SSRError` from `main`, with exit code 1.
+
+  Args:
+    main: the program; returns the exit code, None meaning 0.
+    doc: printed by --help.
+    argv: the arguments; default sys.argv.
+  """
+  import difflib
+  import sys
+
+  from absl import flags
+  from ml_collections import config_flags
+
+  values = flags.FlagValues()
+  config_flags.DEFINE_config_file('config', None, 'The config: FILE.py:STAGE.', lock_config=True, flag_values=values)
+  flags.DEFINE_string('workdir', None, 'Where everything is written.', flag_values=values)
+  flags.DEFINE_bool('help', False, 'Prints this.', flag_values=values, short_name='h')
+  argv = list(sys.argv if argv is None else argv)
+
+  def fail(code: int, line: str):
+    print(f'error: {line}', file=sys.stderr)
+    sys.exit(code)
+
+  if {'-h', '--help'} & set(argv[1:]):
+    print(doc.strip())
+    sys.exit(0)
+  try:
+    rest = values(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    line = str(error).strip('"\'').split('\n')[0]
+    missing = _unknown_field(argv, values)
+    fail(2, missing(difflib) if missing else line)
+  if len(rest) > 1:
+    fail(2, f'unexpected argument {rest[1]!r}; every option reads --name=value')
+  for name in ('config', 'workdir'):
+    if values[name].value is None:
+      fail(2, f'--{name} is missing; see --help')
+
+  from ssr_jax.types import SSRError
+
+  try:
+    code = main(values['config'].value, values['workdir'].value)
+  except SSRError as error:
+    fail(1, str(error))
+  except KeyboardInterrupt:
+    fail(130, 'interrupted')
+  sys.exit(code or 0)
+
+
+def _unknown_field(argv, values):
+  """For a `--config.a.b=v` whose field does not exist, a function that makes the message; None otherwise."""
+  config = values['config'].value
+  if config is None:
+    return None
+  for argument in argv[1:]:
+    if not argument.startswith('--config.'):
+      continue
+    path = argument[len('--config.') :].split('=')[0]
+    node, walked = config, []
+    for name in path.split('.'):
+      if not isinstance(node, ConfigDict) or name not in node:
+        known = sorted(node) if isinstance(node, ConfigDict) else []
+        where = '.'.join(['config', *walked])
+
+        def message(difflib, name=name, known=known, where=where):
+          close = difflib.get_close_matches(name, known, 1)
+          hint = f'; did you mean {close[0]!r}?' if close else ''
+          return f"{where} has no field {name!r}{hint} Known: {', '.join(known)}"
+
+        return message
+      node = node[name]
+      walked.append(name)
+  return None

@@ -1,0 +1,58 @@
+"""The compact model: every part of SSR at a size that trains on two CPU cores and runs on a laptop.
+
+Paper: SSR (spatially variant kernel refinement with diffusion for blind super-resolution), all parts, x4.
+
+One stage after the other; a stage reads the parts before it from `--config.parts_from` (default: the bundled model):
+
+  python train.py --config=configs/compact.py:STAGE --workdir=runs/STAGE \
+      --config.data.train='folder:DIR[;folder:DIR2]'
+
+with STAGE one of depth, kernel, nbsr, svkr, vae, diffusion. The weights appear under WORKDIR/model. What was trained
+for how long, on what and with what result stands in ssr_jax/weights/bundled/MODEL_CARD.md.
+"""
+
+from configs import common
+
+
+def get_config(stage: str = ''):
+  """The config of one stage (or of evaluation, without one)."""
+  config = common.base(stage)
+  model = config.model
+  model.depth = dict(resolution=(128, 128))
+  model.dkenet = dict(features=40, depth_features=16)
+  model.nbsr = dict(blocks=4, features=48, growth=16, global_skip=True)
+  model.vae = dict(
+      channels=(48, 96), latent_channels=4, encoder_blocks=1, decoder_blocks=2, groups=8, mid_attention=False, patch=2
+  )
+  model.unet = dict(channels=(48, 96, 144), amf_hidden=32)
+
+  match stage:
+    case 'depth':
+      overrides = {
+          'data.patch': 128,
+          'train.steps': 3000,
+          'train.batch_size': 8,
+          'train.learning_rate': 1e-3,
+          'train.weight_decay': 1e-4,
+      }
+    case 'kernel':
+      overrides = {'train.steps': 4000, 'train.learning_rate': 5e-4}
+    case 'nbsr':
+      overrides = {'train.steps': 4000, 'train.batch_size': 8, 'train.learning_rate': 5e-4}
+    case 'svkr':
+      overrides = {'train.steps': 1000, 'train.batch_size': 8, 'train.learning_rate': 1e-4}
+    case 'vae':
+      overrides = {'train.steps': 4000, 'train.batch_size': 8, 'train.learning_rate': 5e-4}
+    case 'diffusion':
+      overrides = {'train.steps': 5000, 'train.learning_rate': 5e-4}
+    case _:
+      overrides = {}
+  common.apply(config, overrides)
+  # Weights of the terms of each stage's loss; a stage reads its own.
+  config.loss.kernel = 1e4  # MANet: L1 on 1e4 K
+  config.loss.detail = 0.5
+  config.loss.kl = 1e-6
+  config.loss.adversarial = 0.02
+  config.loss.adversarial_start = 0.4  # fraction of the steps
+  config.loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image
+  return config

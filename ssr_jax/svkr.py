@@ -1,0 +1,97 @@
+"""SVKR: spatially variant kernel refinement, Algorithm 1 of the SSR paper."""
+
+from typing import Callable
+
+import flax.struct
+import jax
+
+from ssr_jax.image.resize import resize, upscale
+from ssr_jax.types import Array
+
+RULES = ('algorithm1', 'eq2')
+
+
+@flax.struct.dataclass
+class SVKR:
+  """What the refinement returns.
+
+  Attributes:
+    depth: D^T, relative inverse depth, [b, H, W, 1].
+    kernels: K^T, [b, h, w, k*k], normalised.
+    image: I^T, the restored image, [b, H, W, 3], not clipped; the bicubic LR when there was no iteration.
+  """
+
+  depth: Array
+  kernels: Array
+  image: Array
+
+
+def svkr(
+    estimate_depth: Callable[[Array], Array],
+    estimate_kernels: Callable[[Array, Array], Array],
+    restore: Callable[[Array, Array], Array],
+    lr: Array,
+    *,
+    scale: int = 4,
+    iterations: int = 3,
+    gamma: float = 0.9,
+    rule: str = 'algorithm1',
+    unroll: int | bool = 1,
+) -> SVKR:
+  """Refines depth, kernels and image in turn (Algorithm 1), as one `lax.scan` with a static trip count.
+
+  I_0 is the bicubic LR, so that the carry keeps one shape. Each iteration: D = DE(I); E = KE(LR, down(D)); K from E by
+  the rule; I = NBSR(LR, K). The paper's two update rules disagree:
+    'algorithm1' (used): K^{t+1} = gamma E^{t+1} + (1 - gamma) K^t;
+    'eq2': K^{t+1} = gamma E^t + (1 - gamma) E^{t-1}, the same blend with every index one step back, where E^0 is the
+      initial estimate and E^{-1} = E^0. The paper names both K; E, the estimates, is the reading under which the loop
+      is not constant.
+  Both are convex, so K stays normalised. iterations = 0 returns the initial D and K (the ablation without SVKR).
+
+  Args:
+    estimate_depth: DE, [b, H, W, 3] -> [b, H, W, 1].
+    estimate_kernels: KE, (LR [b, h, w, 3], depth [b, h, w, 1]) -> [b, h, w, k*k].
+    restore: NBSR, (LR, K) -> [b, H, W, 3].
+    lr: [b, h, w, 3] in [0, 1].
+    scale: s.
+    iterations: T.
+    gamma: weight of the newer estimate.
+    rule: 'algorithm1' or 'eq2'.
+    unroll: as of `lax.scan`; True to train on a CPU, where convolution gradients inside a loop are slow.
+
+  Returns:
+    An `SVKR`.
+
+  Raises:
+    ValueError: an unknown rule, or fewer than 0 iterations.
+  """
+  if rule not in RULES:
+    raise ValueError(f"unknown SVKR rule {rule!r}; known: {', '.join(RULES)}")
+  if iterations < 0:
+    raise ValueError(f'SVKR iterations must be 0 or more; got {iterations}')
+  h, w = lr.shape[1:3]
+
+  def down(depth):
+    return resize(depth, (h, w), 'area')
+
+  image = upscale(lr, scale)
+  depth = estimate_depth(image)
+  first = estimate_kernels(lr, down(depth))
+  if iterations == 0:
+    return SVKR(depth=depth, kernels=first, image=image)
+
+  def step(carry, _):
+    _, kernels, image, newer, older = carry
+    depth = estimate_depth(image)
+    estimate = estimate_kernels(lr, down(depth))
+    if rule == 'algorithm1':
+      kernels = gamma * estimate + (1 - gamma) * kernels
+    else:
+      kernels = gamma * newer + (1 - gamma) * older
+      newer, older = estimate, newer
+    return (depth, kernels, restore(lr, kernels), newer, older), None
+
+  # Under 'algorithm1' the last two entries of the carry are not read, and XLA drops them.
+  carry = (depth, first, image, first, first)
+  (depth, kernels, image, _, _), _ = jax.lax.scan(step, carry, length=iterations, unroll=unroll)
+  return SVKR(depth=depth, kernels=kernels, image=image)

@@ -1,0 +1,88 @@
+"""The training state, its optimiser and the one step that all stages share."""
+
+from typing import Any, Callable
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from ssr_jax import xla
+from ssr_jax.types import Array
+
+Tree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """All that a run needs to go on.
+
+  Attributes:
+    step: steps done, int32.
+    params: {part: parameters} of the trained parts.
+    stats: {part: batch statistics}, empty dicts where there are none.
+    ema: exponential moving average of `params`, what is validated and exported.
+    optimizer: optax state.
+  """
+
+  step: Array
+  params: Tree
+  stats: Tree
+  ema: Tree
+  optimizer: Tree
+
+
+def make_optimizer(train) -> optax.GradientTransformation:
+  """AdamW behind a global-norm clip, with a linear warm-up and a cosine down to `final_rate`.
+
+  Args:
+    train: the config's `train` section.
+  """
+  schedule = optax.warmup_cosine_decay_schedule(
+      0.0, train.learning_rate, min(train.warmup, max(train.steps - 1, 1)), train.steps, train.learning_rate * train.final_rate
+  )
+  return optax.chain(
+      optax.clip_by_global_norm(train.clip), optax.adamw(schedule, b1=0.9, b2=0.99, weight_decay=train.weight_decay)
+  )
+
+
+def create(params: Tree, stats: Tree, optimizer: optax.GradientTransformation) -> TrainState:
+  """The state before the first step; the average starts as a copy, since steps donate their buffers."""
+  return TrainState(
+      step=jnp.zeros((), jnp.int32),
+      params=params,
+      stats=stats,
+      ema=jax.tree.map(jnp.copy, params),
+      optimizer=optimizer.init(params),
+  )
+
+
+def make_step(
+    loss: Callable[..., tuple[Array, tuple[dict[str, Array], Tree]]],
+    optimizer: optax.GradientTransformation,
+    ema: float,
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+  """Compiles `(state, frozen, batch, seed) -> (state, scalars)`.
+
+  The average's decay is min(ema, (1 + n) / (10 + n)) at step n, so that a short run is not dominated by its start.
+
+  Args:
+    loss: `(params, stats, frozen, batch, key, step) -> (loss, (scalars, new stats))`.
+    optimizer: from `make_optimizer`.
+    ema: decay of the average.
+  """
+
+  def step(state, frozen, batch, seed):
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    (value, (scalars, stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
+        state.params, state.stats, frozen, batch, key, state.step
+    )
+    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+    params = optax.apply_updates(state.params, updates)
+    n = state.step.astype(jnp.float32)
+    decay = jnp.minimum(ema, (1 + n) / (10 + n))
+    average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
+    scalars = {'loss': value, 'gradient_norm': optax.global_norm(gradients), **scalars}
+    return TrainState(state.step + 1, params, stats, average, optimizer_state), scalars
+
+  return xla.jit(step, donate_argnums=0)

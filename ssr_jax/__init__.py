@@ -1,0 +1,33 @@
+"""Super-resolution of real photos, whose blur differs from place to place, with kernel-, depth- and image-conditioned
+diffusion.
+
+    import ssr_jax
+    result = ssr_jax.sample(lr)      # lr: uint8 or float in [0, 1], [h, w, 3]; result.image is four times as large
+    model = ssr_jax.load('compact')  # or the path of a model directory; model.sample(lr, steps=8, seed=1)
+
+Names are imported when they are first used, so that `import ssr_jax` costs nothing.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = '0.1.0'
+
+_LAZY = {
+    'SSR': 'ssr_jax.pipeline',
+    'Result': 'ssr_jax.pipeline',
+    'load': 'ssr_jax.pipeline',
+    'sample': 'ssr_jax.pipeline',
+    'SSRError': 'ssr_jax.types',
+}
+__all__ = sorted(_LAZY)
+
+
+def __getattr__(name: str) -> Any:
+  if name in _LAZY:
+    return getattr(importlib.import_module(_LAZY[name]), name)
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def __dir__() -> list[str]:
+  return sorted([*globals(), *_LAZY])

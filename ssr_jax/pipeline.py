@@ -1,0 +1,400 @@
+"""The whole method as one call: LR image in; super-resolved image, depth, kernels and restored image out.
+
+    SVKR (depth, kernels, restored image) -> latents -> AMF-UNet sampler -> VAE decoder -> colour fix
+
+Images are padded to a few fixed sizes, so that the compiled stages serve every image of a size class. An image larger
+than a tile runs as overlapping tiles, which bounds memory. Each image, and each tile, runs by itself: its result does
+not depend on what else is in the batch.
+"""
+
+import collections
+import dataclasses
+import functools
+import os
+from typing import Any, Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from ssr_jax import diffusion
+from ssr_jax import svkr
+from ssr_jax import xla
+from ssr_jax.image import colourfix
+from ssr_jax.image import kernels as kernel_maths
+from ssr_jax.image import resize
+from ssr_jax.image import tiles
+from ssr_jax.models import encoders
+from ssr_jax.types import Array, SSRError
+from ssr_jax.weights import registry
+
+TILE = 192
+"""Largest LR side that runs in one piece."""
+OVERLAP = 32
+"""LR pixels that neighbouring tiles share, at least."""
+MAX_PIXELS = 2**22
+"""Largest LR image (2048 x 2048): the float32 result and its blending weights lie in memory, 1.2 kB per LR pixel."""
+COLOUR_FIXES = ('none', 'adain', 'wavelet')
+SAMPLERS = ('ddpm', 'ddim', 'dpmpp_2m')
+
+_RESTORING = ('depth', 'dkenet', 'nbsr')
+_GENERATING = ('vae', 'unet')
+_NOISE_BLOCK = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What the method found; where the input was [h, w, 3] the arrays lack their b axis.
+
+  Attributes:
+    image: [b, H, W, 3], the super-resolved image, dtype of the input.
+    depth: [b, H, W, 1] float32, relative inverse depth in [0, 1], 1 nearest.
+    kernels: [b, h, w, k*k] float32, one blur kernel per LR pixel; None where `keep_kernels` was off.
+    restored: [b, H, W, 3], SVKR's image before diffusion, dtype of the input.
+  """
+
+  image: np.ndarray
+  depth: np.ndarray
+  kernels: np.ndarray | None
+  restored: np.ndarray
+
+
+def bucket(size: int) -> int:
+  """Padded LR side of an image side: the next multiple of 32 up to 128, of 64 above."""
+  step = 32 if size <= 128 else 64
+  return max(1, -(-size // step)) * step
+
+
+@dataclasses.dataclass(frozen=True)
+class SSR:
+  """A model ready to run: variables on the device, stages compiled once per size class. Made by `load`.
+
+  Attributes:
+    config: the content of model.json.
+    variables: per part, its Flax variables.
+    modules: per part, its Flax module.
+    traces: how often each stage ('restore', 'generate', 'depth') was traced, which is how often it was compiled.
+  """
+
+  config: Mapping[str, Any]
+  variables: Mapping[str, Any] = dataclasses.field(repr=False)
+  modules: Mapping[str, Any] = dataclasses.field(repr=False)
+  traces: collections.Counter = dataclasses.field(default_factory=collections.Counter, repr=False)
+
+  def sample(
+      self,
+      lr: Any,
+      *,
+      steps: int | None = None,
+      seed: int | Sequence[int] = 0,
+      scale: int = 4,
+      sampler: str | None = None,
+      start: float | None = None,
+      colour_fix: str | None = None,
+      keep_kernels: bool = True,
+      tile: int = TILE,
+      progress: Callable[[int, int], None] | None = None,
+  ) -> Result:
+    """Super-resolves images.
+
+    Args:
+      lr: [h, w, 3] or [b, h, w, 3], uint8 or float in [0, 1], any size up to `MAX_PIXELS` pixels.
+      steps: diffusion steps; 0 stops at the restored image, None takes the model's own number.
+      seed: of the diffusion noise. One number serves every image of the batch, so that an image gets the same result
+        alone and in a batch; a sequence gives each image its own.
+      scale: must be the model's.
+      sampler: 'ddpm', 'ddim' or 'dpmpp_2m'; None takes the model's.
+      start: where sampling starts, as a fraction of the schedule: 1 is pure noise, less starts from the restored image's
+        latent with that much noise; None takes the model's.
+      colour_fix: 'none', 'adain' or 'wavelet', against the restored image; None takes the model's.
+      keep_kernels: False leaves `Result.kernels` out; they take 1.8 kB per LR pixel.
+      tile: largest LR side that runs in one piece, one of `bucket`'s sizes, 64 or more. Larger images run as
+        overlapping tiles; depth is then seen once, on the whole image, and not refined.
+      progress: called with (tiles done, tiles in all) after each tile.
+
+    Returns:
+      a `Result` of NumPy arrays.
+
+    Raises:
+      SSRError: an argument that cannot be used, or a model that lacks a part; the message says which.
+    """
+    options, colour_fix = self.check(
+        steps=steps, scale=scale, sampler=sampler, start=start, colour_fix=colour_fix, tile=tile)
+    images, finish = _as_batch(lr)
+    b, h, w, _ = images.shape
+    if h * w > MAX_PIXELS:
+      raise SSRError(f'image of {w}x{h} pixels: more than {MAX_PIXELS} pixels; scale it down or cut it up')
+    seeds = [seed] * b if isinstance(seed, (int, np.integer)) else list(seed)
+    if len(seeds) != b:
+      raise SSRError(f'seed: {len(seeds)} numbers for {b} images; give one, or one for each image')
+
+    shape = min(bucket(h), tile), min(bucket(w), tile)
+    origins = tiles.origins((h, w), shape, OVERLAP)
+    done = 0
+
+    def tick():
+      nonlocal done
+      done += 1
+      if progress:
+        progress(done, b * len(origins))
+
+    results = []
+    for image, number in zip(images, seeds):
+      found = self._one(image, int(number), shape, origins, options, keep_kernels, tick)
+      if options['steps']:
+        found['image'] = _fix_colours(found['image'], found['restored'], colour_fix)
+      results.append(finish(found))
+    if np.ndim(lr) == 3:
+      return Result(**results[0])
+    stacked = {name: np.stack([r[name] for r in results]) for name in results[0] if results[0][name] is not None}
+    return Result(**{'kernels': None, **stacked})
+
+  def _one(self, lr, seed, shape, origins, options, keep_kernels, tick) -> dict[str, Any]:
+    """One image [h, w, 3] float32 as tiles of `shape`; a small image is a single tile, padded."""
+    h, w, _ = lr.shape
+    s = self.config['scale']
+    restoring = {part: self.variables[part] for part in _RESTORING}
+    whole_depth = self._whole_depth(lr) if len(origins) > 1 else None
+    blends = {name: _Blend((s * h, s * w), s) for name in ('image', 'depth', 'restored')}
+    if keep_kernels:
+      blends['kernels'] = _Blend((h, w), 1)
+    for y, x in origins:
+      window = np.s_[y : y + shape[0], x : x + shape[1]]
+      piece = _pad(lr[window], shape)[None]
+      depth = None if whole_depth is None else _pad(whole_depth[window], shape)[None]
+      depth, kernels, restored, code = self._restore(restoring, piece, depth)
+      image = restored
+      if options['steps']:
+        generating = {part: self.variables[part] for part in _GENERATING}
+        place = np.array([seed % 2**32, y, x], np.uint32)
+        image = self._generate(generating, piece, code, depth, restored, place, **options)
+      found = {'image': image, 'depth': depth, 'restored': restored, 'kernels': kernels}
+      for name, blend in blends.items():
+        blend.add(np.asarray(found[name][0]), (y, x), alone=len(origins) == 1)
+      tick()
+    return {'kernels': None, **{name: blend.result() for name, blend in blends.items()}}
+
+  @functools.cached_property
+  def _restore(self) -> Callable[..., tuple[Array, Array, Array, Array]]:
+    """(variables, lr [b, h, w, 3], depth [b, h, w, 1] or None) -> depth HR, kernels, restored image, kernel code."""
+    settings = dict(self.config['svkr'])
+
+    def restore(variables, lr, depth):
+      self.traces['restore'] += 1
+
+      def apply_depth(image):
+        if depth is None:
+          return self.modules['depth'].apply(variables['depth'], image)
+        return jnp.clip(resize.resize(depth, image.shape[1:3], 'bilinear'), 0, 1)
+
+      found = svkr.svkr(
+          apply_depth,
+          lambda lr, depth: self.modules['dkenet'].apply(variables['dkenet'], lr, depth),
+          lambda lr, kernels: self.modules['nbsr'].apply(variables['nbsr'], lr, kernels),
+          lr,
+          **settings,
+      )
+      code = kernel_maths.pca_code(found.kernels, variables['nbsr']['constants']['pca'])
+      return found.depth, found.kernels, jnp.clip(found.image, 0, 1), code
+
+    return xla.jit(restore)
+
+  @functools.cached_property
+  def _generate(self) -> Callable[..., Array]:
+    """(variables, lr, kernel code, depth HR, restored, [seed, y, x]; steps, sampler, start) -> image [b, H, W, 3]."""
+    schedule = diffusion.Schedule(**self.config['schedule'])
+    vae, unet = self.modules.get('vae'), self.modules.get('unet')
+
+    def generate(variables, lr, code, depth, restored, place, *, steps, sampler, start):
+      self.traces['generate'] += 1
+      b, h, w, _ = lr.shape
+      bicubic = jnp.clip(resize.upscale(lr, self.config['scale']), 0, 1)
+      both = jnp.concatenate([bicubic, restored])  # one pass, for half the compilation
+      latents = vae.apply(variables['vae'], both, method='to_latents')
+      lr_latent, first = latents[:b], latents[b:]
+      conditions = encoders.Conditions(
+          kernel_code=code, depth=resize.resize(depth, (h, w), 'area'), lr=lr, lr_latent=lr_latent)
+      seed, origin = place[0], place[1:].astype(jnp.int32)
+      key_start, key_steps = jax.random.split(jax.random.key(seed))
+      origin = origin * first.shape[1] // h
+      noise = _noise_field(key_start, origin, first.shape[1:])[None]
+      maps = unet.apply(variables['unet'], conditions, method='encode_maps')
+      latents = diffusion.sample(
+          lambda z, t: unet.apply(variables['unet'], z, t, conditions, maps=maps),
+          schedule,
+          sampler=sampler,
+          steps=steps,
+          noise=noise,
+          latents=first,
+          start=start,
+          key=jax.random.fold_in(jax.random.fold_in(key_steps, origin[0]), origin[1]),
+      )
+      return jnp.clip(vae.apply(variables['vae'], latents, method='from_latents'), 0, 1)
+
+    return xla.jit(generate, static_argnames=('steps', 'sampler', 'start'))
+
+  @functools.cached_property
+  def _depth(self) -> Callable[..., Array]:
+    def depth(variables, image):
+      self.traces['depth'] += 1
+      return self.modules['depth'].apply(variables, image)
+
+    return xla.jit(depth)
+
+  def _whole_depth(self, lr: np.ndarray) -> np.ndarray:
+    """Depth [h, w, 1] of a whole image that is too large for one tile, seen at one fixed size."""
+    h, w, _ = lr.shape
+    small = np.stack([_resize_plane(lr[..., c], (256, 256)) for c in range(3)], -1)
+    depth = np.asarray(self._depth(self.variables['depth'], np.clip(small, 0, 1)[None])[0, ..., 0])
+    return np.clip(_resize_plane(depth, (h, w)), 0, 1)[..., None]
+
+  def check(
+      self, *, steps=None, scale=4, sampler=None, start=None, colour_fix=None, tile=TILE
+  ) -> tuple[dict[str, Any], str]:
+    """Checks the options of `sample` without an image.
+
+    Returns:
+      the options of the sampler with the model's own filled in, and the colour fix.
+
+    Raises:
+      SSRError: the option that cannot be used, or the parts that the model lacks for it.
+    """
+    own = {'colour_fix': 'wavelet', **self.config['sampling']}
+    steps, sampler, start, colour_fix = (
+        own[field] if value is None else value
+        for field, value in (('steps', steps), ('sampler', sampler), ('start', start), ('colour_fix', colour_fix)))
+    if scale != self.config['scale']:
+      raise SSRError(f"scale {scale}: model '{self.config['name']}' makes {self.config['scale']} only; use that")
+    if tile != bucket(tile) or tile < 2 * OVERLAP:
+      raise SSRError(f'tile {tile}: not a size that tiles have; use {max(bucket(tile), 2 * OVERLAP)}')
+    if not isinstance(steps, (int, np.integer)) or not 0 <= steps <= 1000:
+      raise SSRError(f'steps {steps!r}: must be a whole number from 0 (restored image only) to 1000')
+    if not 0 < start <= 1:
+      raise SSRError(f'start {start!r}: must be above 0 and up to 1 (pure noise)')
+    for field, value, known in (('sampler', sampler, SAMPLERS), ('colour_fix', colour_fix, COLOUR_FIXES)):
+      if value not in known:
+        raise SSRError(f"{field} '{value}': unknown; known: {', '.join(known)}")
+    lacking = [part for part in _RESTORING + (_GENERATING if steps else ()) if part not in self.modules]
+    if lacking:
+      restores = all(part in self.modules for part in _RESTORING)
+      advice = 'use steps=0 (--restored-only)' if restores else 'train them or choose another model'
+      raise SSRError(f"model '{self.config['name']}' has no part {', '.join(lacking)}; {advice}")
+    return {'steps': int(steps), 'sampler': sampler, 'start': float(start)}, colour_fix
+
+
+def load(name_or_path: str | os.PathLike = 'compact') -> SSR:
+  """Loads a model by name ('compact' comes with the package) or from a model directory.
+
+  Raises:
+    SSRError: an unknown model, a damaged or missing file, a config field that does not exist.
+  """
+  model = registry.load_model(name_or_path)
+  modules = {part: registry.build(part, entry['config']) for part, entry in model.config['parts'].items()}
+  return SSR(config=model.config, variables=jax.device_put(model.variables), modules=modules)
+
+
+def sample(lr: Any, model: str | os.PathLike | SSR = 'compact', **options: Any) -> Result:
+  """Super-resolves images with a model that is loaded once; see `SSR.sample` for `lr` and the options."""
+  if not isinstance(model, SSR):
+    model = _loaded(os.fspath(model))
+  return model.sample(lr, **options)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(name_or_path: str) -> SSR:
+  return load(name_or_path)
+
+
+def _as_batch(lr: Any) -> tuple[np.ndarray, Callable[[dict[str, Any]], dict[str, Any]]]:
+  """Images as [b, h, w, 3] float32, and the function that gives one image's results the input's dtype."""
+  lr = np.asarray(lr)
+  if lr.ndim not in (3, 4) or lr.shape[-1] != 3 or 0 in lr.shape:
+    raise SSRError(f'lr must be [h, w, 3] or [b, h, w, 3] with RGB last; got shape {list(lr.shape)}')
+  dtype = lr.dtype
+  if dtype == np.uint8:
+    images = lr.astype(np.float32) / 255
+  elif jnp.issubdtype(dtype, jnp.floating):
+    images = lr.astype(np.float32)
+    if not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):  # written so that NaN fails too
+      raise SSRError(f'lr of dtype {dtype} must lie in [0, 1]; got [{images.min():.4g}, {images.max():.4g}]')
+    images = np.clip(images, 0, 1)
+  else:
+    raise SSRError(f'lr must be uint8, or float in [0, 1]; got {dtype}')
+
+  def finish(found: dict[str, Any]) -> dict[str, Any]:
+    for name in ('image', 'restored'):
+      image = np.clip(found[name], 0, 1)
+      found[name] = np.rint(image * 255).astype(np.uint8) if dtype == np.uint8 else image.astype(dtype)
+    return found
+
+  return images if images.ndim == 4 else images[None], finish
+
+
+def _pad(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """[h, w, c] grown to `shape` at the bottom and right: reflected, so that texture goes on."""
+  h, w, _ = image.shape
+  grow = ((0, shape[0] - h), (0, shape[1] - w), (0, 0))
+  return np.pad(image, grow, mode='reflect') if any(high for _, high in grow) else image
+
+
+def _resize_plane(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """[h, w] float32 resized on the host, where a new size costs no compilation."""
+  resized = Image.fromarray(np.ascontiguousarray(plane, np.float32)).resize(shape[::-1], Image.Resampling.BILINEAR)
+  return np.asarray(resized)
+
+
+def _fix_colours(image: np.ndarray, reference: np.ndarray, how: str) -> np.ndarray:
+  return image if how == 'none' else getattr(colourfix, how)(image, reference)
+
+
+def _noise_field(key: Array, origin: Array, shape: tuple[int, int, int]) -> Array:
+  """A window of an endless field of Gaussian noise: tiles that overlap see the same noise where they do.
+
+  Args:
+    key: of the field.
+    origin: (y, x) of the window, int32.
+    shape: (h, w, c) of the window.
+
+  Returns:
+    [h, w, c] float32.
+  """
+  h, w, c = shape
+  rows, columns = (-(-size // _NOISE_BLOCK) + 1 for size in (h, w))
+  first = origin // _NOISE_BLOCK
+
+  def block(row, column):
+    place = jax.random.fold_in(jax.random.fold_in(key, first[0] + row), first[1] + column)
+    return jax.random.normal(place, (_NOISE_BLOCK, _NOISE_BLOCK, c))
+
+  blocks = jax.vmap(jax.vmap(block, (None, 0)), (0, None))(jnp.arange(rows), jnp.arange(columns))
+  field = blocks.transpose(0, 2, 1, 3, 4).reshape(rows * _NOISE_BLOCK, columns * _NOISE_BLOCK, c)
+  y, x = origin - first * _NOISE_BLOCK
+  return jax.lax.dynamic_slice(field, (y, x, 0), (h, w, c))
+
+
+class _Blend:
+  """Joins overlapping tiles on the host: sum(weight * tile) / sum(weight)."""
+
+  def __init__(self, shape: tuple[int, int], scale: int):
+    self.shape, self.scale = shape, scale
+    self.total = self.weights = None
+
+  def add(self, tile: np.ndarray, origin: tuple[int, int], alone: bool) -> None:
+    """Adds tile [th, tw, c] whose corner is at `origin` (in LR pixels); what lies outside the image is dropped."""
+    y, x = (self.scale * o for o in origin)
+    if alone:
+      self.total = tile[: self.shape[0], : self.shape[1]]
+      return
+    if self.total is None:
+      self.total = np.zeros((*self.shape, tile.shape[-1]), np.float32)
+      self.weights = np.zeros((*self.shape, 1), np.float32)
+    weights = np.asarray(tiles.gaussian_weights(tile.shape[:2]))[..., None]
+    place = np.s_[y : min(y + tile.shape[0], self.shape[0]), x : min(x + tile.shape[1], self.shape[1])]
+    height, width = self.total[place].shape[:2]
+    self.total[place] += (weights * tile)[:height, :width]
+    self.weights[place] += weights[:height, :width]
+
+  def result(self) -> np.ndarray:
+    """[*shape, c]."""
+    return self.total if self.weights is None else self.total / self.weights

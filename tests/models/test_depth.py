@@ -19,8 +19,16 @@ BUNDLED = pathlib.Path(registry.__file__).parent / 'bundled'
 @pytest.fixture(scope='module')
 def small():
   """A small net, its variables and its two compiled calls."""
-  net = depth.CompactDepth(resolution=(32, 48), widths=(8, 8, 16), blocks=(1, 1), heads=2)
-  variables = jax.jit(net.init)(jax.random.key(0), jnp.zeros((1, 32, 48, 3)))
+  net = depth.CompactDepth(resolution=(32, 48), widths=(8, 16), blocks=(1,), heads=2)
+  shapes = jax.eval_shape(net.init, jax.random.key(0), jnp.zeros((1, 32, 48, 3)))
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):  # compiling the initialisers would take longer than all the rest
+    if path[-1].key == 'scale':
+      return np.ones(leaf.shape, np.float32)
+    return (rng.standard_normal(leaf.shape) * np.prod(leaf.shape[:-1]) ** -0.5 * (leaf.ndim > 1)).astype(np.float32)
+
+  variables = jax.tree_util.tree_map_with_path(draw, shapes)
   return net, variables, jax.jit(net.apply), jax.jit(lambda v, x: net.apply(v, x, raw=True))
 
 
@@ -36,20 +44,18 @@ def maps():
   return [jnp.asarray(rng.uniform(0, 3, (2, 18, 23, 1)), jnp.float32) for _ in range(2)]
 
 
-@pytest.mark.parametrize('height, width', [(37, 51), (8, 8), (1, 5), (64, 20)])
+@pytest.mark.parametrize('height, width', [(37, 51), (1, 5)])
 def test_any_size_in_the_same_size_out(small, height, width):
-  net, variables, *_ = small
+  _, variables, apply, _ = small
   image = jax.random.uniform(jax.random.key(1), (2, height, width, 3))
-  out = net.apply(variables, image)
+  out = apply(variables, image)
   assert out.shape == (2, height, width, 1) and out.dtype == jnp.float32
   assert bool(jnp.isfinite(out).all()) and 0 <= float(out.min()) and float(out.max()) <= 1
 
 
 def test_normalised_output_is_the_raw_one_up_to_scale_shift_and_clipping(small):
-  net, variables, apply, raw = small
-  image = jax.image.resize(photos(), (2, 32, 48, 3), 'linear')
-  low_size = jax.image.resize(raw(variables, image), (2, 16, 24, 1), 'linear')
-  assert low_size.shape == (2, 16, 24, 1)
+  _, variables, apply, raw = small
+  image = photos()
   for out, before in zip(np.asarray(apply(variables, image)), np.asarray(raw(variables, image))):
     inside = (out > 0.1) & (out < 0.9)
     assert np.corrcoef(out[inside], before[inside])[0, 1] > 0.98
@@ -59,7 +65,10 @@ def test_normalised_output_is_the_raw_one_up_to_scale_shift_and_clipping(small):
 def test_each_image_is_on_its_own(small):
   _, variables, apply, _ = small
   images = photos()
-  np.testing.assert_allclose(apply(variables, images)[1:], apply(variables, images[1:]), atol=1e-4)
+  swapped = apply(variables, images[::-1])[::-1]
+  np.testing.assert_allclose(apply(variables, images), swapped, atol=1e-4)
+  other = apply(variables, images.at[0].set(0.5))
+  np.testing.assert_allclose(apply(variables, images)[1], other[1], atol=1e-4)
 
 
 def test_normalise_depth_against_numpy():
@@ -76,7 +85,7 @@ def test_normalise_depth_against_numpy():
 def test_the_far_corner_reaches_every_output(small):
   """The lowest level attends over the whole picture, so one corner moves the opposite one."""
   _, variables, _, raw = small
-  image = photos(32, 48)[:1]
+  image = photos()
   # A pattern of zero mean, so that it is not the group normalisation's mean that carries it.
   changed = image.at[:, :8, :8].add(0.3 * (-1.0) ** jnp.indices((8, 8)).sum(0)[None, ..., None])
   moved = jnp.abs(raw(variables, changed) - raw(variables, image))
@@ -147,8 +156,9 @@ def test_loss_against_a_loop(maps):
 def test_flat_target_and_flat_prediction_give_finite_loss_and_gradient(maps):
   prediction, _ = maps
   flat = jnp.ones_like(prediction)
+  call = jax.jit(jax.value_and_grad(depth.depth_loss))
   for p, t in ((prediction, flat), (flat, prediction), (flat, flat)):
-    loss, gradient = jax.value_and_grad(depth.depth_loss)(p, t)
+    loss, gradient = call(p, t)
     assert bool(jnp.isfinite(loss)) and bool(jnp.isfinite(gradient).all())
 
 
@@ -159,8 +169,8 @@ def test_loss_refuses_shapes_that_would_broadcast(maps):
 
 def test_a_few_steps_learn_one_scene(small):
   net, variables, _, _ = small
-  image = photos(32, 48)
-  target = jnp.linspace(0, 1, 32)[None, :, None, None] * jnp.ones((2, 1, 48, 1))
+  image = photos()
+  target = jnp.linspace(0, 1, 40)[None, :, None, None] * jnp.ones((2, 1, 56, 1))
 
   @jax.jit
   def step(v):

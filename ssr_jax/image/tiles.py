@@ -1,6 +1,7 @@
 """Overlapping tiles: which windows cover an image, cutting them out, blending them back.
 
-All of it is pure and of fixed shape: a window is a pair (y, x) of Python integers, tiles are stacked on a new first axis.
+All of it is pure and of fixed shape: a window is known by its origin, its top left corner (y, x) in Python integers; tiles
+are stacked on a new first axis.
 """
 
 from typing import Sequence
@@ -15,30 +16,30 @@ from ssr_jax.types import Array, ArrayLike
 def starts(size: int, tile: int, overlap: int) -> tuple[int, ...]:
   """Where the tiles of one axis start: every tile - overlap from 0 on, the last one flush with the end.
 
-  Neighbours share at least `overlap` samples.
+  An axis no longer than a tile has one tile, at 0; where it is shorter the tile reaches past its end, and the caller pads.
 
   Args:
-    size: length of the axis, at least `tile` (pad a shorter image first).
+    size: length of the axis.
     tile: length of a tile.
-    overlap: samples that neighbours share, from 0 to tile - 1.
+    overlap: samples that neighbours share at least; below `tile` where there is more than one tile.
 
   Raises:
-    ValueError: sizes that do not fit together.
+    ValueError: an overlap that leaves no way forward.
   """
+  if size <= tile:
+    return (0,)
   if not 0 <= overlap < tile:
     raise ValueError(f'overlap must lie in [0, tile) = [0, {tile}); got {overlap}')
-  if size < tile:
-    raise ValueError(f'an axis of {size} is shorter than a tile of {tile}; pad it')
   return (*range(0, size - tile, tile - overlap), size - tile)
 
 
-def windows(
+def origins(
   size: tuple[int, int], tile: int | tuple[int, int], overlap: int | tuple[int, int]
 ) -> list[tuple[int, int]]:
   """Top left corners (y, x) of the tiles that cover an image, row by row.
 
   Args:
-    size: (H, W), each at least the tile's.
+    size: (H, W).
     tile: (th, tw), or one number for both.
     overlap: samples that neighbours share at least, (y, x) or one number for both.
   """
@@ -69,22 +70,22 @@ def gaussian_weights(tile: int | tuple[int, int], deviation: float = 0.1) -> np.
   return weights
 
 
-def extract(image: Array, corners: Sequence[tuple[int, int]], tile: int | tuple[int, int]) -> Array:
-  """Cuts tiles out: [b, H, W, c] -> [n, b, th, tw, c], one for each (y, x) of `corners`."""
+def extract(image: Array, origins: Sequence[tuple[int, int]], tile: int | tuple[int, int]) -> Array:
+  """Cuts tiles out: [b, H, W, c] -> [n, b, th, tw, c], one for each (y, x) of `origins`."""
   th, tw = tile if isinstance(tile, tuple) else (tile, tile)
   b, _, _, c = image.shape
-  cut = lambda corner: jax.lax.dynamic_slice(image, (0, corner[0], corner[1], 0), (b, th, tw, c))
-  return jax.vmap(cut)(jnp.asarray(corners, jnp.int32))
+  cut = lambda yx: jax.lax.dynamic_slice(image, (0, yx[0], yx[1], 0), (b, th, tw, c))
+  return jax.vmap(cut)(jnp.asarray(origins, jnp.int32))
 
 
-def blend(tiles: Array, corners: Sequence[tuple[int, int]], size: tuple[int, int], weights: ArrayLike) -> Array:
+def blend(tiles: Array, origins: Sequence[tuple[int, int]], size: tuple[int, int], weights: ArrayLike) -> Array:
   """Puts tiles back together: sum(tile * w) / sum(w) at every sample.
 
   Tiles that agree where they overlap come back unchanged. The order of the tiles matters to rounding only.
 
   Args:
     tiles: [n, b, th, tw, c].
-    corners: n windows (y, x) that together cover the image.
+    origins: n windows' (y, x), which together cover the image.
     size: (H, W) of the image.
     weights: [th, tw], positive.
 
@@ -95,10 +96,10 @@ def blend(tiles: Array, corners: Sequence[tuple[int, int]], size: tuple[int, int
     ValueError: a number of windows or a size of weights that does not go with the tiles, or a gap between windows.
   """
   n, b, th, tw, c = tiles.shape
-  if len(corners) != n or np.shape(weights) != (th, tw):
-    raise ValueError(f'{n} tiles of {th}x{tw} do not go with {len(corners)} windows, weights {np.shape(weights)}')
+  if len(origins) != n or np.shape(weights) != (th, tw):
+    raise ValueError(f'{n} tiles of {th}x{tw} do not go with {len(origins)} windows, weights {np.shape(weights)}')
   covered = np.zeros(size, bool)
-  for y, x in corners:
+  for y, x in origins:
     if not (0 <= y <= size[0] - th and 0 <= x <= size[1] - tw):
       raise ValueError(f'window {th}x{tw} at ({y}, {x}) leaves the image of {size[0]}x{size[1]}')
     covered[y : y + th, x : x + tw] = True
@@ -107,12 +108,12 @@ def blend(tiles: Array, corners: Sequence[tuple[int, int]], size: tuple[int, int
 
   w = jnp.asarray(weights, jnp.float32)[None, :, :, None]
 
-  def add(total, tile_and_corner):
-    tile, (y, x) = tile_and_corner
+  def add(total, tile_and_origin):
+    tile, (y, x) = tile_and_origin
     # The weights ride along as one more channel.
     piece = jnp.concatenate([tile.astype(jnp.float32) * w, jnp.broadcast_to(w, (b, th, tw, 1))], axis=-1)
     there = jax.lax.dynamic_slice(total, (0, y, x, 0), piece.shape)
     return jax.lax.dynamic_update_slice(total, there + piece, (0, y, x, 0)), None
 
-  total, _ = jax.lax.scan(add, jnp.zeros((b, *size, c + 1), jnp.float32), (tiles, jnp.asarray(corners, jnp.int32)))
+  total, _ = jax.lax.scan(add, jnp.zeros((b, *size, c + 1), jnp.float32), (tiles, jnp.asarray(origins, jnp.int32)))
   return (total[..., :-1] / total[..., -1:]).astype(tiles.dtype)

@@ -19,7 +19,7 @@ def published():
   table = _DATA / 'drealsr' / 'osediff_metrics.csv'
   if not table.is_file():
     pytest.skip(f'{table} is absent: set SSR_DATA to the folder of the test data')
-  rows = list(csv.DictReader(table.open()))[::10]
+  rows = list(csv.DictReader(table.read_text().splitlines()))[::10]
   read = lambda folder, name: np.asarray(Image.open(_DATA / 'drealsr' / folder / name).convert('RGB'))
   return [
     (read('osediff', row['image']), read('hr', row['image']), {k: float(v) for k, v in row.items() if k != 'image'})

@@ -25,16 +25,18 @@ class Camera:
   """A pinhole camera.
 
   Attributes:
-    focal: focal length in pixels.
+    focal: focal length in pixels, of rows.
     pitch: radians, positive looks down.
     roll: radians.
     height: metres above the ground.
+    squeeze: how much wider than tall a pixel sees: the net squashes photos of any shape to one, so do the scenes.
   """
 
   focal: float
   pitch: float
   roll: float
   height: float
+  squeeze: float = 1.0
 
   @property
   def rotation(self) -> np.ndarray:
@@ -107,7 +109,7 @@ class Canvas:
     self.camera = camera
     self.image = np.zeros((height, width, 3), np.float32)
     self.inverse_depth = np.zeros((height, width), np.float32)
-    self.x = ((np.arange(width) - (width - 1) / 2) / camera.focal).astype(np.float32)
+    self.x = ((np.arange(width) - (width - 1) / 2) / camera.focal * camera.squeeze).astype(np.float32)
     self.y = ((np.arange(height) - (height - 1) / 2) / camera.focal).astype(np.float32)
 
   def box_of(self, points: np.ndarray) -> tuple[slice, slice]:
@@ -115,7 +117,7 @@ class Canvas:
     height, width = self.inverse_depth.shape
     if points[:, 2].min() < 0.05:
       return slice(0, height), slice(0, width)
-    x = points[:, 0] / points[:, 2] * self.camera.focal + (width - 1) / 2
+    x = points[:, 0] / points[:, 2] * self.camera.focal / self.camera.squeeze + (width - 1) / 2
     y = points[:, 1] / points[:, 2] * self.camera.focal + (height - 1) / 2
     clip = lambda value, size: int(min(max(value, 0), size))
     return (
@@ -174,8 +176,9 @@ class Canvas:
     v = (m[1, 0] * x + m[1, 1] * y + m[1, 2]) * z
     # What one pixel covers along u and v, in units of the quad: the homography's derivatives.
     scale = z / self.camera.focal
-    du = scale * (abs(m[0, 0] - u * m[2, 0]) + abs(m[0, 1] - u * m[2, 1]))
-    dv = scale * (abs(m[1, 0] - v * m[2, 0]) + abs(m[1, 1] - v * m[2, 1]))
+    squeeze = self.camera.squeeze
+    du = scale * (squeeze * abs(m[0, 0] - u * m[2, 0]) + abs(m[0, 1] - u * m[2, 1]))
+    dv = scale * (squeeze * abs(m[1, 0] - v * m[2, 0]) + abs(m[1, 1] - v * m[2, 1]))
     coverage = np.ones_like(u)
     if not endless:
       coverage = np.clip(np.minimum(u, 1 - u) / du + 0.5, 0, 1) * np.clip(np.minimum(v, 1 - v) / dv + 0.5, 0, 1)
@@ -388,13 +391,15 @@ class _Scene:
     self.rng, self.textures = rng, textures
     kinds = ['field', 'street', 'room', 'table', 'portrait']
     self.kind = kinds[rng.choice(len(kinds), p=[0.3, 0.15, 0.2, 0.15, 0.2])]
-    field_of_view = math.radians(rng.uniform(35, 75))
+    field_of_view = math.radians(rng.uniform(35, 75))  # of the longer side
+    squeeze = float(np.exp(rng.uniform(-0.25, 0.45)))
     pitch = {
       'field': rng.normal(0.03, 0.12), 'street': rng.normal(0, 0.1), 'room': rng.normal(0.05, 0.15),
       'table': rng.uniform(0.25, 1.0), 'portrait': rng.normal(0.05, 0.1),
     }[self.kind]  # fmt: skip
     self.camera = Camera(
-      focal=0.5 * max(height, width) / math.tan(field_of_view / 2),
+      focal=0.5 * max(height, width * squeeze) / math.tan(field_of_view / 2),
+      squeeze=squeeze,
       pitch=float(np.clip(pitch, -0.3, 1.1)),
       roll=float(rng.normal(0, 0.03)),
       height=float(rng.uniform(0.4, 1.2) if self.kind == 'table' else np.exp(rng.uniform(np.log(0.8), np.log(3.5)))),
@@ -577,7 +582,7 @@ class _Scene:
     count = int(rng.integers(1, 4) if self.kind == 'portrait' else rng.integers(2, 14))
     # Along the optical axis, so that a camera looking down still finds them.
     distances = sorted(down * np.exp(rng.uniform(np.log(near), np.log(far), count)), reverse=True)
-    half = 0.5 * len(self.canvas.x) / self.camera.focal
+    half = self.canvas.x[-1]
     for distance in distances:
       aside = distance * half * rng.uniform(-1.1, 1.1) * (0.6 if self.kind == 'portrait' else 1)
       tall = down * np.exp(rng.normal(*{'table': (-1.0, 0.4), 'room': (-0.4, 0.5)}.get(self.kind, (0, 0.6))))

@@ -1,7 +1,7 @@
 """Overlapping tiles: which windows cover an image, cutting them out, blending them back.
 
-All of it is pure and of fixed shape: a window is known by its origin, its top left corner (y, x) in Python integers; tiles
-are stacked on a new first axis.
+All of it is pure and of fixed shape: a window is known by its origin, its top left corner (y, x) in Python
+integers; tiles are stacked on a new first axis.
 """
 
 from typing import Sequence
@@ -16,7 +16,7 @@ from ssr_jax.types import Array, ArrayLike
 def starts(size: int, tile: int, overlap: int) -> tuple[int, ...]:
   """Where the tiles of one axis start: every tile - overlap from 0 on, the last one flush with the end.
 
-  An axis no longer than a tile has one tile, at 0; where it is shorter the tile reaches past its end, and the caller pads.
+  An axis no longer than a tile has one tile, at 0; where it is shorter the tile reaches past its end: pad it.
 
   Args:
     size: length of the axis.

@@ -86,7 +86,8 @@ class CompactDepth(nn.Module):
     skips = []
     for level, (channels, count) in enumerate(zip(self.widths[1:], self.blocks), start=1):
       skips.append(x)
-      x = nn.Dense(channels, dtype=self.dtype, name=f'down_{level}')(_space_to_depth(self._norm(x, f'down_{level}_norm')))
+      x = _space_to_depth(self._norm(x, f'down_{level}_norm'))
+      x = nn.Dense(channels, dtype=self.dtype, name=f'down_{level}')(x)
       for i in range(count):
         x = self._residual(x, f'encoder_{level}_{i}')
     x = self._attend(x)

@@ -18,7 +18,7 @@ def photos():
 
 @pytest.fixture
 def camera():
-  return scenes.Camera(focal=30.0, pitch=0.3, roll=0.1, height=1.7)
+  return scenes.Camera(focal=30.0, pitch=0.3, roll=0.1, height=1.7, squeeze=1.3)
 
 
 def white(u, v, footprint):
@@ -35,6 +35,7 @@ def world_rays(camera, height=HEIGHT, width=WIDTH):
   for i in range(height):
     for j in range(width):
       x, y, z = (j - (width - 1) / 2) / camera.focal, (i - (height - 1) / 2) / camera.focal, 1.0
+      x *= camera.squeeze
       # Undo the roll about z, then the pitch about x.
       x, y = (x * math.cos(camera.roll) + y * math.sin(camera.roll),
               -x * math.sin(camera.roll) + y * math.cos(camera.roll))
@@ -184,7 +185,8 @@ def test_a_shadow_darkens_and_leaves_depth_alone(camera):
   canvas.quad(*plane, white, endless=True)
   before = canvas.inverse_depth.copy()
   corner = np.array([-1, camera.height - 0.002, 3.0])
-  canvas.quad(corner, 2 * plane[1], 2 * plane[2], lambda u, v, f: np.full((len(u), 1), 0.5), scenes._ellipse, decal=True)
+  half = lambda u, v, footprint: np.full((len(u), 1), 0.5)
+  canvas.quad(corner, 2 * plane[1], 2 * plane[2], half, scenes._ellipse, decal=True)
   np.testing.assert_array_equal(canvas.inverse_depth, before)
   assert ((canvas.image > 0) & (canvas.image < 0.6)).any()
 

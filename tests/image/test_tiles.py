@@ -55,7 +55,8 @@ def test_tiles_of_an_image_blend_to_the_image(size):
   assert pieces.shape == (len(origins), 2, 16, 16, 3)
   for piece, (y, x) in zip(pieces, origins):
     np.testing.assert_array_equal(piece, image[:, y : y + 16, x : x + 16])
-  np.testing.assert_allclose(tiles.blend(pieces, origins, size, tiles.gaussian_weights(16)), image, rtol=1e-5, atol=1e-6)
+  blended = tiles.blend(pieces, origins, size, tiles.gaussian_weights(16))
+  np.testing.assert_allclose(blended, image, rtol=1e-5, atol=1e-6)
 
 
 def test_blend_against_a_loop_and_in_any_order():

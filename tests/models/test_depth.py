@@ -1,4 +1,4 @@
-"""CompactDepth: shapes, range, size; the loss: invariances and loops in NumPy; the bundled weights on a real stereo pair."""
+"""CompactDepth: shapes, range, size; its loss: invariances, loops in NumPy; bundled weights on a real stereo pair."""
 
 import pathlib
 

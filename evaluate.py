@@ -274,7 +274,7 @@ class Dataset:
     """All cases, image by image; a file that cannot be used adds a line to `failures` instead."""
     for i, file in enumerate(self.files):
       try:
-        hr = _cropped(read(file))
+        hr = _cropped(file.name, read(file))
         lr = read(self.partners[i]) if self.partners else None
         if lr is not None and (SCALE * lr.shape[0], SCALE * lr.shape[1]) != hr.shape[:2]:
           raise SSRError(f'{self.partners[i]}: {lr.shape[1]}x{lr.shape[0]} pixels, but {SCALE} times that must be the '
@@ -304,10 +304,10 @@ def read(path: pathlib.Path) -> np.ndarray:
   return rgb if rgb.dtype == np.uint8 else np.rint(rgb * 255).astype(np.uint8)
 
 
-def _cropped(image: np.ndarray) -> np.ndarray:
+def _cropped(name: str, image: np.ndarray) -> np.ndarray:
   H, W = (size - size % SCALE for size in image.shape[:2])
   if not H or not W:
-    raise SSRError(f'image of {image.shape[1]}x{image.shape[0]} pixels: smaller than one LR pixel; leave it out')
+    raise SSRError(f'{name}: {image.shape[1]}x{image.shape[0]} pixels is less than one LR pixel; leave it out')
   return image[:H, :W]
 
 

@@ -146,7 +146,7 @@ def evaluate(config: ConfigDict, workdir: str | None = None, ssr: pipeline.SSR |
   eval_ = config.eval
   models = _choice('eval.models', _words(eval_.models), MODELS)
   names = list(metrics.get(_words(eval_.metrics)))
-  sampling = {'seed': eval_.seed, **eval_.sampling}
+  sampling = {'seed': eval_.seed, **{key: value for key, value in eval_.sampling.items() if value is not None}}
   _choice('eval.sampling', list(sampling), _SAMPLING)
   pristine = None
   if 'niqe' in names and not eval_.niqe_params:
@@ -349,7 +349,7 @@ def picture(case: Case, outputs: dict[str, Output]) -> Image.Image:
 
 
 def _sampling(ssr: pipeline.SSR, sampling: dict[str, Any]) -> str:
-  used = {**ssr.config['sampling'], **{key: value for key, value in sampling.items() if value is not None}}
+  used = {**ssr.config['sampling'], **sampling}
   return ', '.join(f'{key} {value}' for key, value in used.items())
 
 

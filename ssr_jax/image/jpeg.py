@@ -2,9 +2,9 @@
 
 Entropy coding is lossless, so an image that went through a JPEG file can be computed without writing one; on the device
 and for a whole batch at once. Every rounding that libjpeg makes is made here too: 8-bit YCbCr, 2x2 chroma averages,
-quantised coefficients, 8-bit samples after the inverse DCT, triangular chroma upsampling; and the fixed-point rounding of
-its forward DCT, which decides coefficients that fall between two levels. Two or three pixels in a hundred still differ,
-by a level, because the DCT's own constants are float32 here and have 13 bits there.
+quantised coefficients, 8-bit samples after the inverse DCT, triangular chroma upsampling; and the fixed-point rounding
+of its forward DCT, which decides coefficients that fall between two levels. Two or three pixels in a hundred still
+differ, by a level, because the DCT's own constants are float32 here and have 13 bits there.
 """
 
 import io
@@ -124,7 +124,7 @@ def _halve(x: jax.Array) -> jax.Array:
 
 
 def _double(x: jax.Array) -> jax.Array:
-  """libjpeg's 'fancy' upsampling, [b, h, w] -> [b, 2h, 2w]: weights 9 3 3 1 over the nearest samples, borders repeated."""
+  """libjpeg's 'fancy' upsampling, [b, h, w] -> [b, 2h, 2w]: weights 9 3 3 1, borders repeated."""
   b, h, w = x.shape
   if w <= 2:  # too narrow for libjpeg to interpolate
     return x.repeat(2, 1).repeat(2, 2)

@@ -1,9 +1,9 @@
 """NIQE, the natural image quality evaluator (Mittal, Soundararajan & Bovik 2013), no reference needed.
 
-The distance between statistics of an image's blocks and those of undistorted photos, the pristine model. The protocol is
-that of the LIVE laboratory's release: luma rounded to integers, 96x96 blocks from the top left, two scales, all blocks.
-Luma is the full-range one (MATLAB's rgb2gray), not that of PSNR: with 16-235 luma the numbers are some tenths higher and
-published ones are not met.
+The distance between statistics of an image's blocks and those of undistorted photos, the pristine model. The protocol
+is that of the LIVE laboratory's release: luma rounded to integers, 96x96 blocks from the top left, two scales, all
+blocks. Luma is the full-range one (MATLAB's rgb2gray), not that of PSNR: with 16-235 luma the numbers are some tenths
+higher and published ones are not met.
 """
 
 import functools
@@ -27,7 +27,7 @@ class Pristine(NamedTuple):
 
 
 def load_pristine(path: str | os.PathLike) -> Pristine:
-  """Reads a pristine model from an .npz with mu_pris_param, cov_pris_param and gaussian_window (LIVE's, as BasicSR has it).
+  """Reads a pristine model: an .npz with mu_pris_param, cov_pris_param and gaussian_window.
 
   Raises:
     SSRError: there is no such file, or it holds something else.
@@ -39,12 +39,11 @@ def load_pristine(path: str | os.PathLike) -> Pristine:
       )
   except (OSError, KeyError, ValueError) as error:
     raise SSRError(
-      f'{os.fspath(path)!r} is no pristine model of NIQE (an .npz with mu_pris_param, cov_pris_param, gaussian_window): '
-      f'{error}'
+        f'{os.fspath(path)}: no pristine model of NIQE (.npz with mu_pris_param, cov_pris_param, gaussian_window): {error}'
     ) from error
   mean = mean.ravel()
   if mean.shape != (36,) or covariance.shape != (36, 36) or window.ndim != 2:
-    raise SSRError(f'{os.fspath(path)!r} holds arrays of other shapes than NIQE\'s [36], [36, 36] and [7, 7]')
+    raise SSRError(f"{os.fspath(path)}: holds arrays of other shapes than NIQE's [36], [36, 36] and [7, 7]")
   return Pristine(mean, covariance, window)
 
 

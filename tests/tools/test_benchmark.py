@@ -1,0 +1,36 @@
+"""tools/benchmark.py: the table it prints and what it complains of."""
+
+import pytest
+
+from tools import benchmark
+
+
+def test_prints_a_row_per_case_measured_in_its_own_process(capsys):
+  assert benchmark.main(['--cases=operator', '--side=16', '--repeat=1']) == 0
+  heads, _, row, *_ = capsys.readouterr().out.splitlines()
+  assert heads.split()[:2] == ['what', 'size'] and heads.endswith('traces')
+  assert row.startswith('blur_downsample, a kernel per pixel  64x64 -> 16x16')
+  peak, traces = row.split()[-2:]
+  assert 50 < int(peak) < 3000 and traces == '1'
+
+
+def test_a_case_that_cannot_run_is_one_line(capsys, monkeypatch):
+  monkeypatch.setattr(benchmark.subprocess, 'run', lambda *_, **__: benchmark.subprocess.CompletedProcess(
+      [], 1, stdout='', stderr='Traceback\nunknown model'))
+  assert benchmark.main(['--cases=sample']) == 1
+  assert 'error: sample: unknown model' in capsys.readouterr().err
+
+
+def test_complaints_name_what_is_over_its_limit():
+  good = {'what': 'compact sample', 'size': '128x128 -> 512x512', 'first': 30, 'later': 5, 'peak': 2000, 'traces': 2}
+  same = {**good, 'what': 'compact sample, same bucket', 'size': '120x112 -> 480x448', 'traces': 0}
+  assert benchmark.complaints([good, same]) == []
+  lines = benchmark.complaints([{**good, 'later': 9, 'peak': 4000}, {**same, 'traces': 2}])
+  assert ['9.0 s' in lines[0], '4000 MB' in lines[1], 'compiled 2 programs again' in lines[2]] == [True] * 3
+
+
+@pytest.mark.parametrize('argv', [['--cases=nothing'], ['--side=4'], ['--repeat=0']])
+def test_wrong_usage_exits_with_2(argv, capsys):
+  with pytest.raises(SystemExit) as exit_:
+    benchmark.main(argv)
+  assert exit_.value.code == 2 and 'error:' in capsys.readouterr().err

@@ -1,0 +1,213 @@
+"""Time and memory of the main job and of the operators under it, each measured in a fresh process.
+
+    python tools/benchmark.py [--cases sample,restore,...] [--model compact] [--side 128] [--repeat 3] [--check]
+
+Columns: first call (compilation included, reading the weights not), median of the later calls, the process's peak
+memory, and how many programs were compiled ('traces'). 'same bucket' is a second image of another size but the same
+padded size, which must compile nothing. --check exits with 1 if it does, or if the sample from 128x128 to 512x512 takes
+more than 8 s or 3 GB.
+"""
+
+import argparse
+import functools
+import json
+import os
+import pathlib
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from typing import Any, Callable
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SCALE = 4
+MAX_SECONDS, MAX_MEGABYTES = 8.0, 3000.0
+
+
+def measure(call: Callable[[], Any], repeat: int) -> dict[str, float]:
+  """Seconds of the first call and the median of `repeat` later ones; JAX arrays are waited for."""
+  import jax
+
+  def once():
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - begin
+
+  first = once()
+  return {'first': first, 'later': statistics.median(once() for _ in range(repeat))}
+
+
+def sample(options: argparse.Namespace, steps: int | None = None) -> list[dict[str, Any]]:
+  """SSR.sample on one image, then on a smaller one of the same bucket."""
+  from ssr_jax import pipeline
+
+  ssr = pipeline.load(options.model)
+  what = ssr.config['name'] + (' sample' if steps is None else ' restored only')
+  lr = _photo(options.side)
+  same_bucket = [side for side in range(1, options.side) if pipeline.bucket(side) == pipeline.bucket(options.side)]
+  other = lr[: min(same_bucket), : max(same_bucket)]
+  # A result holds host arrays, so the call is over when it returns.
+  rows = [{'what': what, 'size': _sizes(lr), **measure(lambda: ssr.sample(lr, steps=steps).image, options.repeat),
+           'traces': ssr.traces.total()}]
+  before = ssr.traces.total()
+  second = measure(lambda: ssr.sample(other, steps=steps).image, options.repeat)
+  rows.append({'what': f'{what}, same bucket', 'size': _sizes(other), **second, 'traces': ssr.traces.total() - before})
+  return rows
+
+
+def operator(options: argparse.Namespace, invariant: bool = False) -> list[dict[str, Any]]:
+  """The spatially variant blur with subsampling, or one 21x21 kernel for the whole image as a strided convolution."""
+  import jax
+  import jax.numpy as jnp
+
+  from ssr_jax import xla
+  from ssr_jax.image import blur, kernels
+
+  traces = 0
+  hr = jnp.asarray(_photo(SCALE * options.side), jnp.float32)[None] / 255
+  field = [jnp.full((1, options.side, options.side), value) for value in (8.0, 2.0, 0.5)]
+  taps = kernels.gaussian_kernels(*field, scale=SCALE)
+  k = round(taps.shape[-1] ** 0.5)
+
+  def variant(hr, taps):
+    nonlocal traces
+    traces += 1
+    return blur.blur_downsample(hr, taps, SCALE)
+
+  def convolution(hr, taps):
+    nonlocal traces
+    traces += 1
+    padded = jnp.pad(hr, ((0, 0), (k // 2, k // 2), (k // 2, k // 2), (0, 0)), mode='edge')
+    planes = padded.transpose(3, 1, 2, 0)  # channels as a batch: a grouped convolution is slower
+    kernel = taps[0, 0, 0].reshape(k, k, 1, 1)
+    out = jax.lax.conv_general_dilated(
+        planes, kernel, (SCALE, SCALE), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return out.transpose(3, 1, 2, 0)
+
+  run = xla.jit(convolution if invariant else variant)
+  what = f'{k}x{k} convolution, stride {SCALE}' if invariant else 'blur_downsample, a kernel per pixel'
+  size = f'{SCALE * options.side}x{SCALE * options.side} -> {options.side}x{options.side}'
+  return [{'what': what, 'size': size, **measure(lambda: run(hr, taps), options.repeat), 'traces': traces}]
+
+
+def jpeg(options: argparse.Namespace) -> list[dict[str, Any]]:
+  """The array JPEG."""
+  import jax.numpy as jnp
+
+  from ssr_jax import xla
+  from ssr_jax.image import jpeg as jpeg_lib
+
+  image = jnp.asarray(_photo(options.side), jnp.float32)[None] / 255
+  run = xla.jit(jpeg_lib.jpeg)
+  timed = measure(lambda: run(image, jnp.array([60.0])), options.repeat)
+  return [{'what': 'jpeg', 'size': f'{options.side}x{options.side}', **timed, 'traces': 1}]
+
+
+CASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
+    'sample': sample,
+    'restore': functools.partial(sample, steps=0),
+    'operator': operator,
+    'convolution': functools.partial(operator, invariant=True),
+    'jpeg': jpeg,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Runs every case in its own process and prints the table; returns the exit code."""
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument('--cases', default=','.join(CASES), help=f"which, out of {', '.join(CASES)}")
+  parser.add_argument('--model', default='compact', help='name or model directory')
+  parser.add_argument('--side', type=int, default=128, help='side of the LR image')
+  parser.add_argument('--repeat', type=int, default=3, help='calls after the first')
+  parser.add_argument('--check', action='store_true', help='exit with 1 where a limit is passed')
+  parser.add_argument('--child', choices=CASES, help=argparse.SUPPRESS)
+  options = parser.parse_args(argv)
+  if options.child:
+    return _child(options)
+  names = options.cases.split(',')
+  unknown = [name for name in names if name not in CASES]
+  if unknown:
+    parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
+  if not 16 <= options.side <= 512 or options.side % 16:
+    parser.error(f'--side {options.side}: must be a multiple of 16 up to 512')
+  if options.repeat < 1:
+    parser.error(f'--repeat {options.repeat}: must be at least 1')
+
+  sys.path.insert(0, str(ROOT))
+  from ssr_jax.report import tables
+
+  rows, code = [], 0
+  for name in names:
+    found = _run(name, options)
+    if isinstance(found, str):
+      print(f'error: {name}: {found}', file=sys.stderr)
+      code = 1
+    else:
+      rows += found
+  heads = ('what', 'size', 'first call s', 'later s', 'peak MB', 'traces')
+  print(tables.plain(heads, [
+      (row['what'], row['size'], f"{row['first']:.2f}", f"{row['later']:.3f}", f"{row['peak']:.0f}", row['traces'])
+      for row in rows
+  ]))
+  for line in complaints(rows) if options.check else []:
+    print(f'error: {line}', file=sys.stderr)
+    code = 1
+  return code
+
+
+def complaints(rows: list[dict[str, Any]]) -> list[str]:
+  """What is over its limit, a line each."""
+  lines = []
+  for row in rows:
+    if row['what'].endswith('same bucket') and row['traces']:
+      lines.append(f"{row['what']}, {row['size']}: compiled {row['traces']} programs again")
+    if row['what'].endswith(' sample') and row['size'].startswith('128x128 '):
+      if row['later'] > MAX_SECONDS:
+        lines.append(f"{row['what']}: {row['later']:.1f} s, more than {MAX_SECONDS:.0f} s")
+      if row['peak'] > MAX_MEGABYTES:
+        lines.append(f"{row['what']}: {row['peak']:.0f} MB, more than {MAX_MEGABYTES:.0f} MB")
+  return lines
+
+
+def _run(name: str, options: argparse.Namespace) -> list[dict[str, Any]] | str:
+  """One case in a fresh process: its rows, or the last line of what it complained of."""
+  command = [sys.executable, __file__, f'--child={name}', f'--model={options.model}', f'--side={options.side}',
+             f'--repeat={options.repeat}']
+  paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
+  done = subprocess.run(
+      command, capture_output=True, text=True, check=False, env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)})
+  if done.returncode:
+    return (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
+  return json.loads(done.stdout.splitlines()[-1])
+
+
+def _child(options: argparse.Namespace) -> int:
+  from ssr_jax.types import SSRError
+
+  try:
+    rows = CASES[options.child](options)
+  except SSRError as error:
+    print(error, file=sys.stderr)
+    return 1
+  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == 'linux' else 1024)  # kB, or bytes
+  print(json.dumps([{**row, 'peak': peak * 1024 / 1e6} for row in rows]))
+  return 0
+
+
+def _photo(side: int):
+  """[side, side, 3] uint8: a smooth texture; time does not depend on the content."""
+  import numpy as np
+
+  y, x = np.mgrid[:side, :side] / side
+  waves = [np.sin(2 * np.pi * (a * x + b * y + a * b * x * y)) for a, b in ((3, 1), (2, 5), (7, 4))]
+  return np.rint(127.5 + 127.5 * np.stack(waves, axis=-1)).astype(np.uint8)
+
+
+def _sizes(lr) -> str:
+  h, w, _ = lr.shape
+  return f'{w}x{h} -> {SCALE * w}x{SCALE * h}'
+
+
+if __name__ == '__main__':
+  sys.exit(main())

@@ -134,12 +134,17 @@ def _upscale(arguments: argparse.Namespace) -> int:
   from tqdm import tqdm
 
   from ssr_jax import pipeline, xla
+  from ssr_jax.weights import registry
 
   total = {job.source: _pixels(job.source) for job in jobs}
   failed, done = len(failures), 0
   if jobs:
     xla.enable_compilation_cache()
-    model = pipeline.load(arguments.model)
+    registry.resolve(arguments.model)
+    try:
+      model = pipeline.load(arguments.model)
+    except SSRError as error:  # a damaged model is no wrong usage
+      return _say(str(error), 1)
     model.check(**{k: v for k, v in _options(arguments).items() if k != 'seed'})  # wrong options are told once, not for each image
   hidden = True if arguments.quiet else None  # None: hidden where stderr is no terminal
   bar = tqdm(total=sum(total.values()), unit='px', unit_scale=True, disable=hidden, leave=False)
@@ -180,6 +185,8 @@ def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[
   from ssr_jax import pipeline
 
   picture = io.read(job.source, max_pixels=pipeline.MAX_PIXELS)
+  height, width = (model.config['scale'] * side for side in picture.rgb.shape[:2])
+  io.check_format(job.target, height, width)  # told now, not after minutes of work
   result = model.sample(picture.rgb, progress=progress, keep_kernels=arguments.figures, **_options(arguments))
   alpha = None if picture.alpha is None else io.upscale_alpha(picture.alpha, model.config['scale'])
   larger = dataclasses.replace(picture, rgb=result.image, alpha=alpha)
@@ -193,7 +200,7 @@ def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[
   notes = picture.notes + io.write(job.target, larger, arguments.quality)
   if sheet is not None:
     io.write_bytes(job.figure, sheet)
-  return *result.image.shape[:2], notes
+  return height, width, notes
 
 
 def _options(arguments) -> dict:

@@ -103,12 +103,8 @@ def write(path: str | os.PathLike, picture: Picture, quality: int = 95) -> list[
     SSRError: an unknown suffix, a size that the format cannot hold, or a file that cannot be written.
   """
   path = pathlib.Path(path)
-  form = WRITABLE.get(path.suffix.lower())
-  if form is None:
-    raise SSRError(f"{path}: cannot write '{path.suffix}'; use {', '.join(WRITABLE)}")
   height, width = picture.rgb.shape[:2]
-  if max(height, width) > _LONGEST.get(form, height + width):
-    raise SSRError(f'{path}: {width}x{height} is too large for {form} (side up to {_LONGEST[form]}); write a .png')
+  form = check_format(path, height, width)
   notes = []
   image = _encode(picture, form, notes)
   options = {}
@@ -127,6 +123,21 @@ def write(path: str | os.PathLike, picture: Picture, quality: int = 95) -> list[
     raise SSRError(f'{path}: cannot be encoded as {form} ({_first_line(error)}); write a .png') from error
   write_bytes(path, buffer.getvalue())
   return notes
+
+
+def check_format(path: str | os.PathLike, height: int, width: int) -> str:
+  """Pillow's name of the format of a path's suffix.
+
+  Raises:
+    SSRError: a suffix that is not written, or a size that the format cannot hold.
+  """
+  path = pathlib.Path(path)
+  form = WRITABLE.get(path.suffix.lower())
+  if form is None:
+    raise SSRError(f"{path}: cannot write '{path.suffix}'; use {', '.join(WRITABLE)}")
+  if max(height, width) > _LONGEST.get(form, height + width):
+    raise SSRError(f'{path}: {width}x{height} is too large for {form} (side up to {_LONGEST[form]}); write a .png')
+  return form
 
 
 def write_bytes(path: str | os.PathLike, data: bytes) -> None:

@@ -9,6 +9,7 @@ a rounding of them moves every pixel. `model.json` records each file's sha256, a
 import contextlib
 import copy
 import dataclasses
+import functools
 import hashlib
 import json
 import os
@@ -264,7 +265,13 @@ def abstract_variables(part: str, config: Mapping[str, Any]) -> dict[str, jax.Sh
   Raises:
     SSRError: a config field that the part does not know, or a value that it refuses.
   """
-  module = build(part, config)
+  return dict(_abstract_variables(part, json.dumps(config)))
+
+
+@functools.lru_cache(maxsize=64)
+def _abstract_variables(part: str, config: str) -> dict[str, jax.ShapeDtypeStruct]:
+  """`abstract_variables` of a config as JSON, remembered: tracing a large UNet takes a second."""
+  module = build(part, json.loads(config))
   shapes = jax.eval_shape(module.init, jax.random.key(0), *example_inputs(part, module))
   return traverse_util.flatten_dict(unfreeze(shapes), sep='/')
 

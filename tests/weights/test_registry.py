@@ -28,7 +28,10 @@ class _Net(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _parts_are_small(monkeypatch):
-  monkeypatch.setattr(models, 'build', lambda part, **config: _Net(**config), raising=False)
+  registry._abstract_variables.cache_clear()
+  monkeypatch.setattr(models, 'build', lambda part, **config: _Net(**config))
+  yield
+  registry._abstract_variables.cache_clear()
 
 
 def _variables(seed=0, features=4):

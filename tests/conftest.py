@@ -1,0 +1,67 @@
+"""What the tests share: a tiny random model on disk, and the photos that are only there with SSR_DATA."""
+
+import os
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssr_jax import xla
+from ssr_jax.image import kernels as kernel_maths
+from ssr_jax.weights import registry
+
+# Compiling is most of what the tests do; what one run compiled serves the next.
+xla.enable_compilation_cache()
+
+TINY = {
+    'depth': {'resolution': [32, 32], 'widths': [8, 8, 8], 'blocks': [1, 1], 'group': 4, 'heads': 1},
+    'dkenet': {'features': 8, 'depth_features': 4},
+    'nbsr': {'blocks': 1, 'features': 8, 'growth': 4},
+    'vae': {'channels': [8, 8], 'latent_channels': 4, 'encoder_blocks': 1, 'decoder_blocks': 1, 'groups': 4, 'patch': 2,
+            'mid_attention': False, 'scaling_factor': 1.0},
+    'unet': {'channels': [8, 16], 'blocks': 1, 'attention': [False, False], 'mid_attention': False, 'head_dim': 8,
+             'cross_attention_dim': None, 'groups': 4, 'amf_hidden': 8, 'kernel_channels': [4, 4],
+             'depth_channels': [4, 4], 'lr_channels': [8, 8], 'lr_blocks': 1, 'map_features': 4, 'lr_features': 8},
+}
+
+
+@pytest.fixture(scope='session')
+def tiny_model_dir(tmp_path_factory) -> pathlib.Path:
+  """A model directory with all five parts, tiny and random (seeded); read it, do not change it."""
+  directory = tmp_path_factory.mktemp('models') / 'tiny'
+  for index, (part, config) in enumerate(TINY.items()):
+    rng = np.random.default_rng(index)
+    shapes = registry.abstract_variables(part, config)
+    variables = {name: _draw(rng, name, shape.shape) for name, shape in shapes.items()}
+    registry.save_part(directory, part, config, registry.unflatten(variables), {'steps': 0})
+  registry.update(directory, sampling={'steps': 2})
+  return directory
+
+
+@pytest.fixture(scope='session')
+def data_dir() -> pathlib.Path:
+  """The folder of test images, or a skip."""
+  root = pathlib.Path(__file__).resolve().parent.parent
+  directory = pathlib.Path(os.environ.get('SSR_DATA', root.parent / 'shared' / 'data'))
+  if not directory.is_dir():
+    pytest.skip(f'no test images: {directory} is absent; set SSR_DATA')
+  return directory
+
+
+def _draw(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+  """A variable's start value by its name; running the modules' own initialisers would take minutes to compile."""
+  kind = name.rsplit('/', 1)[-1]
+  if kind == 'pca':
+    return _pca()
+  if kind in ('scale', 'var'):
+    return np.ones(shape, np.float32)
+  if kind in ('bias', 'mean'):
+    return np.zeros(shape, np.float32)
+  return (rng.standard_normal(shape) * np.prod(shape[:-1]) ** -0.5).astype(np.float32)
+
+
+def _pca() -> np.ndarray:
+  rng = np.random.default_rng(0)
+  drawn = [rng.uniform(low, high, 200) for low, high in ((0.7, 10), (0.7, 10), (0, np.pi))]
+  return kernel_maths.pca_basis(np.asarray(kernel_maths.gaussian_kernels(*(jnp.asarray(d) for d in drawn))))

@@ -1,0 +1,233 @@
+"""The command line as a user meets it: files, folders, exit codes, what is kept."""
+
+import csv
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+
+import numpy as np
+from PIL import Image
+import pytest
+from skimage import data
+
+from ssr_jax import cli
+from ssr_jax.image import io
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def photos(tmp_path):
+  """Three small photos in a folder, one in a folder below it, and a file that is no image."""
+  folder = tmp_path / 'in'
+  (folder / 'sub').mkdir(parents=True)
+  cat, cup = data.chelsea(), data.coffee()
+  Image.fromarray(cat[100:130, 100:140]).save(folder / 'cat.png')
+  Image.fromarray(cup[100:124, 100:128]).save(folder / 'cup.JPG')
+  Image.fromarray(cup[200:220, 200:225]).save(folder / 'old.bmp')
+  Image.fromarray(cat[:20, :20]).save(folder / 'sub' / 'ear.webp')
+  (folder / 'notes.txt').write_text('not an image')
+  return folder
+
+
+@pytest.fixture
+def ssr(tiny_model_dir, monkeypatch):
+  """Runs the command with the tiny model, which is loaded once for all tests; restored image only."""
+  from ssr_jax import pipeline
+
+  cache = _models
+
+  def load(name):
+    if name not in cache:
+      cache[name] = original(name)
+    return cache[name]
+
+  original = pipeline.load
+  monkeypatch.setattr(pipeline, 'load', load)
+
+  def run(*arguments, steps=('--restored-only',)):
+    return cli.main(['upscale', *map(str, arguments), '--model', str(tiny_model_dir), *steps])
+
+  return run
+
+
+_models = {}
+
+
+def test_a_folder_to_a_folder(ssr, photos, tmp_path, capsys):
+  out = tmp_path / 'out'
+  assert ssr(photos, '-o', out) == 0
+  assert sorted(p.name for p in out.iterdir()) == ['cat.png', 'cup.JPG', 'old.png']
+  for name, size in (('cat.png', (160, 120)), ('cup.JPG', (112, 96)), ('old.png', (100, 80))):
+    with Image.open(out / name) as image:
+      assert image.size == size
+  captured = capsys.readouterr()
+  assert len(captured.out.splitlines()) == 3 and 'cat.png -> ' in captured.out and not captured.err
+
+
+def test_recursive_keeps_the_folders(ssr, photos, tmp_path):
+  assert ssr(photos, '-o', tmp_path / 'out', '-r', '--format', 'png', '-q') == 0
+  found = sorted(str(p.relative_to(tmp_path / 'out')) for p in (tmp_path / 'out').rglob('*.png'))
+  assert found == ['cat.png', 'cup.png', 'old.png', 'sub/ear.png']
+
+
+def test_the_file_is_what_the_function_returns(ssr, photos, tmp_path):
+  out = tmp_path / 'cat4.png'
+  assert ssr(photos / 'cat.png', '-o', out) == 0
+  (model,) = {id(m): m for m in _models.values()}.values()
+  expected = model.sample(io.read(photos / 'cat.png').rgb, steps=0).image
+  np.testing.assert_array_equal(io.read(out).rgb, expected)
+
+
+def test_one_bad_file_does_not_stop_the_rest(ssr, photos, tmp_path, capsys):
+  (photos / 'bad.png').write_bytes(b'no picture')
+  (photos / 'empty.jpg').write_bytes(b'')
+  out = tmp_path / 'out'
+  assert ssr(photos, photos / 'missing.png', '-o', out) == 1
+  lines = capsys.readouterr().err.splitlines()
+  assert len(lines) == 3 and all(line.startswith('ssr: ') for line in lines)
+  for name, line in zip(('bad.png', 'empty.jpg', 'missing.png'), lines):
+    assert name in line
+  assert sorted(p.name for p in out.iterdir()) == ['cat.png', 'cup.JPG', 'old.png']
+
+
+def test_existing_outputs(ssr, photos, tmp_path, capsys):
+  out = tmp_path / 'cat.png'
+  out.write_bytes(b'mine')
+  assert ssr(photos / 'cat.png', '-o', tmp_path) == 1
+  assert 'exists; use --overwrite' in capsys.readouterr().err and out.read_bytes() == b'mine'
+  assert ssr(photos / 'cat.png', '-o', tmp_path, '--skip-existing') == 0 and out.read_bytes() == b'mine'
+  assert ssr(photos / 'cat.png', '-o', tmp_path, '--overwrite') == 0 and io.read(out).rgb.shape == (120, 160, 3)
+  before = (photos / 'cat.png').read_bytes()
+  assert ssr(photos / 'cat.png', '-o', photos, '--overwrite') == 1
+  assert 'would replace the input' in capsys.readouterr().err and (photos / 'cat.png').read_bytes() == before
+
+
+def test_two_inputs_for_one_output(ssr, photos, tmp_path, capsys):
+  Image.new('RGB', (8, 8)).save(photos / 'old.png')
+  assert ssr(photos, '-o', tmp_path / 'out', '-q') == 1
+  assert 'old.png is also that of' in capsys.readouterr().err
+
+
+def test_figures_are_written_beside(ssr, photos, tmp_path):
+  out = tmp_path / 'out' / 'cat.jpg'
+  assert ssr(photos / 'cat.png', '-o', out, '--figures') == 0
+  with Image.open(out.with_name('cat_figure.png')) as sheet:
+    assert sheet.width == 5 * 160 + 6 * 8
+
+
+def test_what_a_photo_carries_is_kept(ssr, tmp_path):
+  exif = Image.Exif()
+  exif[0x0112], exif[0x010F] = 6, 'Maker'
+  pixels = data.chelsea()[100:120, 100:132]
+  alpha = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (20, 1))
+  Image.fromarray(np.dstack([pixels, alpha])).save(tmp_path / 'a.png', exif=exif)
+  Image.fromarray(data.camera()[100:120, 100:132]).save(tmp_path / 'gray.png')
+  deep = (data.camera()[100:120, 100:132].astype(np.uint16) * 257)
+  Image.fromarray(deep).save(tmp_path / 'deep.png')
+  out = tmp_path / 'out'
+  assert ssr(tmp_path / 'a.png', tmp_path / 'gray.png', tmp_path / 'deep.png', '-o', out) == 0
+  with Image.open(out / 'a.png') as image:
+    assert image.size == (80, 128) and image.mode == 'RGBA' and image.getexif()[0x010F] == 'Maker'
+    upright = Image.fromarray(np.rot90(alpha, 3)).resize((80, 128), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(np.asarray(image)[..., 3], np.asarray(upright))
+  with Image.open(out / 'gray.png') as image:
+    assert image.mode == 'L'
+  with Image.open(out / 'deep.png') as image:
+    assert image.mode.startswith('I') and np.asarray(image).max() > 255
+
+
+def test_seeds_and_steps_reach_the_sampler(ssr, photos, tmp_path):
+  images = []
+  for index, options in enumerate((['--seed', 1], ['--seed', 1], ['--seed', 2], ['--seed', 1, '--steps', 1])):
+    out = tmp_path / f'{index}.png'
+    assert ssr(photos / 'cat.png', '-o', out, *options, steps=()) == 0
+    images.append(io.read(out).rgb)
+  np.testing.assert_array_equal(images[0], images[1])
+  assert (images[0] != images[2]).any() and (images[0] != images[3]).any()
+
+
+def test_ctrl_c_is_one_line_and_130(ssr, photos, tmp_path, capsys, monkeypatch):
+  calls = []
+
+  def read(*args, **kwargs):
+    calls.append(args)
+    if len(calls) == 2:
+      raise KeyboardInterrupt
+    return original(*args, **kwargs)
+
+  original = io.read
+  monkeypatch.setattr(io, 'read', read)
+  assert ssr(photos, '-o', tmp_path / 'out', '-q') == 130
+  assert capsys.readouterr().err == 'ssr: stopped; 1 of 3 images done\n'
+  assert [p.name for p in (tmp_path / 'out').iterdir()] == ['cat.png']
+
+
+def test_metrics_scores_pairs(tmp_path, capsys):
+  hr, sr = tmp_path / 'hr', tmp_path / 'sr'
+  for folder in (hr, sr):
+    folder.mkdir()
+  rng = np.random.default_rng(0)
+  for index, name in enumerate(('a', 'b', 'c')):
+    pixels = data.chelsea()[:64, 100 * index : 100 * index + 72]
+    Image.fromarray(pixels).save(hr / f'{name}.png')
+    if name != 'c':
+      noisy = np.clip(pixels + rng.normal(0, 5 * (index + 1), pixels.shape), 0, 255).astype(np.uint8)
+      Image.fromarray(noisy).save(sr / f'{name}.bmp')
+  table = tmp_path / 'scores.csv'
+  assert cli.main(['metrics', str(hr), str(sr), '--metrics', 'psnr,ssim', '--csv', str(table)]) == 1
+  captured = capsys.readouterr()
+  assert 'no image named c' in captured.err and captured.out.splitlines()[-1].startswith('mean')
+  rows = list(csv.reader(table.open()))
+  assert rows[0] == ['image', 'psnr', 'ssim'] and [row[0] for row in rows[1:]] == ['a', 'b', 'mean']
+  values = np.array([row[1:] for row in rows[1:]], float)
+  np.testing.assert_allclose(values[2], values[:2].mean(0), atol=1e-5)
+  # Y weighs the channels by 0.257, 0.504, 0.098, so noise of 5 becomes 5 * 0.574 on Y: 38.97 dB; twice that, 6 dB less.
+  np.testing.assert_allclose(values[:2, 0], [38.97, 32.95], atol=0.4)
+
+
+@pytest.mark.parametrize('arguments, words', [
+    (['--metrics', 'nosuch'], 'nosuch'),
+    (['--metrics', 'niqe'], '--niqe-model'),
+    (['--metrics', 'kernel_psnr'], 'leave it out'),
+])
+def test_metrics_wrong_usage(tmp_path, capsys, arguments, words):
+  assert cli.main(['metrics', str(tmp_path), str(tmp_path), *arguments]) == 2
+  assert words in capsys.readouterr().err
+
+
+def test_weights_list_and_verify(tiny_model_dir, capsys):
+  assert cli.main(['weights', 'list', str(tiny_model_dir)]) == 0
+  assert 'dkenet' in capsys.readouterr().out
+  assert cli.main(['weights', 'verify', str(tiny_model_dir)]) == 0
+  assert capsys.readouterr().out.splitlines() == [f'{p}: ok' for p in ('depth', 'dkenet', 'nbsr', 'vae', 'unet')]
+  assert cli.main(['weights', 'verify', 'nosuch']) == 2
+
+
+def test_help_and_version(capsys):
+  assert cli.main(['--help']) == 0
+  assert 'examples:' in capsys.readouterr().out
+  assert cli.main(['upscale', '--help']) == 0
+  assert cli.main(['--version']) == 0
+  assert cli.main([]) == 2 and cli.main(['upscale', 'a.png']) == 2 and cli.main(['nosuch']) == 2
+
+
+def test_as_a_program(tmp_path):
+  """One real process: no traceback, the right code, and Ctrl-C while it works."""
+  environment = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  command = [sys.executable, '-m', 'ssr_jax.cli', 'upscale', str(tmp_path / 'missing.png'), '-o', str(tmp_path / 'out')]
+  done = subprocess.run([*command, '--model', 'nosuch'], capture_output=True, text=True, env=environment)
+  assert done.returncode == 2 and done.stderr.count('\n') == 1 and "model 'nosuch'" in done.stderr
+  wait = (
+      'import sys, time; from ssr_jax import cli\n'
+      'cli._weights_list = lambda arguments: (print("up", flush=True), time.sleep(60))\n'
+      'sys.exit(cli.main(["weights", "list"]))\n'
+  )
+  process = subprocess.Popen([sys.executable, '-c', wait], env=environment, text=True,
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+  assert process.stdout.readline() == 'up\n'
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate(timeout=30)
+  assert process.returncode == 130 and err == 'ssr: stopped\n'

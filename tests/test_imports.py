@@ -1,0 +1,87 @@
+"""The floor rule of CONTRIBUTING, over every file; and that `import ssr_jax` stays light."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# A file imports only from lower floors, and from its own folder.
+FLOORS = {
+    'types': -1, 'xla': -1, 'image': 0,  # types and xla are the ground that everything stands on
+    'degrade': 1, 'models': 1, 'diffusion': 1, 'metrics': 1,
+    'svkr': 2, 'weights': 2, 'data': 2,
+    'pipeline': 3, 'training': 3, 'report': 3,
+    'cli': 4,
+}
+FILES = sorted((ROOT / 'ssr_jax').rglob('*.py'))
+SCRIPTS = sorted([*ROOT.glob('*.py'), *(ROOT / 'tools').glob('*.py')])
+
+
+def _imports(path: pathlib.Path, roots: tuple[str, ...]) -> set[str]:
+  """Dotted names below `roots` that a file imports anywhere, also inside functions."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      assert node.level == 0, f'{path}: relative import'
+      found |= {f'{node.module}.{alias.name}' for alias in node.names}
+  return {name for name in found if name.split('.')[0] in roots}
+
+
+def _room(path: pathlib.Path) -> str:
+  """'ssr_jax/image/blur.py' -> 'image', 'ssr_jax/svkr.py' -> 'svkr'."""
+  return path.relative_to(ROOT / 'ssr_jax').parts[0].removesuffix('.py')
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_import_from_lower_floors_only(path):
+  if path == ROOT / 'ssr_jax' / '__init__.py':
+    assert _imports(path, ('ssr_jax',)) == set()  # names are imported when they are used
+    return
+  room = _room(path)
+  assert room in FLOORS, f'{room} has no floor yet: add it here and to CONTRIBUTING'
+  for name in _imports(path, ('ssr_jax', 'configs', 'train', 'evaluate', 'tools')):
+    if name == 'ssr_jax' and FLOORS[room] == 4:  # the public face
+      continue
+    assert name.startswith('ssr_jax.'), f'{path} imports {name}, which lies above it'
+    other = name.split('.')[1]
+    assert other == room or FLOORS[other] < FLOORS[room], f'{path} (floor {FLOORS[room]}) imports {name}'
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'configs').glob('*.py')), ids=lambda p: p.name)
+def test_configs_know_nothing_of_the_package(path):
+  names = _imports(path, ('ssr_jax', 'configs', 'train', 'evaluate', 'tools'))
+  assert names <= {'configs.common', 'ssr_jax.types.SSRError'}  # the one error that a user sees
+
+
+@pytest.mark.parametrize('path', SCRIPTS, ids=lambda p: p.name)
+def test_scripts_do_not_import_each_other(path):
+  assert _imports(path, ('train', 'evaluate', 'tools')) == set()
+
+
+def test_importing_the_package_is_light():
+  code = (
+      'import sys, time; start = time.perf_counter(); import ssr_jax; took = time.perf_counter() - start\n'
+      'heavy = [m for m in ("grain", "tensorflow_datasets", "orbax", "jax", "flax") if m in sys.modules]\n'
+      'assert took < 2.5, took\n'
+      'assert not heavy, heavy\n'
+      'start = time.perf_counter(); ssr_jax.sample; ssr_jax.load\n'
+      'heavy = [m for m in ("grain", "tensorflow_datasets", "orbax", "optax", "tensorflow") if m in sys.modules]\n'
+      'assert not heavy, heavy\n'
+  )
+  done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 0, done.stderr
+
+
+def test_public_names_are_there():
+  import ssr_jax
+
+  for name in ssr_jax.__all__:
+    assert getattr(ssr_jax, name) is not None and name in dir(ssr_jax)
+  with pytest.raises(AttributeError, match='nosuch'):
+    ssr_jax.nosuch

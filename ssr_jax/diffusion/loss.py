@@ -1,0 +1,69 @@
+"""The training loss of the diffusion stage, Eq. 5."""
+
+from typing import Any, Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from ssr_jax.diffusion.schedule import Schedule
+
+Predict = Callable[[jax.Array, jax.Array], tuple[jax.Array, Sequence[Sequence[jax.Array]], Any]]
+
+
+def diffusion_loss(
+    key: jax.Array,
+    predict: Predict,
+    z0: jax.Array,
+    schedule: Schedule,
+    targets: Sequence[jax.Array] = (),
+    lambdas: Sequence[float] = (),
+) -> tuple[jax.Array, dict[str, Any]]:
+  """`l + sum_i lambda_i C_i(f_i)`, Eq. 5: noise prediction, and modalities reconstructed from their features.
+
+  One step t, uniform over the schedule, and one noise are drawn per latent. l is the mean squared error of the
+  prediction (of the noise, or of v where the schedule says so). The paper does not define C_i; ours is the mean squared
+  error of `reconstruction_error`. A term whose lambda is 0 is not computed, so with all of them 0 the loss is l exactly.
+
+  Args:
+    key: one PRNG key.
+    predict: (z_t [b, h, w, c], t int32 [b]) -> prediction [b, h, w, c]; reconstructions of each modality, one map per
+      level, in the order of targets (may be empty where no lambda is set); anything else, which is handed through
+      (updated batch statistics, say).
+    z0: clean latents [b, h, w, c].
+    schedule: the forward process.
+    targets: modalities at any resolution: kernel code, depth, clean latent.
+    lambdas: weight of each target, plain numbers.
+
+  Returns:
+    The loss, a scalar, and {'noise': l, 'constraints': [C_i or None], 'aux': what predict handed through}.
+
+  Raises:
+    ValueError: targets, lambdas and reconstructions that differ in number.
+  """
+  if len(targets) != len(lambdas):
+    raise ValueError(f'{len(targets)} targets for {len(lambdas)} lambdas')
+  t_key, noise_key = jax.random.split(key)
+  t = jax.random.randint(t_key, (z0.shape[0],), 0, schedule.steps)
+  eps = jax.random.normal(noise_key, z0.shape, z0.dtype)
+  prediction, reconstructions, aux = predict(schedule.add_noise(z0, eps, t), t)
+  noise = jnp.mean((prediction - schedule.target(z0, eps, t)) ** 2)
+
+  loss, constraints = noise, [None] * len(targets)
+  for i, weight in enumerate(lambdas):
+    if weight:
+      if len(reconstructions) != len(targets):
+        raise ValueError(f'{len(targets)} targets for {len(reconstructions)} reconstructions')
+      constraints[i] = reconstruction_error(reconstructions[i], targets[i])
+      loss = loss + weight * constraints[i]
+  return loss, {'noise': noise, 'constraints': constraints, 'aux': aux}
+
+
+def reconstruction_error(maps: Sequence[jax.Array], target: jax.Array) -> jax.Array:
+  """C_i: mean squared error of each map [b, h_l, w_l, c] to the target [b, h, w, c] at its resolution, the mean over l."""
+  total = 0.0
+  for x in maps:
+    if x.shape[3] != target.shape[3]:
+      raise ValueError(f'reconstruction has {x.shape[3]} channels, its target {target.shape[3]}')
+    resized = target if x.shape == target.shape else jax.image.resize(target, x.shape, 'bilinear')
+    total += jnp.mean((x - resized) ** 2)
+  return total / len(maps)

@@ -46,7 +46,7 @@ def sample(options: argparse.Namespace, steps: int | None = None) -> list[dict[s
   what = ssr.config['name'] + (' sample' if steps is None else ' restored only')
   lr = _photo(options.side)
   same_bucket = [side for side in range(1, options.side) if pipeline.bucket(side) == pipeline.bucket(options.side)]
-  other = lr[: min(same_bucket), : max(same_bucket)]
+  other = lr[: max(min(same_bucket), options.side // 2), : max(same_bucket)]
   # A result holds host arrays, so the call is over when it returns.
   rows = [{'what': what, 'size': _sizes(lr), **measure(lambda: ssr.sample(lr, steps=steps).image, options.repeat),
            'traces': ssr.traces.total()}]

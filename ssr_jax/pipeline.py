@@ -36,10 +36,14 @@ OVERLAP = 32
 MAX_PIXELS = 2**22
 """Largest LR image (2048 x 2048): the float32 result and its blending weights lie in memory, 1.2 kB per LR pixel."""
 COLOUR_FIXES = ('none', 'adain', 'wavelet')
-SAMPLERS = ('ddpm', 'ddim', 'dpmpp_2m')
 
 _RESTORING = ('depth', 'dkenet', 'nbsr')
 _GENERATING = ('vae', 'unet')
+_SECTIONS = {
+    'svkr': ('iterations', 'gamma', 'rule', 'unroll'),
+    'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
+    'sampling': ('sampler', 'steps', 'start', 'colour_fix'),
+}
 _NOISE_BLOCK = 64
 
 
@@ -82,6 +86,11 @@ class SSR:
   modules: Mapping[str, Any] = dataclasses.field(repr=False)
   traces: collections.Counter = dataclasses.field(default_factory=collections.Counter, repr=False)
 
+  @property
+  def generates(self) -> bool:
+    """Whether the model has the parts that the diffusion stage needs."""
+    return all(part in self.modules for part in _GENERATING)
+
   def sample(
       self,
       lr: Any,
@@ -105,8 +114,8 @@ class SSR:
         alone and in a batch; a sequence gives each image its own.
       scale: must be the model's.
       sampler: 'ddpm', 'ddim' or 'dpmpp_2m'; None takes the model's.
-      start: where sampling starts, as a fraction of the schedule: 1 is pure noise, less starts from the restored image's
-        latent with that much noise; None takes the model's.
+      start: where sampling starts, as a fraction of the schedule: 1 is pure noise, less is the restored image's latent
+        with that much noise; None takes the model's.
       colour_fix: 'none', 'adain' or 'wavelet', against the restored image; None takes the model's.
       keep_kernels: False leaves `Result.kernels` out; they take 1.8 kB per LR pixel.
       tile: largest LR side that runs in one piece, one of `bucket`'s sizes, 64 or more. Larger images run as
@@ -178,7 +187,6 @@ class SSR:
   @functools.cached_property
   def _restore(self) -> Callable[..., tuple[Array, Array, Array, Array]]:
     """(variables, lr [b, h, w, 3], depth [b, h, w, 1] or None) -> depth HR, kernels, restored image, kernel code."""
-    settings = dict(self.config['svkr'])
 
     def restore(variables, lr, depth):
       self.traces['restore'] += 1
@@ -193,7 +201,8 @@ class SSR:
           lambda lr, depth: self.modules['dkenet'].apply(variables['dkenet'], lr, depth),
           lambda lr, kernels: self.modules['nbsr'].apply(variables['nbsr'], lr, kernels),
           lr,
-          **settings,
+          scale=self.config['scale'],
+          **self.config['svkr'],
       )
       code = kernel_maths.pca_code(found.kernels, variables['nbsr']['constants']['pca'])
       return found.depth, found.kernels, jnp.clip(found.image, 0, 1), code
@@ -203,7 +212,7 @@ class SSR:
   @functools.cached_property
   def _generate(self) -> Callable[..., Array]:
     """(variables, lr, kernel code, depth HR, restored, [seed, y, x]; steps, sampler, start) -> image [b, H, W, 3]."""
-    schedule = diffusion.Schedule(**self.config['schedule'])
+    schedule = self._schedule
     vae, unet = self.modules.get('vae'), self.modules.get('unet')
 
     def generate(variables, lr, code, depth, restored, place, *, steps, sampler, start):
@@ -216,19 +225,19 @@ class SSR:
       conditions = encoders.Conditions(
           kernel_code=code, depth=resize.resize(depth, (h, w), 'area'), lr=lr, lr_latent=lr_latent)
       seed, origin = place[0], place[1:].astype(jnp.int32)
-      key_start, key_steps = jax.random.split(jax.random.key(seed))
+      key_field, key_steps = jax.random.split(jax.random.key(seed))
       origin = origin * first.shape[1] // h
-      noise = _noise_field(key_start, origin, first.shape[1:])[None]
+      latents = _noise_field(key_field, origin, first.shape[1:])[None]
+      if start < 1:
+        latents = schedule.add_noise(first, latents, jnp.int32(schedule.timesteps(steps, start)[0]))
       maps = unet.apply(variables['unet'], conditions, method='encode_maps')
-      latents = diffusion.sample(
+      latents = diffusion.SAMPLERS[sampler](
           lambda z, t: unet.apply(variables['unet'], z, t, conditions, maps=maps),
           schedule,
-          sampler=sampler,
-          steps=steps,
-          noise=noise,
-          latents=first,
-          start=start,
-          key=jax.random.fold_in(jax.random.fold_in(key_steps, origin[0]), origin[1]),
+          jax.random.fold_in(jax.random.fold_in(key_steps, origin[0]), origin[1])[None],
+          latents,
+          steps,
+          start,
       )
       return jnp.clip(vae.apply(variables['vae'], latents, method='from_latents'), 0, 1)
 
@@ -249,6 +258,10 @@ class SSR:
     depth = np.asarray(self._depth(self.variables['depth'], np.clip(small, 0, 1)[None])[0, ..., 0])
     return np.clip(_resize_plane(depth, (h, w)), 0, 1)[..., None]
 
+  @functools.cached_property
+  def _schedule(self) -> diffusion.Schedule:
+    return diffusion.Schedule(**self.config['schedule'])
+
   def check(
       self, *, steps=None, scale=4, sampler=None, start=None, colour_fix=None, tile=TILE
   ) -> tuple[dict[str, Any], str]:
@@ -268,11 +281,13 @@ class SSR:
       raise SSRError(f"scale {scale}: model '{self.config['name']}' makes {self.config['scale']} only; use that")
     if tile != bucket(tile) or tile < 2 * OVERLAP:
       raise SSRError(f'tile {tile}: not a size that tiles have; use {max(bucket(tile), 2 * OVERLAP)}')
-    if not isinstance(steps, (int, np.integer)) or not 0 <= steps <= 1000:
-      raise SSRError(f'steps {steps!r}: must be a whole number from 0 (restored image only) to 1000')
+    if not isinstance(steps, (int, np.integer)) or steps < 0:
+      raise SSRError(f'steps {steps!r}: must be a whole number, 0 for the restored image only')
     if not 0 < start <= 1:
       raise SSRError(f'start {start!r}: must be above 0 and up to 1 (pure noise)')
-    for field, value, known in (('sampler', sampler, SAMPLERS), ('colour_fix', colour_fix, COLOUR_FIXES)):
+    if steps > round(start * self._schedule.steps):
+      raise SSRError(f'steps {steps}: more than the {round(start * self._schedule.steps)} that start {start} leaves')
+    for field, value, known in (('sampler', sampler, diffusion.SAMPLERS), ('colour_fix', colour_fix, COLOUR_FIXES)):
       if value not in known:
         raise SSRError(f"{field} '{value}': unknown; known: {', '.join(known)}")
     lacking = [part for part in _RESTORING + (_GENERATING if steps else ()) if part not in self.modules]
@@ -290,8 +305,24 @@ def load(name_or_path: str | os.PathLike = 'compact') -> SSR:
     SSRError: an unknown model, a damaged or missing file, a config field that does not exist.
   """
   model = registry.load_model(name_or_path)
+  for section, known in _SECTIONS.items():
+    for field in model.config[section]:
+      if field not in known:
+        path = model.directory / registry.MODEL_FILE
+        raise SSRError(f"{path}: unknown field '{section}.{field}'; known: {', '.join(known)}")
+  if model.config['svkr']['rule'] not in svkr.RULES:
+    rule = model.config['svkr']['rule']
+    raise SSRError(f"{model.directory / registry.MODEL_FILE}: svkr.rule '{rule}'; known: {', '.join(svkr.RULES)}")
   modules = {part: registry.build(part, entry['config']) for part, entry in model.config['parts'].items()}
-  return SSR(config=model.config, variables=jax.device_put(model.variables), modules=modules)
+  ssr = SSR(config=model.config, variables=jax.device_put(model.variables), modules=modules)
+  try:
+    ssr.check(scale=model.config['scale'], steps=0)  # and with it every value that model.json gives
+  except SSRError:
+    if all(part in modules for part in _RESTORING):
+      raise
+  except ValueError as error:
+    raise SSRError(f'{model.directory / registry.MODEL_FILE}: {error}; correct it') from error
+  return ssr
 
 
 def sample(lr: Any, model: str | os.PathLike | SSR = 'compact', **options: Any) -> Result:

@@ -1,0 +1,169 @@
+"""The pipeline with a tiny random model: shapes, types, sizes, seeds, tiles, compilation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from skimage import data
+
+import ssr_jax
+from ssr_jax import pipeline
+from ssr_jax import svkr
+from ssr_jax.image import resize
+
+
+@pytest.fixture(scope='module')
+def model(tiny_model_dir):
+  return ssr_jax.load(tiny_model_dir)
+
+
+def _photo(h=20, w=28, top=100, left=100):
+  return data.chelsea()[top : top + h, left : left + w]
+
+
+def test_bucket():
+  sizes = (1, 32, 33, 96, 97, 128, 129, 192, 193, 300)
+  assert [pipeline.bucket(n) for n in sizes] == [32, 32, 64, 96, 128, 128, 192, 192, 256, 320]
+
+
+@pytest.mark.parametrize('dtype', [np.uint8, np.float32, np.float16])
+@pytest.mark.parametrize('batched', [False, True])
+def test_result_has_the_inputs_dtype_and_rank(model, dtype, batched):
+  lr = _photo() if dtype == np.uint8 else (_photo() / 255).astype(dtype)
+  result = model.sample(lr[None] if batched else lr, steps=0)
+  lead = (1,) if batched else ()
+  assert result.image.shape == result.restored.shape == (*lead, 80, 112, 3)
+  assert result.depth.shape == (*lead, 80, 112, 1) and result.kernels.shape == (*lead, 20, 28, 441)
+  assert result.image.dtype == result.restored.dtype == dtype
+  assert result.depth.dtype == result.kernels.dtype == np.float32
+  np.testing.assert_allclose(result.kernels.sum(-1), 1, atol=1e-4)
+  assert 0 <= result.depth.min() and result.depth.max() <= 1
+  if dtype != np.uint8:
+    assert 0 <= result.image.min() and result.image.max() <= 1
+
+
+def test_restored_is_svkr_on_the_padded_image(model):
+  """Independent of the pipeline: Algorithm 1 by hand on the reflected image."""
+  lr = _photo(32, 32).astype(np.float32) / 255  # a size of the bucket: nothing is padded
+  apply = {part: model.modules[part].apply for part in ('depth', 'dkenet', 'nbsr')}
+  image = resize.upscale(jnp.asarray(lr)[None], 4)
+  down = lambda depth: resize.resize(depth, (32, 32), 'area')
+  depth = apply['depth'](model.variables['depth'], image)
+  kernels = apply['dkenet'](model.variables['dkenet'], lr[None], down(depth))
+  for _ in range(3):
+    depth = apply['depth'](model.variables['depth'], image)
+    kernels = 0.9 * apply['dkenet'](model.variables['dkenet'], lr[None], down(depth)) + 0.1 * kernels
+    image = apply['nbsr'](model.variables['nbsr'], lr[None], kernels)
+  found = model.sample(lr, steps=0)
+  np.testing.assert_allclose(found.restored, np.clip(image[0], 0, 1), atol=2e-4)
+  np.testing.assert_allclose(found.kernels, kernels[0], atol=2e-4)
+  np.testing.assert_allclose(found.depth, depth[0], atol=2e-4)
+  np.testing.assert_array_equal(found.image, found.restored)
+  assert set(svkr.RULES) == {'algorithm1', 'eq2'}
+
+
+def test_a_second_size_of_the_bucket_does_not_compile(model):
+  model.sample(_photo(20, 28))
+  before = dict(model.traces)
+  for h, w in ((32, 32), (1, 1), (17, 31), (32, 5)):
+    assert model.sample(_photo(h, w)).image.shape == (4 * h, 4 * w, 3)
+  assert dict(model.traces) == before
+  model.sample(_photo(33, 32), steps=0)
+  assert model.traces['restore'] == before['restore'] + 1
+
+
+def test_same_seed_same_image_alone_or_in_a_batch(model):
+  batch = np.stack([_photo(left=left) for left in (50, 100, 150)])
+  together = model.sample(batch, seed=3)
+  for index in range(3):
+    alone = model.sample(batch[index], seed=3)
+    np.testing.assert_array_equal(alone.image, together.image[index])
+    np.testing.assert_array_equal(alone.restored, together.restored[index])
+  other = model.sample(batch, seed=[3, 4, 3])
+  np.testing.assert_array_equal(other.image[0], together.image[0])
+  assert (other.image[1] != together.image[1]).any()
+
+
+def test_diffusion_changes_the_image_and_the_seed_only_that(model):
+  first, second = (model.sample(_photo(), seed=seed, colour_fix='none') for seed in (0, 1))
+  assert (first.image != first.restored).any() and (first.image != second.image).any()
+  np.testing.assert_array_equal(first.restored, second.restored)
+  start_at_noise = model.sample(_photo(), start=1.0, colour_fix='none')
+  assert (start_at_noise.image != first.image).any()
+
+
+def test_colour_fixes_bring_the_restored_images_colours(model):
+  lr = _photo(32, 32).astype(np.float32) / 255
+  plain, adain, wavelet = (model.sample(lr, colour_fix=fix) for fix in ('none', 'adain', 'wavelet'))
+  distance = lambda result: np.abs(result.image.mean((0, 1)) - result.restored.mean((0, 1))).max()
+  assert distance(adain) < max(0.5 * distance(plain), 0.02)
+  assert distance(wavelet) < max(0.5 * distance(plain), 0.02)
+
+
+def test_tiles_agree_with_the_whole_where_the_net_sees_the_same(model):
+  """Tiles of 64 with 32 shared, against one tile: only what lies further than the nets see may differ."""
+  lr = _photo(70, 90, 50, 100)
+  whole = model.sample(lr, steps=0, tile=128)
+  calls = []
+  tiled = model.sample(lr, steps=0, tile=64, progress=lambda done, total: calls.append((done, total)))
+  assert calls == [(i + 1, 4) for i in range(4)]
+  assert tiled.image.shape == whole.image.shape and tiled.kernels.shape == whole.kernels.shape
+  np.testing.assert_allclose(tiled.kernels.sum(-1), 1, atol=1e-4)
+  # The tiny nets are random and depth is seen at another size, so the images are alike, not equal.
+  difference = np.abs(tiled.image.astype(float) - whole.image)
+  assert difference.mean() < 0.25 * whole.image.std()
+
+
+def test_tiles_leave_no_seam(model):
+  """A constant image must stay constant along each axis's middle, whatever the tiles."""
+  lr = np.full((40, 160, 3), 128, np.uint8)
+  result = model.sample(lr, steps=0, tile=64)
+  middle = result.image[60:100, 100:540].astype(int)
+  assert np.abs(np.diff(middle.reshape(40, -1, 4, 3)[:, :, 0], axis=1)).max() <= 2
+
+
+def test_the_noise_field_is_one_for_all_windows():
+  field = lambda y, x, h, w: np.asarray(pipeline._noise_field(jax.random.key(1), jnp.array([y, x]), (h, w, 2)))
+  whole = field(0, 0, 150, 200)
+  np.testing.assert_array_equal(field(30, 70, 64, 96), whole[30:94, 70:166])
+  np.testing.assert_array_equal(field(64, 128, 32, 32), whole[64:96, 128:160])
+  assert abs(whole.mean()) < 0.02 and abs(whole.std() - 1) < 0.02
+
+
+@pytest.mark.parametrize('lr, words', [
+    (np.zeros((8, 8), np.uint8), r'shape \[8, 8\]'),
+    (np.zeros((8, 8, 4), np.uint8), r'shape \[8, 8, 4\]'),
+    (np.zeros((0, 8, 3), np.uint8), r'shape \[0, 8, 3\]'),
+    (np.zeros((8, 8, 3), np.int32), 'got int32'),
+    (np.full((8, 8, 3), 255.0), r'must lie in \[0, 1\]'),
+    (np.full((8, 8, 3), np.nan), r'must lie in \[0, 1\]'),
+    (np.zeros((1, 5_000_000, 3), np.uint8), '5000000x1 pixels'),
+])
+def test_bad_images(model, lr, words):
+  with pytest.raises(ssr_jax.SSRError, match=words):
+    model.sample(lr)
+
+
+@pytest.mark.parametrize('options, words', [
+    ({'scale': 2}, 'scale 2'),
+    ({'steps': 2.5}, 'steps 2.5'),
+    ({'steps': 501}, 'more than the 500 that start 0.5 leaves'),
+    ({'start': 1.5}, 'start 1.5'),
+    ({'sampler': 'euler'}, "sampler 'euler'"),
+    ({'colour_fix': 'hue'}, "colour_fix 'hue'"),
+    ({'tile': 50}, 'tile 50'),
+    ({'seed': [1, 2]}, '2 numbers for 1 images'),
+])
+def test_bad_options(model, options, words):
+  with pytest.raises(ssr_jax.SSRError, match=words):
+    model.sample(_photo(), **options)
+
+
+def test_module_level_sample_loads_once(tiny_model_dir, monkeypatch):
+  loads = []
+  monkeypatch.setattr(pipeline, 'load', lambda name, load=pipeline.load: loads.append(name) or load(name))
+  pipeline._loaded.cache_clear()
+  first, second = (ssr_jax.sample(_photo(), tiny_model_dir, steps=0) for _ in range(2))
+  np.testing.assert_array_equal(first.image, second.image)
+  assert len(loads) == 1
+  pipeline._loaded.cache_clear()

@@ -15,7 +15,6 @@ test: $(VENV)/.installed-test
 
 # The stamps keep a second `make` from installing again; they are as old as the lists they were made from.
 $(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/python
-	$(PIP) --upgrade pip
 	$(PIP) -r requirements.txt
 	$(PIP) --no-deps -e .
 	touch $@

@@ -164,8 +164,8 @@ class UpConv(nn.Module):
     bias = self.param('bias', nn.initializers.zeros, (self.channels,))
 
     # Rows of _PHASES[p]: which of the three taps fall on each of the two input pixels that phase p sees.
-    kernel = jnp.einsum('pyi,qxj,ijco->yxcpqo', _PHASES, _PHASES, kernel.astype(self.dtype))
-    kernel = kernel.reshape(2, 2, c, 4 * self.channels)
+    kernel = jnp.einsum('pyi,qxj,ijco->yxcpqo', _PHASES, _PHASES, kernel)
+    kernel = kernel.reshape(2, 2, c, 4 * self.channels).astype(self.dtype)
     x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
     numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ('NHWC', 'HWIO', 'NHWC'))
     y = jax.lax.conv_general_dilated(x, kernel, (1, 1), 'VALID', dimension_numbers=numbers)

@@ -47,7 +47,7 @@ def photos() -> dict[str, tuple[np.ndarray, degrade.Recipe, np.ndarray | None]]:
   nearness = np.where(np.isfinite(disparity), disparity, 0.0).astype(np.float32)
   nearness = np.asarray(Image.fromarray(_centre(nearness)).resize((SIDE // 4,) * 2, Image.Resampling.BOX))
   return {
-      'astronaut': (_centre(data.astronaut()[:, 60:]), degrade.Recipe(field='smooth', mode='no_noise'), None),
+      'astronaut': (_centre(data.astronaut()[:400, 30:430]), degrade.Recipe(field='smooth', mode='no_noise'), None),
       'coffee': (_centre(data.coffee()), degrade.Recipe(field='motion', mode='no_noise'), None),
       'rocket': (_centre(data.rocket()), degrade.Recipe(field='smooth', mode='noise_jpeg'), None),
       'motorcycle': (_centre(left), degrade.Recipe(field='depth', mode='no_noise'), nearness / nearness.max()),

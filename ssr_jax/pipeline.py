@@ -34,7 +34,7 @@ TILE = 192
 OVERLAP = 32
 """LR pixels that neighbouring tiles share, at least."""
 MAX_PIXELS = 2**22
-"""Largest LR image (2048 x 2048): the float32 result and its blending weights lie in memory, 1.2 kB per LR pixel."""
+"""Largest LR image (2048 x 2048): results are float32 until the end and lie in memory, about 0.7 kB per LR pixel."""
 COLOUR_FIXES = ('none', 'adain', 'wavelet')
 
 _RESTORING = ('depth', 'dkenet', 'nbsr')
@@ -70,7 +70,7 @@ def bucket(size: int) -> int:
   return max(1, -(-size // step)) * step
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class SSR:
   """A model ready to run: variables on the device, stages compiled once per size class. Made by `load`.
 
@@ -165,24 +165,25 @@ class SSR:
     s = self.config['scale']
     restoring = {part: self.variables[part] for part in _RESTORING}
     whole_depth = self._whole_depth(lr) if len(origins) > 1 else None
-    blends = {name: _Blend((s * h, s * w), s) for name in ('image', 'depth', 'restored')}
-    if keep_kernels:
-      blends['kernels'] = _Blend((h, w), 1)
+    large, small = _Blend((s * h, s * w), s), _Blend((h, w), 1)
     for y, x in origins:
       window = np.s_[y : y + shape[0], x : x + shape[1]]
       piece = _pad(lr[window], shape)[None]
       depth = None if whole_depth is None else _pad(whole_depth[window], shape)[None]
       depth, kernels, restored, code = self._restore(restoring, piece, depth)
-      image = restored
+      found = {'depth': depth, 'restored': restored}
       if options['steps']:
         generating = {part: self.variables[part] for part in _GENERATING}
         place = np.array([seed % 2**32, y, x], np.uint32)
-        image = self._generate(generating, piece, code, depth, restored, place, **options)
-      found = {'image': image, 'depth': depth, 'restored': restored, 'kernels': kernels}
-      for name, blend in blends.items():
-        blend.add(np.asarray(found[name][0]), (y, x), alone=len(origins) == 1)
+        found['image'] = self._generate(generating, piece, code, depth, restored, place, **options)
+      large.add(found, (y, x), alone=len(origins) == 1)
+      if keep_kernels:
+        small.add({'kernels': kernels}, (y, x), alone=len(origins) == 1)
       tick()
-    return {'kernels': None, **{name: blend.result() for name, blend in blends.items()}}
+    found = {'kernels': None, **large.results(), **small.results()}
+    if not options['steps']:
+      found['image'] = found['restored']
+    return found
 
   @functools.cached_property
   def _restore(self) -> Callable[..., tuple[Array, Array, Array, Array]]:
@@ -328,12 +329,14 @@ def load(name_or_path: str | os.PathLike = 'compact') -> SSR:
 def sample(lr: Any, model: str | os.PathLike | SSR = 'compact', **options: Any) -> Result:
   """Super-resolves images with a model that is loaded once; see `SSR.sample` for `lr` and the options."""
   if not isinstance(model, SSR):
-    model = _loaded(os.fspath(model))
+    changed = (registry.resolve(model) / registry.MODEL_FILE).stat().st_mtime_ns
+    model = _loaded(os.fspath(model), changed)
   return model.sample(lr, **options)
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(name_or_path: str) -> SSR:
+def _loaded(name_or_path: str, changed: int) -> SSR:
+  del changed  # a model that was trained on since is another model
   return load(name_or_path)
 
 
@@ -376,7 +379,11 @@ def _resize_plane(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def _fix_colours(image: np.ndarray, reference: np.ndarray, how: str) -> np.ndarray:
-  return image if how == 'none' else getattr(colourfix, how)(image, reference)
+  """[H, W, 3], channel by channel: an image of many megapixels would otherwise need several times its memory."""
+  if how == 'none':
+    return image
+  fix = {'adain': colourfix.adain, 'wavelet': colourfix.wavelet}[how]
+  return np.concatenate([fix(image[..., c : c + 1], reference[..., c : c + 1]) for c in range(image.shape[-1])], -1)
 
 
 def _noise_field(key: Array, origin: Array, shape: tuple[int, int, int]) -> Array:
@@ -405,27 +412,34 @@ def _noise_field(key: Array, origin: Array, shape: tuple[int, int, int]) -> Arra
 
 
 class _Blend:
-  """Joins overlapping tiles on the host: sum(weight * tile) / sum(weight)."""
+  """Joins overlapping tiles of several arrays on the host: sum(weight * tile) / sum(weight)."""
 
   def __init__(self, shape: tuple[int, int], scale: int):
     self.shape, self.scale = shape, scale
-    self.total = self.weights = None
+    self.totals: dict[str, np.ndarray] = {}
+    self.weights = None
 
-  def add(self, tile: np.ndarray, origin: tuple[int, int], alone: bool) -> None:
-    """Adds tile [th, tw, c] whose corner is at `origin` (in LR pixels); what lies outside the image is dropped."""
-    y, x = (self.scale * o for o in origin)
+  def add(self, found: Mapping[str, Array], origin: tuple[int, int], alone: bool) -> None:
+    """Adds tiles [1, th, tw, c] whose corner is at `origin` (in LR pixels); what lies outside the image is dropped."""
+    H, W = self.shape
     if alone:
-      self.total = tile[: self.shape[0], : self.shape[1]]
+      self.totals = {name: np.asarray(tile[0])[:H, :W] for name, tile in found.items()}
       return
-    if self.total is None:
-      self.total = np.zeros((*self.shape, tile.shape[-1]), np.float32)
-      self.weights = np.zeros((*self.shape, 1), np.float32)
-    weights = np.asarray(tiles.gaussian_weights(tile.shape[:2]))[..., None]
-    place = np.s_[y : min(y + tile.shape[0], self.shape[0]), x : min(x + tile.shape[1], self.shape[1])]
-    height, width = self.total[place].shape[:2]
-    self.total[place] += (weights * tile)[:height, :width]
-    self.weights[place] += weights[:height, :width]
+    y, x = (self.scale * o for o in origin)
+    th, tw = next(iter(found.values())).shape[1:3]
+    place = np.s_[y : min(y + th, H), x : min(x + tw, W)]
+    weights = tiles.gaussian_weights((th, tw))[: H - y, : W - x, None]
+    if self.weights is None:
+      self.weights = np.zeros((H, W, 1), np.float32)
+    self.weights[place] += weights
+    for name, tile in found.items():
+      if name not in self.totals:
+        self.totals[name] = np.zeros((H, W, tile.shape[-1]), np.float32)
+      self.totals[name][place] += weights * np.asarray(tile[0])[: H - y, : W - x]
 
-  def result(self) -> np.ndarray:
-    """[*shape, c]."""
-    return self.total if self.weights is None else self.total / self.weights
+  def results(self) -> dict[str, np.ndarray]:
+    """[*shape, c] each; the blend is used up."""
+    if self.weights is not None:
+      for total in self.totals.values():
+        total /= self.weights
+    return self.totals

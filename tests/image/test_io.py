@@ -1,6 +1,8 @@
 """Image files: what goes in comes out, and every bad file is one line."""
 
 import io as iolib
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image, ImageCms
@@ -109,6 +111,21 @@ def test_cmyk_becomes_srgb(tmp_path):
   Image.fromarray(_pixels()).convert('CMYK').save(tmp_path / 'a.jpg')
   picture = io.read(tmp_path / 'a.jpg')
   assert picture.rgb.shape == (12, 17, 3) and 'sRGB' in picture.notes[0]
+
+
+def test_sixteen_bit_colour_is_read_with_a_note(tmp_path):
+  pixels = np.random.default_rng(0).integers(0, 65536, (5, 7, 3)).astype('>u2')
+  rows = b''.join(b'\0' + row.tobytes() for row in pixels)
+
+  def chunk(kind, content):
+    return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
+
+  header = struct.pack('>IIBBBBB', 7, 5, 16, 2, 0, 0, 0)
+  (tmp_path / 'a.png').write_bytes(
+      b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b''))
+  picture = io.read(tmp_path / 'a.png')
+  assert picture.notes == ['16-bit colour was read as 8-bit']
+  assert np.abs(picture.rgb.astype(int) - pixels.astype(int) / 257).max() <= 1
 
 
 def _truncated(form):

@@ -6,7 +6,9 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssr_jax.image.resize import depth_to_space, space_to_depth
 from ssr_jax.models.attention import attention
+from ssr_jax.models.blocks import ResBlock, UpConv, group_norm
 
 EPS = 1e-6
 """GroupNorm's epsilon everywhere in the autoencoder (the UNet's residual blocks use 1e-5)."""
@@ -123,13 +125,13 @@ class Encoder(nn.Module):
     x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(x)
     for i, channels in enumerate(self.channels):
       for j in range(self.blocks):
-        x = ResBlock(channels, self.groups, self.dtype, name=f'down_{i}_res_{j}')(x)
+        x = ResBlock(channels, self.groups, EPS, dtype=self.dtype, name=f'down_{i}_res_{j}')(x)
       if i < len(self.channels) - 1:
         # Padded at the far side only, as in Stable Diffusion.
         x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
         x = nn.Conv(channels, (3, 3), 2, padding='VALID', dtype=self.dtype, name=f'down_{i}_conv')(x)
     x = Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid')(x)
-    x = nn.silu(group_norm(self.groups, self.dtype, 'norm_out')(x))
+    x = nn.silu(group_norm(self.groups, EPS, self.dtype, 'norm_out')(x))
     return nn.Conv(2 * self.latent_channels, (3, 3), dtype=self.dtype, name='conv_out')(x)
 
 
@@ -152,29 +154,11 @@ class Decoder(nn.Module):
     x = Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid')(x)
     for i, channels in enumerate(reversed(self.channels)):
       for j in range(self.blocks):
-        x = ResBlock(channels, self.groups, self.dtype, name=f'up_{i}_res_{j}')(x)
+        x = ResBlock(channels, self.groups, EPS, dtype=self.dtype, name=f'up_{i}_res_{j}')(x)
       if i < len(self.channels) - 1:
-        x = nn.Conv(channels, (3, 3), dtype=self.dtype, name=f'up_{i}_conv')(nearest_x2(x))
-    x = nn.silu(group_norm(self.groups, self.dtype, 'norm_out')(x))
+        x = UpConv(channels, self.dtype, name=f'up_{i}_conv')(x)
+    x = nn.silu(group_norm(self.groups, EPS, self.dtype, 'norm_out')(x))
     return nn.Conv(self.out_channels, (3, 3), dtype=self.dtype, name='conv_out')(x)
-
-
-class ResBlock(nn.Module):
-  """x + conv(SiLU(GN(conv(SiLU(GN(x)))))), with a 1x1 shortcut where the width changes."""
-
-  channels: int
-  groups: int
-  dtype: Any
-
-  @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
-    y = nn.silu(group_norm(self.groups, self.dtype, 'norm1')(x))
-    y = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(y)
-    y = nn.silu(group_norm(self.groups, self.dtype, 'norm2')(y))
-    y = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv2')(y)
-    if x.shape[-1] != self.channels:
-      x = nn.Dense(self.channels, dtype=self.dtype, name='shortcut')(x)
-    return x + y
 
 
 class Middle(nn.Module):
@@ -187,10 +171,10 @@ class Middle(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
-    x = ResBlock(self.channels, self.groups, self.dtype, name='res_0')(x)
+    x = ResBlock(self.channels, self.groups, EPS, dtype=self.dtype, name='res_0')(x)
     if self.attention:
       x = SelfAttention(self.groups, self.dtype, name='attn')(x)
-    return ResBlock(self.channels, self.groups, self.dtype, name='res_1')(x)
+    return ResBlock(self.channels, self.groups, EPS, dtype=self.dtype, name='res_1')(x)
 
 
 class SelfAttention(nn.Module):
@@ -202,39 +186,10 @@ class SelfAttention(nn.Module):
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     b, h, w, c = x.shape
-    y = group_norm(self.groups, self.dtype, 'norm')(x).reshape(b, h * w, 1, c)
+    y = group_norm(self.groups, EPS, self.dtype, 'norm')(x).reshape(b, h * w, 1, c)
     q, k, v = (nn.Dense(c, dtype=self.dtype, name=name)(y) for name in ('to_q', 'to_k', 'to_v'))
     y = attention(q, k, v).reshape(b, h, w, c)
     return x + nn.Dense(c, dtype=self.dtype, name='to_out')(y)
-
-
-def group_norm(groups: int, dtype: Any, name: str) -> nn.GroupNorm:
-  """GroupNorm whose variance is computed around the mean, as PyTorch does, and not as E[x^2] - E[x]^2."""
-  return nn.GroupNorm(groups, epsilon=EPS, dtype=dtype, use_fast_variance=False, name=name)
-
-
-def nearest_x2(x: jax.Array) -> jax.Array:
-  """[b, h, w, c] -> [b, 2h, 2w, c], each pixel repeated in a 2x2 square."""
-  b, h, w, c = x.shape
-  return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
-
-
-def space_to_depth(x: jax.Array, side: int) -> jax.Array:
-  """[b, H, W, c] -> [b, H/side, W/side, side*side*c], the channel order being (row, column, c)."""
-  if side == 1:
-    return x
-  b, H, W, c = x.shape
-  x = x.reshape(b, H // side, side, W // side, side, c).transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(b, H // side, W // side, side * side * c)
-
-
-def depth_to_space(x: jax.Array, side: int) -> jax.Array:
-  """[b, h, w, side*side*c] -> [b, side*h, side*w, c]; undoes `space_to_depth`."""
-  if side == 1:
-    return x
-  b, h, w, c = x.shape
-  x = x.reshape(b, h, w, side, side, c // side**2).transpose(0, 1, 3, 2, 4, 5)
-  return x.reshape(b, side * h, side * w, c // side**2)
 
 
 def sample_posterior(key: jax.Array, mean: jax.Array, logvar: jax.Array) -> jax.Array:

@@ -21,8 +21,8 @@ def diffusion_loss(
   """`l + sum_i lambda_i C_i(f_i)`, Eq. 5: noise prediction, and modalities reconstructed from their features.
 
   One step t, uniform over the schedule, and one noise are drawn per latent. l is the mean squared error of the
-  prediction (of the noise, or of v where the schedule says so). The paper does not define C_i; ours is the mean squared
-  error of `reconstruction_error`. A term whose lambda is 0 is not computed, so with all of them 0 the loss is l exactly.
+  prediction (of the noise, or of v where the schedule says so). The paper does not define C_i; ours is
+  `reconstruction_error`. A term whose lambda is 0 is not computed, so with all of them 0 the loss is l exactly.
 
   Args:
     key: one PRNG key.
@@ -59,7 +59,7 @@ def diffusion_loss(
 
 
 def reconstruction_error(maps: Sequence[jax.Array], target: jax.Array) -> jax.Array:
-  """C_i: mean squared error of each map [b, h_l, w_l, c] to the target [b, h, w, c] at its resolution, the mean over l."""
+  """C_i: mean squared error of maps [b, h_l, w_l, c] to the target [b, h, w, c] at their resolution, the mean over l."""
   total = 0.0
   for x in maps:
     if x.shape[3] != target.shape[3]:

@@ -79,7 +79,7 @@ class LREncoder(nn.Module):
 
   @nn.compact
   def __call__(self, lr: jax.Array, lr_latent: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
-    """lr [b, h, w, 3] in [0, 1], lr_latent [b, hl, wl, c], t [b] -> f_3^l [b, hl/2**l, wl/2**l, features] for each l."""
+    """lr [b, h, w, 3] in [0, 1], lr_latent [b, hl, wl, c], t [b] -> f_3^l [b, hl/2**l, wl/2**l, features], each l."""
     embedding = TimeEmbedding(self.channels[0], self.dtype, name='time')(t)
     pixels = 2 * resize_map(lr, lr_latent.shape[1:3]) - 1
     x = jnp.concatenate([lr_latent, pixels], axis=-1).astype(self.dtype)

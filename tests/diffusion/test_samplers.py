@@ -133,7 +133,6 @@ def test_order_of_convergence_on_an_analytic_ode():
       return gaussian(schedule)(z, t)
 
     z = jnp.linspace(-2.0, 2.0, 32).reshape(1, 4, 4, 2)
-    # Trailing steps of n: the last call is at 2048/n - 1, so equal ends need the same stride count; take the calls' own.
     jax.block_until_ready(sampler(predict, schedule, KEYS[:1], z, n, 0.5, spacing='linspace'))
     jax.effects_barrier()
     t = schedule.timesteps(n, 0.5, 'linspace')

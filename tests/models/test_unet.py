@@ -128,10 +128,9 @@ def test_unet_uses_every_parameter_time_and_each_image_by_itself():
 )
 def test_what_does_not_fit_is_named(config, size, context, match):
   unet = UNet(**{**SMALL, **config})
+  context = None if context is None else jnp.zeros(context)
   with pytest.raises(ValueError, match=match):
-    jax.eval_shape(
-        unet.init, jax.random.key(0), jnp.zeros((1, *size)), jnp.zeros(1), None if context is None else jnp.zeros(context)
-    )
+    jax.eval_shape(unet.init, jax.random.key(0), jnp.zeros((1, *size)), jnp.zeros(1), context)
 
 
 def test_resize_map_averages_down_and_leaves_the_right_size_alone():

@@ -59,7 +59,7 @@ def diffusion_loss(
 
 
 def reconstruction_error(maps: Sequence[jax.Array], target: jax.Array) -> jax.Array:
-  """C_i: mean squared error of maps [b, h_l, w_l, c] to the target [b, h, w, c] at their resolution, the mean over l."""
+  """C_i: mean squared error of maps [b, h_l, w_l, c] to the target [b, h, w, c] at their resolution, mean over l."""
   total = 0.0
   for x in maps:
     if x.shape[3] != target.shape[3]:

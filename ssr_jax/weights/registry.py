@@ -123,6 +123,8 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
     for field in ('config', 'file', 'sha256', 'bytes'):
       if field not in entry:
         raise SSRError(f"{path}: field 'parts.{part}.{field}' is missing; restore the file")
+    if pathlib.PurePath(entry['file']).name != entry['file']:
+      raise SSRError(f"{path}: field 'parts.{part}.file' must name a file beside it; got {entry['file']!r}")
   return config
 
 
@@ -159,7 +161,32 @@ def save_part(
   _check_names(f"part '{part}'", part, config, tensors)
   on_disk = {key: _to_disk(key, value) for key, value in tensors.items()}
   data = safetensors.numpy.save(on_disk, metadata={'format': 'flax', 'part': part})
-  file = f'{part}.safetensors'
+  entry = {
+      'config': dict(config),
+      'file': f'{part}.safetensors',
+      'sha256': hashlib.sha256(data).hexdigest(),
+      'bytes': len(data),
+      'parameters': sum(v.size for k, v in tensors.items() if k.startswith('params/')),
+      'training': dict(training or {}),
+  }
+  return _put(directory, part, entry, data, name)
+
+
+def copy_part(
+    source: str | os.PathLike, part: str, directory: str | os.PathLike, name: str | None = None
+) -> pathlib.Path:
+  """Takes one part of a model over into another model directory, byte for byte, with its entry in model.json.
+
+  Raises:
+    SSRError: the part is not there, damaged, or does not fit its config; or the directory cannot be written.
+  """
+  source = resolve(source)
+  load_part(source, part)  # nothing unverified is passed on
+  entry = read_config(source)['parts'][part]
+  return _put(pathlib.Path(directory), part, entry, _verified_bytes(source / entry['file'], entry), name)
+
+
+def _put(directory: pathlib.Path, part: str, entry: dict[str, Any], data: bytes, name: str | None) -> pathlib.Path:
   try:
     directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory):
@@ -167,21 +194,14 @@ def save_part(
         model = read_config(directory)
       else:
         model = {'format': FORMAT, 'name': name or directory.resolve().name, **copy.deepcopy(DEFAULTS), 'parts': {}}
-      model['parts'][part] = {
-          'config': dict(config),
-          'file': file,
-          'sha256': hashlib.sha256(data).hexdigest(),
-          'bytes': len(data),
-          'parameters': sum(v.size for k, v in tensors.items() if k.startswith('params/')),
-          'training': dict(training or {}),
-      }
+      model['parts'][part] = entry
       model['parts'] = {p: model['parts'][p] for p in PARTS if p in model['parts']}
       text = _dump(model)  # before anything is written: a value that is no JSON must not leave half a change
-      _write(directory / file, data)
+      _write(directory / entry['file'], data)
       _write(directory / MODEL_FILE, text)
   except OSError as error:
     raise SSRError(f'{directory}: cannot be written ({error.strerror}); choose another directory') from error
-  return directory / file
+  return directory / entry['file']
 
 
 def update(directory: str | os.PathLike, **sections: Any) -> dict[str, Any]:

@@ -85,6 +85,18 @@ def test_parts_come_one_after_the_other(tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir()) == ['depth.safetensors', 'model.json', 'nbsr.safetensors']
 
 
+def test_a_part_is_copied_as_it_is(tmp_path):
+  registry.save_part(tmp_path / 'a', 'nbsr', {'features': 4}, _variables(1), {'steps': 3})
+  registry.save_part(tmp_path / 'b', 'depth', {}, _variables(2))
+  registry.copy_part(tmp_path / 'a', 'nbsr', tmp_path / 'b')
+  a, b = (registry.read_config(tmp_path / name) for name in 'ab')
+  assert b['parts']['nbsr'] == a['parts']['nbsr'] and list(b['parts']) == ['depth', 'nbsr'] and b['name'] == 'b'
+  assert (tmp_path / 'b' / 'nbsr.safetensors').read_bytes() == (tmp_path / 'a' / 'nbsr.safetensors').read_bytes()
+  assert registry.verify(tmp_path / 'b') == {'depth': None, 'nbsr': None}
+  with pytest.raises(SSRError, match="no part 'vae'"):
+    registry.copy_part(tmp_path / 'a', 'vae', tmp_path / 'b')
+
+
 def test_a_damaged_file_is_not_used(tmp_path):
   path = registry.save_part(tmp_path, 'vae', {}, _variables())
   data = bytearray(path.read_bytes())
@@ -117,6 +129,14 @@ def test_unknown_config_field_is_named(tmp_path):
   path.write_text(json.dumps(model))
   with pytest.raises(SSRError, match=r"part 'nbsr': .*'widht'.*; correct parts\.nbsr\.config in model\.json"):
     registry.load_model(tmp_path)
+
+
+def test_a_model_reads_its_own_folder_only(tmp_path):
+  registry.save_part(tmp_path / 'a', 'nbsr', {}, _variables())
+  path = tmp_path / 'a' / registry.MODEL_FILE
+  path.write_text(path.read_text().replace('"nbsr.safetensors"', '"../nbsr.safetensors"'))
+  with pytest.raises(SSRError, match='must name a file beside it'):
+    registry.load_model(tmp_path / 'a')
 
 
 @pytest.mark.parametrize('value, words', [(np.inf, 'not finite'), (1e6, 'too large for float16')])

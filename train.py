@@ -47,7 +47,7 @@ def main(config, workdir: str) -> int:
   data = pipeline.dataset(source, record, train.batch_size, train.seed)
   # Validation crops and their degradation are fixed: always the same seed, whatever the run's.
   held = pipeline.dataset(held_source, held_record, train.batch_size, seed=0)
-  held_batches = [held[i] for i in range(max(1, 64 // train.batch_size))]
+  held_batches = [held[i] for i in range(train.validation_batches)]
 
   # -- State: own workdir, then init_from, then scratch ----------------------------------------------------------------
   params, stats, constants = stage.init(jax.random.key(train.seed))
@@ -65,16 +65,17 @@ def main(config, workdir: str) -> int:
         loaded = model.variables[part].get(name, {})
         _check_same_shapes(f'{config.init_from}: {part}/{name}', tree[part], loaded)
         tree[part] = jax.tree.map(jax.numpy.asarray, loaded)
+  frozen = jax.tree.map(jax.numpy.asarray, frozen | {'constants': constants})
+  if manager.latest_step() is None and not config.init_from:
+    params, stats = stage.prepare(params, stats, frozen, held_batches[0])
   state = state_lib.create(params, stats, optimizer)
   if manager.latest_step() is not None:
     target = {'state': jax.tree.map(ocp.utils.to_shape_dtype_struct, state), 'constants': constants}
     restored = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(target))
-    state, constants = restored['state'], restored['constants']
+    state, frozen['constants'] = restored['state'], restored['constants']
     origin = f'checkpoint {workdir}/checkpoints/{manager.latest_step()}'
   else:
     origin = f'weights {config.init_from}' if config.init_from else 'scratch'
-  frozen['constants'] = constants
-  frozen = jax.tree.map(jax.numpy.asarray, frozen)
   start = int(state.step)
   count = sum(x.size for part in stage.parts for x in jax.tree.leaves(state.params[part]))
   print(f'{config.stage}: {count:,} parameters from {origin}; {len(train_files)} photos; step {start}', flush=True)
@@ -91,7 +92,7 @@ def main(config, workdir: str) -> int:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
   def save():
-    manager.save(int(state.step), args=ocp.args.StandardSave({'state': state, 'constants': constants}))
+    manager.save(int(state.step), args=ocp.args.StandardSave({'state': state, 'constants': frozen['constants']}))
 
   # -- Loop: evaluate, save, next batch, step, log ---------------------------------------------------------------------
   progress = logging.Progress(train.steps, start)
@@ -124,7 +125,7 @@ def main(config, workdir: str) -> int:
   result = validate()
   changes = stage.export(state.ema, state.stats, frozen, held_batches[0])
   for part in stage.parts:
-    variables = {'params': state.ema[part], 'batch_stats': state.stats[part], 'constants': constants[part]}
+    variables = {'params': state.ema[part], 'batch_stats': state.stats[part], 'constants': frozen['constants'][part]}
     registry.save_part(
         workdir / 'model',
         part,

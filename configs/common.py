@@ -3,6 +3,7 @@
 from typing import Any, Callable, Mapping
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion')
 
@@ -43,10 +44,11 @@ def base(stage: str) -> ConfigDict:
   config.train.log_every = 50
   config.train.checkpoint_every = 500
   config.train.validate_every = 1000
+  config.train.validation_batches = 8
   config.train.figures_every = 1000
   config.train.keep = 2
 
-  config.loss = ConfigDict()
+  config.loss = losses()
 
   config.svkr = ConfigDict()
   config.svkr.iterations = 3
@@ -69,8 +71,23 @@ def base(stage: str) -> ConfigDict:
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz with mu_pris_param and cov_pris_param
   config.eval.limit = 0  # 0 = all images
   config.eval.pictures = 4
-  config.eval.sampling = ConfigDict()
+  # What to ask of `SSR.sample`; a field left at None takes the model's own.
+  config.eval.sampling = ConfigDict(
+      {name: placeholder(kind) for name, kind in dict(steps=int, sampler=str, start=float, colour_fix=str, tile=int).items()}
+  )
   return config
+
+
+def losses() -> ConfigDict:
+  """Weights of the terms of each stage's loss; a stage reads its own."""
+  loss = ConfigDict()
+  loss.kernel = 1e4  # MANet: L1 on 1e4 K
+  loss.detail = 0.5  # vae: differences between neighbours at three scales
+  loss.kl = 1e-6
+  loss.adversarial = 0.02
+  loss.adversarial_start = 0.4  # fraction of the steps
+  loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image
+  return loss
 
 
 def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
@@ -101,11 +118,11 @@ def run(main: Callable[[ConfigDict, str], int | None], doc: str, argv: list[str]
   from absl import flags
   from ml_collections import config_flags
 
+  argv = list(sys.argv if argv is None else argv)
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', None, 'The config: FILE.py:STAGE.', lock_config=True, flag_values=values)
+  config_flags.DEFINE_config_file('config', None, 'The config: FILE.py:STAGE.', lock_config=True, flag_values=values, sys_argv=argv)
   flags.DEFINE_string('workdir', None, 'Where everything is written.', flag_values=values)
   flags.DEFINE_bool('help', False, 'Prints this.', flag_values=values, short_name='h')
-  argv = list(sys.argv if argv is None else argv)
 
   def fail(code: int, line: str):
     print(f'error: {line}', file=sys.stderr)

@@ -10,16 +10,18 @@ from ssr_jax.types import Array
 Method = Literal['bicubic', 'bilinear', 'area', 'nearest']
 
 
-def resize(image: Array, size: tuple[int, int], method: Method = 'bicubic') -> Array:
+def resize(image: Array, size: tuple[int, int], method: Method = 'bicubic', eight_bit: bool = False) -> Array:
   """Resizes images to `size`.
 
-  Bicubic is Keys' kernel with a = -0.5, widened when shrinking: Pillow's BICUBIC (Pillow rounds to 8 bit between its two
-  passes, which stays within 1/255). Bicubic overshoots: values can leave [0, 1].
+  Bicubic is Keys' kernel with a = -0.5, widened when shrinking: Pillow's BICUBIC on float images. It overshoots: values
+  can leave [0, 1]. On 8-bit images Pillow clamps and rounds after each of its two passes, across columns first;
+  `eight_bit` does the same, and then the two agree within 1/255.
 
   Args:
     image: [..., H, W, c], any range.
     size: (H', W').
     method: 'bicubic' or 'bilinear' (antialiased when shrinking), 'nearest', or 'area' (mean over whole cells).
+    eight_bit: clamp to [0, 1] and round to multiples of 1/255 after each pass.
 
   Returns:
     [..., H', W', c].
@@ -39,7 +41,13 @@ def resize(image: Array, size: tuple[int, int], method: Method = 'bicubic') -> A
     raise ValueError(f"unknown resize method {method!r}; known: {', '.join([*filters, 'area'])}")
   if (H, W) == (new_h, new_w):
     return image
-  return jax.image.resize(image, (*batch, new_h, new_w, c), filters[method], precision='highest').astype(image.dtype)
+
+  def to(image, h, w):
+    out = jax.image.resize(image, (*batch, h, w, c), filters[method], precision='highest').astype(image.dtype)
+    # Half up, as Pillow rounds.
+    return jnp.floor(jnp.clip(out, 0, 1) * 255 + 0.5) / 255 if eight_bit else out
+
+  return to(to(image, H, new_w), new_h, new_w) if eight_bit else to(image, new_h, new_w)
 
 
 def upscale(image: Array, scale: int, method: Method = 'bicubic') -> Array:

@@ -36,6 +36,7 @@ class Stage:
     higher_is_better: its direction.
     figures: (params, stats, frozen, batch, key) -> {name: images [b, H, W, 3]}, shown side by side.
     export: (params, stats, frozen, batch) -> {part: changes to its config}, measured on held-out images.
+    prepare: (params, stats, frozen, batch) -> (params, stats), before the first step of a start from scratch.
     scenes: whether records are rendered scenes instead of photos.
   """
 
@@ -49,6 +50,7 @@ class Stage:
   higher_is_better: bool
   figures: Callable[..., dict[str, Array]]
   export: Callable[..., dict[str, dict[str, Any]]] = lambda *_: {}
+  prepare: Callable[..., tuple[Tree, Tree]] = lambda params, stats, frozen, batch: (params, stats)
   scenes: bool = False
 
 
@@ -492,4 +494,134 @@ def _vae(config) -> Stage:
   )
 
 
-_BUILDERS = {'depth': _depth, 'kernel': _kernel, 'nbsr': _nbsr, 'svkr': _svkr, 'vae': _vae}
+# ----------------------------------------------------------------------------------------------------------------------
+# diffusion: AMF-UNet on the latents of the frozen autoencoder, conditioned by the frozen SVKR
+
+
+def _diffusion(config) -> Stage:
+  from ssr_jax import diffusion
+  from ssr_jax.models import amf as amf_lib
+  from ssr_jax.weights import registry
+
+  module = _module(config, 'unet')
+  recipe = _recipe(config)
+  schedule = diffusion.Schedule(**config.schedule.to_dict())
+  lambdas = tuple(config.loss.constraints)
+  # The frozen parts are built as their weights say: the autoencoder's scaling factor is measured, not configured.
+  needs = ('depth', 'dkenet', 'nbsr', 'vae')
+  entries = registry.read_config(registry.resolve(config.parts_from))['parts']
+  for part in needs:
+    if part not in entries:
+      raise SSRError(f'parts_from={config.parts_from}: the model has no {part!r}; train that stage first')
+  fixed = {part: models.build(part, **entries[part]['config']) for part in needs}
+
+  def refine(frozen, lr, iterations):
+    return svkr_lib.svkr(
+        lambda image: fixed['depth'].apply(frozen['depth'], image),
+        lambda lr, depth: fixed['dkenet'].apply(frozen['dkenet'], lr, depth),
+        lambda lr, kernels: fixed['nbsr'].apply(frozen['nbsr'], lr, kernels),
+        lr,
+        scale=recipe.scale,
+        iterations=iterations,
+        gamma=config.svkr.gamma,
+        rule=config.svkr.rule,
+    )
+
+  def latents(frozen, image, key=None):
+    return fixed['vae'].apply(frozen['vae'], jnp.clip(image, 0, 1), key, method='to_latents')
+
+  def condition(frozen, lr, refined):
+    code = kernel_lib.pca_code(refined.kernels, frozen['nbsr']['constants']['pca'])
+    depth = resize(refined.depth, lr.shape[1:3], 'area')
+    return amf_lib.Conditions(code, depth, lr, latents(frozen, upscale(lr, recipe.scale)))
+
+  def inputs(frozen, batch, iterations):
+    hr = _images(batch)
+    lr = degrade(_keys(batch), hr, recipe).lr
+    refined = refine(frozen, lr, iterations)
+    return hr, lr, refined, condition(frozen, lr, refined)
+
+  def variables(params, stats):
+    return {'params': params['unet'], 'batch_stats': stats['unet']}
+
+  def objective(params, stats, frozen, batch, key, train):
+    hr, _, _, conditions = inputs(frozen, batch, config.svkr.iterations)
+    conditions = jax.lax.stop_gradient(conditions)
+    latent_key, loss_key = jax.random.split(key)
+    z0 = jax.lax.stop_gradient(latents(frozen, hr, latent_key))
+
+    def predict(z_t, t):
+      v = variables(params, stats)
+      if train:
+        (prediction, features), updated = module.apply(
+            v, z_t, t, conditions, train=True, return_features=True, mutable=['batch_stats']
+        )
+      else:
+        (prediction, features), updated = module.apply(v, z_t, t, conditions, return_features=True), {}
+      return prediction, module.apply(v, features, method='reconstruct'), updated
+
+    targets = (conditions.kernel_code, conditions.depth, z0)
+    return diffusion.diffusion_loss(loss_key, predict, z0, schedule, targets, lambdas)
+
+  def loss(params, stats, frozen, batch, key, step):
+    del step
+    value, out = objective(params, stats, frozen, batch, key, True)
+    names = ('kernel', 'depth', 'image')
+    scalars = {f'constraint_{n}': c for n, c in zip(names, out['constraints']) if c is not None}
+    return value, ({'noise': out['noise'], **scalars}, {'unet': out['aux']['batch_stats']})
+
+  def validate(params, stats, frozen, batch, key):
+    keys = jax.random.split(key, 4)  # four draws of (t, noise): the loss depends on t more than on the image
+    return {'noise': jnp.mean(jnp.stack([objective(params, stats, frozen, batch, k, False)[1]['noise'] for k in keys]))}
+
+  def figures(params, stats, frozen, batch, key):
+    batch = {name: value[:4] for name, value in batch.items()}
+    hr, lr, refined, conditions = inputs(frozen, batch, 3)
+    z = diffusion.sample(
+        lambda z_t, t: module.apply(variables(params, stats), z_t, t, conditions),
+        schedule,
+        jax.random.split(key, len(hr)),
+        latent=latents(frozen, refined.image),
+        steps=10,
+        start=0.4,
+    )
+    decode = lambda z: fixed['vae'].apply(frozen['vae'], z, method='from_latents')
+    return {
+        'bicubic': upscale(lr, recipe.scale),
+        'restored': refined.image,
+        'result': decode(z),
+        'autoencoder': decode(latents(frozen, hr)),
+        'truth': hr,
+    }
+
+  def prepare(params, stats, frozen, batch):
+    """BN's scale and offset start at the deviation and mean of what they normalise."""
+    _, _, _, conditions = inputs(frozen, batch, config.svkr.iterations)
+    z0 = latents(frozen, _images(batch))
+    t = jnp.linspace(0, schedule.steps - 1, len(z0)).astype(jnp.int32)
+    noise = jax.random.normal(jax.random.key(0), z0.shape)
+    calibrated = amf_lib.calibrate(module, variables(params, stats), schedule.add_noise(z0, noise, t), t, conditions)
+    return {'unet': calibrated['params']}, {'unet': calibrated['batch_stats']}
+
+  return Stage(
+      parts=('unet',),
+      needs=needs,
+      modules={'unet': module},
+      init=_initialiser({'unet': lambda: registry.example_inputs('unet', module)}, {'unet': module}),
+      loss=loss,
+      validate=validate,
+      metric='noise',
+      higher_is_better=False,
+      figures=figures,
+      prepare=prepare,
+  )
+
+
+_BUILDERS = {
+    'depth': _depth,
+    'kernel': _kernel,
+    'nbsr': _nbsr,
+    'svkr': _svkr,
+    'vae': _vae,
+    'diffusion': _diffusion,
+}

@@ -1,0 +1,75 @@
+"""The spatially variant operator against a plain loop, its adjoint, and the alignment of the kernels it is given."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssr_jax.image import blur, kernels
+
+
+def _reference(image, field, scale):
+  """Eq. 1 with Python loops: replicate border, correlation, sample at [0::s]."""
+  b, H, W, c = image.shape
+  k = round(field.shape[-1] ** 0.5)
+  r = k // 2
+  out = np.zeros((b, H // scale, W // scale, c))
+  for n in range(b):
+    for i in range(H // scale):
+      for j in range(W // scale):
+        for y in range(k):
+          for x in range(k):
+            pixel = image[n, np.clip(scale * i + y - r, 0, H - 1), np.clip(scale * j + x - r, 0, W - 1)]
+            out[n, i, j] += field[n, i, j, y * k + x] * pixel
+  return out
+
+
+@pytest.mark.parametrize('scale,k,size', [(4, 21, (12, 8)), (2, 5, (6, 10)), (3, 7, (9, 6)), (1, 3, (5, 4)), (4, 3, (8, 8))])
+def test_matches_loops(scale, k, size):
+  rng = np.random.default_rng(0)
+  image = rng.random((2, *size, 3), np.float32)
+  field = rng.normal(size=(2, size[0] // scale, size[1] // scale, k * k)).astype(np.float32)
+  out = jax.jit(blur.blur_downsample, static_argnums=2)(image, field, scale)
+  np.testing.assert_allclose(out, _reference(image, field, scale), atol=2e-5)
+
+
+def test_one_kernel_per_image_is_the_constant_field():
+  rng = np.random.default_rng(1)
+  image = rng.random((2, 16, 12, 3), np.float32)
+  kernel = rng.random((2, 1, 1, 441), np.float32)
+  field = np.broadcast_to(kernel, (2, 4, 3, 441))
+  np.testing.assert_allclose(
+      blur.blur_downsample(image, kernel, 4), blur.blur_downsample(image, field, 4), atol=2e-5
+  )
+
+
+def test_adjoint_and_gradients_satisfy_the_dot_product_test():
+  rng = np.random.default_rng(2)
+  x = jnp.asarray(rng.normal(size=(2, 24, 16, 3)), jnp.float32)
+  field = jnp.asarray(rng.normal(size=(2, 6, 4, 441)), jnp.float32)
+  y = jnp.asarray(rng.normal(size=(2, 6, 4, 3)), jnp.float32)
+  forward = jax.jit(blur.blur_downsample, static_argnums=2)(x, field, 4)
+  inner = float((forward * y).sum())
+  assert float((x * jax.jit(blur.blur_downsample_adjoint, static_argnums=2)(y, field, 4)).sum()) == pytest.approx(inner, rel=1e-4)
+  gradients = jax.jit(jax.grad(lambda x, k: (blur.blur_downsample(x, k, 4) * y).sum(), argnums=(0, 1)))
+  to_image, to_kernels = gradients(x, field)
+  assert float((x * to_image).sum()) == pytest.approx(inner, rel=1e-4)
+  assert float((field * to_kernels).sum()) == pytest.approx(inner, rel=1e-4)
+
+
+def test_needs_no_array_of_all_taps_at_hr_size():
+  """512x512 needs the image and the field, not 512*512*441 floats (462 MB), also in the backward pass."""
+  image = jax.ShapeDtypeStruct((1, 512, 512, 3), jnp.float32)
+  field = jax.ShapeDtypeStruct((1, 128, 128, 441), jnp.float32)
+  gradient = jax.grad(lambda x, k: (blur.blur_downsample(x, k, 4) ** 2).sum(), argnums=(0, 1))
+  memory = jax.jit(gradient).lower(image, field).compile().memory_analysis()
+  assert memory.temp_size_in_bytes < 200e6
+
+
+def test_sizes_that_do_not_fit_are_named():
+  with pytest.raises(ValueError, match='multiple of the scale'):
+    blur.blur_downsample(jnp.zeros((1, 10, 8, 3)), jnp.zeros((1, 2, 2, 441)), 4)
+  with pytest.raises(ValueError, match='do not fit'):
+    blur.blur_downsample(jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 3, 2, 441)), 4)
+  with pytest.raises(ValueError, match='k odd'):
+    blur.blur_downsample(jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 2, 2, 400)), 4)

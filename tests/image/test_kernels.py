@@ -1,0 +1,54 @@
+"""Gaussian kernels by their moments, their alignment by measurement, and the PCA code."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssr_jax.image import blur, kernels
+
+
+@pytest.mark.parametrize('lambda1,lambda2,theta', [(3.0, 1.0, 0.3), (5.0, 0.7, 1.2), (2.0, 2.0, 0.0)])
+def test_covariance_is_the_one_asked_for(lambda1, lambda2, theta):
+  """Eigenvalues are variances: a kernel drawn with standard deviations instead fails by their square."""
+  kernel = kernels.gaussian_kernels(lambda1, lambda2, theta)
+  centroid, covariance = kernels.moments(kernel)
+  direction = np.array([np.sin(theta), np.cos(theta)])  # (y, x)
+  across = np.array([np.cos(theta), -np.sin(theta)])
+  np.testing.assert_allclose(centroid, 0, atol=1e-4)
+  assert direction @ covariance @ direction == pytest.approx(lambda1, rel=0.03)
+  assert across @ covariance @ across == pytest.approx(lambda2, rel=0.03)
+  assert float(direction @ covariance @ across) == pytest.approx(0, abs=0.05)
+
+
+def test_kernels_are_distributions_over_the_whole_range():
+  rng = np.random.default_rng(0)
+  lambdas = rng.uniform(0.7, 10, (2, 200))
+  field = np.asarray(kernels.gaussian_kernels(*lambdas, rng.uniform(0, np.pi, 200)))
+  assert (field >= 0).all() and np.isfinite(field).all()
+  np.testing.assert_allclose(field.sum(-1), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize('lambda1,lambda2,theta', [(0.7, 0.7, 0.0), (10.0, 10.0, 0.0), (10.0, 0.7, 0.7)])
+def test_no_shift_against_the_hr_grid(lambda1, lambda2, theta):
+  """A linear ramp, blurred and sampled, must be the ramp at the LR pixels' centres, s*i + (s-1)/2."""
+  y, x = np.meshgrid(np.arange(96.0), np.arange(96.0), indexing='ij')
+  ramp = np.stack([y, x, x + y], -1)[None].astype(np.float32)
+  kernel = kernels.gaussian_kernels(lambda1, lambda2, theta)[None, None, None]
+  out = np.asarray(blur.blur_downsample(ramp, kernel, 4))[0, 6:-6, 6:-6]
+  centres = 4 * np.arange(24.0)[6:-6] + 1.5
+  assert np.abs(out[..., 0] - centres[:, None]).max() < 0.05
+  assert np.abs(out[..., 1] - centres[None, :]).max() < 0.05
+
+
+def test_pca_basis_is_the_best_linear_code():
+  """Orthonormal, and its error is the tail of NumPy's singular values (Eckart-Young)."""
+  rng = np.random.default_rng(0)
+  field = np.asarray(kernels.gaussian_kernels(*rng.uniform(0.7, 10, (2, 300)), rng.uniform(0, np.pi, 300)))
+  basis = kernels.pca_basis(field, 15)
+  np.testing.assert_allclose(basis.T @ basis, np.eye(15), atol=1e-5)
+  code = np.asarray(kernels.pca_code(jnp.asarray(field), jnp.asarray(basis)))
+  error = np.linalg.norm(field - code @ basis.T)
+  tail = np.linalg.norm(np.linalg.svd(field, compute_uv=False)[15:])
+  assert error == pytest.approx(tail, rel=1e-2, abs=1e-5)
+  with pytest.raises(ValueError, match='at least as many'):
+    kernels.pca_basis(field[:10], 15)

@@ -46,7 +46,7 @@ def main(config, workdir: str) -> int:
     source, held_source = photos, sources.Folder(held_files or train_files)
   data = pipeline.dataset(source, record, train.batch_size, train.seed)
   # Validation crops and their degradation are fixed: always the same seed, whatever the run's.
-  held = pipeline.dataset(held_source, held_record, train.batch_size, seed=0)
+  held = pipeline.dataset(held_source, held_record, 8, seed=0)
   held_batches = [held[i] for i in range(train.validation_batches)]
 
   # -- State: own workdir, then init_from, then scratch ----------------------------------------------------------------
@@ -93,6 +93,12 @@ def main(config, workdir: str) -> int:
 
   def save():
     manager.save(int(state.step), args=ocp.args.StandardSave({'state': state, 'constants': frozen['constants']}))
+
+  # What the weights it starts from are worth, on the same patches: `tools/improve.py` compares with it.
+  before = validate() if start == 0 and config.init_from else None
+  if before:
+    scalars.write(0, before, 'validation/')
+    print('before: ' + '  '.join(f'{k} {v:.4f}' for k, v in before.items()), flush=True)
 
   # -- Loop: evaluate, save, next batch, step, log ---------------------------------------------------------------------
   progress = logging.Progress(train.steps, start)
@@ -142,7 +148,17 @@ def main(config, workdir: str) -> int:
         },
         name='compact',
     )
-  print(json.dumps({'step': int(state.step), 'validation': result, 'model': str(workdir / 'model')}))
+  summary = {
+      'stage': config.stage,
+      'step': int(state.step),
+      'parts': stage.parts,
+      'metric': stage.metric,
+      'higher_is_better': stage.higher_is_better,
+      'before': before,
+      'validation': result,
+  }
+  (workdir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+  print(json.dumps(summary))
   return 0
 
 

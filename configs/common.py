@@ -44,7 +44,7 @@ def base(stage: str) -> ConfigDict:
   config.train.log_every = 50
   config.train.checkpoint_every = 500
   config.train.validate_every = 1000
-  config.train.validation_batches = 8
+  config.train.validation_batches = 8  # of 8 held-out patches each, always the same ones
   config.train.figures_every = 1000
   config.train.keep = 2
 

@@ -15,6 +15,7 @@ from ssr_jax.degrade import Degraded, Recipe, degrade
 from ssr_jax.image import colour, kernels as kernel_lib
 from ssr_jax.image.resize import resize, upscale
 from ssr_jax.types import Array, SSRError
+from ssr_jax.weights import registry
 
 Tree = Any
 Batch = Mapping[str, Array]
@@ -71,6 +72,18 @@ def _module(config, part: str):
   if part not in config.model:
     raise SSRError(f'config.model has no part {part!r}; the stage {config.stage!r} needs it')
   return models.build(part, **config.model[part].to_dict())
+
+
+def _frozen_modules(config, parts: tuple[str, ...]) -> dict[str, Any]:
+  """Modules of the frozen parts, as their weights say and not the config: the autoencoder's scaling is measured."""
+  entries = registry.read_config(registry.resolve(config.parts_from))['parts']
+  for part in parts:
+    if part not in entries:
+      raise SSRError(
+          f'parts_from={config.parts_from}: that model has no {part!r}, which the stage {config.stage!r} needs; '
+          'train that part first, or name a model that has it'
+      )
+  return {part: models.build(part, **entries[part]['config']) for part in parts}
 
 
 def _recipe(config) -> Recipe:
@@ -204,7 +217,7 @@ def _depth(config) -> Stage:
 
 
 def _kernel(config) -> Stage:
-  module, depth_module = _module(config, 'dkenet'), _module(config, 'depth')
+  module, depth_module = _module(config, 'dkenet'), _frozen_modules(config, ('depth',))['depth']
   recipe = _recipe(config)
 
   def inputs(frozen, batch) -> tuple[Array, Degraded, Array]:
@@ -338,7 +351,7 @@ def _nbsr(config) -> Stage:
 
 def _svkr(config) -> Stage:
   modules = {part: _module(config, part) for part in ('dkenet', 'nbsr')}
-  depth_module = _module(config, 'depth')
+  depth_module = _frozen_modules(config, ('depth',))['depth']
   recipe = _recipe(config)
 
   def run(params, frozen, lr):
@@ -501,19 +514,13 @@ def _vae(config) -> Stage:
 def _diffusion(config) -> Stage:
   from ssr_jax import diffusion
   from ssr_jax.models import amf as amf_lib
-  from ssr_jax.weights import registry
 
   module = _module(config, 'unet')
   recipe = _recipe(config)
   schedule = diffusion.Schedule(**config.schedule.to_dict())
   lambdas = tuple(config.loss.constraints)
-  # The frozen parts are built as their weights say: the autoencoder's scaling factor is measured, not configured.
   needs = ('depth', 'dkenet', 'nbsr', 'vae')
-  entries = registry.read_config(registry.resolve(config.parts_from))['parts']
-  for part in needs:
-    if part not in entries:
-      raise SSRError(f'parts_from={config.parts_from}: the model has no {part!r}; train that stage first')
-  fixed = {part: models.build(part, **entries[part]['config']) for part in needs}
+  fixed = _frozen_modules(config, needs)
 
   def refine(frozen, lr, iterations):
     return svkr_lib.svkr(

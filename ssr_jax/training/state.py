@@ -47,7 +47,8 @@ def make_optimizer(train) -> optax.GradientTransformation:
 
 
 def create(params: Tree, stats: Tree, optimizer: optax.GradientTransformation) -> TrainState:
-  """The state before the first step; the average starts as a copy, since steps donate their buffers."""
+  """The state before the first step; every buffer is its own, since steps donate them."""
+  params, stats = jax.tree.map(jnp.copy, (params, stats))
   return TrainState(
       step=jnp.zeros((), jnp.int32),
       params=params,
@@ -82,7 +83,7 @@ def make_step(
     n = state.step.astype(jnp.float32)
     decay = jnp.minimum(ema, (1 + n) / (10 + n))
     average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
-    scalars = {'loss': value, 'gradient_norm': optax.global_norm(gradients), **scalars}
+    scalars = {'loss': value, 'gradient_norm': optax.tree.norm(gradients), **scalars}
     return TrainState(state.step + 1, params, stats, average, optimizer_state), scalars
 
   return xla.jit(step, donate_argnums=0)

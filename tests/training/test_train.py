@@ -1,0 +1,104 @@
+"""train.py: every stage runs and learns something finite, resumes exactly, and says what is wrong in one line."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+from skimage import data
+from safetensors.numpy import load_file
+
+from configs import common, tiny
+from ssr_jax.types import SSRError
+from ssr_jax.weights import registry
+import train
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+STAGES = {
+    'depth': ('depth',), 'kernel': ('dkenet',), 'nbsr': ('nbsr',), 'svkr': ('dkenet', 'nbsr'), 'vae': ('vae',),
+    'diffusion': ('unet',),
+}
+
+
+@pytest.fixture(scope='module')
+def photos(tmp_path_factory):
+  folder = tmp_path_factory.mktemp('photos')
+  for name in ('astronaut', 'coffee', 'chelsea', 'rocket'):
+    Image.fromarray(getattr(data, name)()[:200, :240]).save(folder / f'{name}.png')
+  return folder
+
+
+def _config(stage, photos, parts_from, **fields):
+  overrides = {'data.train': f'folder:{photos}', 'parts_from': str(parts_from)}
+  return common.apply(tiny.get_config(stage), overrides | {k.replace('__', '.'): v for k, v in fields.items()})
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, tmp_path):
+  assert not train.main(_config(stage, photos, tiny_model_dir), str(tmp_path))
+  model = registry.load_model(tmp_path / 'model')
+  assert set(model.variables) == set(STAGES[stage])
+  for leaf in jax.tree.leaves(model.variables):
+    assert np.isfinite(leaf).all()
+  rows = [json.loads(line) for line in (tmp_path / 'scalars.jsonl').read_text().splitlines()]
+  assert [row['step'] for row in rows if 'loss' in row] == [1, 2]
+  summary = json.loads((tmp_path / 'summary.json').read_text())
+  assert np.isfinite(list(summary['validation'].values())).all() and summary['metric'] in summary['validation']
+  if stage == 'vae':
+    assert model.config['parts']['vae']['config']['scaling_factor'] != 0.18215
+
+
+def test_running_again_goes_on_exactly(photos, tiny_model_dir, tmp_path):
+  """Steps 3 and 4 from the checkpoint at 2 give the bytes of an uninterrupted run."""
+  config = _config('nbsr', photos, tiny_model_dir, train__steps=4, train__checkpoint_every=2, train__keep=3)
+  train.main(config, str(tmp_path))
+  whole = (tmp_path / 'model' / 'nbsr.safetensors').read_bytes()
+  shutil.rmtree(tmp_path / 'model')
+  shutil.rmtree(tmp_path / 'checkpoints' / '4')
+  (tmp_path / 'scalars.jsonl').unlink()
+  train.main(config, str(tmp_path))
+  rows = [json.loads(line) for line in (tmp_path / 'scalars.jsonl').read_text().splitlines()]
+  assert [row['step'] for row in rows if 'loss' in row] == [3, 4]
+  assert (tmp_path / 'model' / 'nbsr.safetensors').read_bytes() == whole
+
+
+def test_starts_from_the_weights_it_is_given(photos, tiny_model_dir, tmp_path):
+  """With a learning rate of zero, init_from's weights come out as they went in; another config's are refused."""
+  config = _config('vae', photos, tiny_model_dir)
+  train.main(config, str(tmp_path / 'a'))
+  still = common.apply(config.copy_and_resolve_references(), {'init_from': str(tmp_path / 'a' / 'model'), 'train.learning_rate': 0.0})
+  train.main(still, str(tmp_path / 'b'))
+  first, second = (load_file(tmp_path / run / 'model' / 'vae.safetensors') for run in 'ab')
+  for name in first:
+    np.testing.assert_array_equal(first[name], second[name])
+  assert json.loads((tmp_path / 'b' / 'summary.json').read_text())['before'] is not None
+  wider = common.apply(still, {'model.vae.channels': (12, 8)})
+  with pytest.raises(SSRError, match='config says'):
+    train.main(wider, str(tmp_path / 'c'))
+
+
+@pytest.mark.parametrize(
+    'arguments,expected',
+    [
+        (['--config=configs/tiny.py:sharpen'], "unknown stage 'sharpen'; known: depth, kernel"),
+        (['--config=configs/tiny.py:nbsr', '--config.train.stepz=3'], "config.train has no field 'stepz'; did you mean 'steps'"),
+        (['--config=configs/tiny.py:nbsr', '--config.train.steps=many'], 'many'),
+        (['--config=configs/none.py:nbsr'], 'none.py'),
+        ([], '--config is missing'),
+    ],
+)
+def test_wrong_usage_is_one_line(arguments, expected, tmp_path):
+  command = [sys.executable, 'train.py', f'--workdir={tmp_path}/run', *arguments]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 2 and expected in done.stderr
+  assert len(done.stderr.strip().splitlines()) == 1 and 'Traceback' not in done.stderr
+
+
+def test_missing_data_is_one_line(tmp_path, tiny_model_dir):
+  with pytest.raises(SSRError, match='is not a folder'):
+    train.main(_config('nbsr', tmp_path / 'nothing', tiny_model_dir), str(tmp_path / 'run'))

@@ -1,0 +1,113 @@
+"""Improves the bundled model: trains a stage for some minutes, validates, and keeps the better weights.
+
+  python tools/improve.py STAGE --minutes 30 --data 'folder:DIR[;folder:DIR2]' [--workdir runs] [--scratch]
+
+It starts from the model's own weights where it has the stage's parts (or from scratch with --scratch), times a few
+steps, trains as many as fit into the minutes with the learning rate's whole cosine, and takes the new weights over only
+where the stage's validation metric, on held-out training photos that are always the same, is better than that of the
+weights they replace. Test images have no part in it. An interrupted run goes on with the same command.
+"""
+
+import argparse
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PROBE_STEPS = 40
+
+
+def train(arguments, workdir: pathlib.Path, fields: dict) -> None:
+  """Runs train.py; exits with its code where it fails."""
+  command = [sys.executable, str(ROOT / 'train.py'), f'--config={ROOT}/configs/{arguments.config}.py:{arguments.stage}']
+  command += [f'--workdir={workdir}'] + [f'--config.{name}={value}' for name, value in fields.items()]
+  code = subprocess.run(command, cwd=ROOT).returncode
+  if code:
+    sys.exit(code)
+
+
+def rate(workdir: pathlib.Path) -> float:
+  """Steps a second between the first and the last logged step of a probe."""
+  rows = [json.loads(line) for line in (workdir / 'scalars.jsonl').read_text().splitlines()]
+  rows = [row for row in rows if 'loss' in row]
+  return (rows[-1]['step'] - rows[0]['step']) / max(rows[-1]['time'] - rows[0]['time'], 1e-3)
+
+
+def verdict(summary: dict, former: dict | None) -> tuple[bool, str]:
+  """Whether new weights replace the former ones, and why, in one line.
+
+  Args:
+    summary: what train.py wrote: metric, higher_is_better, validation and before.
+    former: validation of the weights to be replaced, or None where there are none.
+  """
+  metric = summary['metric']
+  new = summary['validation'][metric]
+  if former is None:
+    return True, f'{metric} {new:.5f}; there was nothing to compare with'
+  if metric not in former:
+    return False, f'{metric} {new:.5f}, but the present weights were never validated by {metric}'
+  better = new > former[metric] if summary['higher_is_better'] else new < former[metric]
+  return better, f"{metric} {former[metric]:.5f} -> {new:.5f}: {'better' if better else 'not better'}"
+
+
+def main(argv: list[str] | None = None) -> int:
+  """Returns 0 where weights were taken over, 3 where the former ones stay."""
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('stage', choices=('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion'))
+  parser.add_argument('--minutes', type=float, required=True, help='how long to train')
+  parser.add_argument('--data', required=True, help="training photos: 'folder:DIR', several joined by ';'")
+  parser.add_argument('--config', default='compact', help='file in configs/')
+  parser.add_argument('--model', default='compact', help='the model to improve: a name or a directory')
+  parser.add_argument('--workdir', default='runs', help='where runs are kept')
+  parser.add_argument('--scratch', action='store_true', help='start from new weights')
+  parser.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='more config fields')
+  arguments = parser.parse_args(argv)
+
+  sys.path.insert(0, str(ROOT))
+  from ssr_jax.types import SSRError
+  from ssr_jax.weights import registry
+
+  try:
+    target = registry.resolve(arguments.model)
+    entries = registry.read_config(target)['parts']
+  except SSRError as error:
+    print(f'error: {error}', file=sys.stderr)
+    return 2
+  own = {'kernel': ('dkenet',), 'svkr': ('dkenet', 'nbsr'), 'diffusion': ('unet',)}.get(arguments.stage, (arguments.stage,))
+  scratch = arguments.scratch or any(part not in entries for part in own)
+  fields = {'data.train': arguments.data, 'parts_from': str(target), 'init_from': '' if scratch else str(target)}
+  fields |= dict(item.split('=', 1) for item in arguments.set)
+
+  run = pathlib.Path(arguments.workdir).absolute() / f'improve_{arguments.stage}'
+  plan = run / 'plan.json'
+  if plan.exists():
+    steps = json.loads(plan.read_text())['steps']
+  else:
+    probe = run / 'probe'
+    shutil.rmtree(probe, ignore_errors=True)
+    quick = {'train.steps': _PROBE_STEPS, 'train.log_every': 10, 'train.validation_batches': 1}
+    train(arguments, probe, fields | quick)
+    steps = max(int(arguments.minutes * 60 * rate(probe)), 1)
+    shutil.rmtree(probe)
+    plan.write_text(json.dumps({'steps': steps}) + '\n')
+  train(arguments, run / 'run', fields | {'train.steps': steps})
+
+  summary = json.loads((run / 'run' / 'summary.json').read_text())
+  former = summary['before']
+  if former is None and all(part in entries for part in own):
+    former = entries[own[0]]['training'].get('validation')
+  better, line = verdict(summary, former)
+  print(line)
+  if better:
+    for part in summary['parts']:
+      registry.copy_part(run / 'run' / 'model', part, target)
+    if arguments.stage == 'vae' and 'unet' in entries:
+      print('the latents changed: train the stage diffusion again before the model is used', file=sys.stderr)
+  shutil.rmtree(run)
+  return 0 if better else 3
+
+
+if __name__ == '__main__':
+  sys.exit(main())

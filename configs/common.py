@@ -112,7 +112,6 @@ def run(main: Callable[[ConfigDict, str], int | None], doc: str, argv: list[str]
     doc: printed by --help.
     argv: the arguments; default sys.argv.
   """
-  import difflib
   import sys
 
   from absl import flags
@@ -120,9 +119,10 @@ def run(main: Callable[[ConfigDict, str], int | None], doc: str, argv: list[str]
 
   argv = list(sys.argv if argv is None else argv)
   values = flags.FlagValues()
-  config_flags.DEFINE_config_file('config', None, 'The config: FILE.py:STAGE.', lock_config=True, flag_values=values, sys_argv=argv)
+  config_flags.DEFINE_config_file(
+      'config', None, 'The config: FILE.py:STAGE.', lock_config=True, flag_values=values, sys_argv=argv
+  )
   flags.DEFINE_string('workdir', None, 'Where everything is written.', flag_values=values)
-  flags.DEFINE_bool('help', False, 'Prints this.', flag_values=values, short_name='h')
 
   def fail(code: int, line: str):
     print(f'error: {line}', file=sys.stderr)
@@ -131,12 +131,13 @@ def run(main: Callable[[ConfigDict, str], int | None], doc: str, argv: list[str]
   if {'-h', '--help'} & set(argv[1:]):
     print(doc.strip())
     sys.exit(0)
+  complaint = _complaint(argv)
+  if complaint:
+    fail(2, complaint)
   try:
     rest = values(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-    line = str(error).strip('"\'').split('\n')[0]
-    missing = _unknown_field(argv, values)
-    fail(2, missing(difflib) if missing else line)
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    fail(2, ' '.join(str(error).split()))
   if len(rest) > 1:
     fail(2, f'unexpected argument {rest[1]!r}; every option reads --name=value')
   for name in ('config', 'workdir'):
@@ -154,27 +155,38 @@ def run(main: Callable[[ConfigDict, str], int | None], doc: str, argv: list[str]
   sys.exit(code or 0)
 
 
-def _unknown_field(argv, values):
-  """For a `--config.a.b=v` whose field does not exist, a function that makes the message; None otherwise."""
-  config = values['config'].value
-  if config is None:
+def _complaint(argv: list[str]) -> str | None:
+  """What is wrong with the config file, its stage or the fields on the command line, in one line; None if nothing.
+
+  ml_collections finds the same mistakes, but tells them over several lines and without the names that exist.
+  """
+  import difflib
+  import importlib.util
+  import pathlib
+
+  given = [a.partition('=')[2] for a in argv[1:] if a.startswith('--config=')]
+  if not given:
     return None
+  place, _, stage = given[-1].partition(':')
+  if not pathlib.Path(place).is_file():
+    return f'--config={place}: no such file; configs lie in configs/'
+  spec = importlib.util.spec_from_file_location('_config_to_check', place)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  try:
+    config = module.get_config(stage)
+  except ValueError as error:
+    return f'--config={given[-1]}: {error}'
+
   for argument in argv[1:]:
     if not argument.startswith('--config.'):
       continue
-    path = argument[len('--config.') :].split('=')[0]
-    node, walked = config, []
-    for name in path.split('.'):
+    node, walked = config, 'config'
+    for name in argument[len('--config.') :].split('=')[0].split('.'):
       if not isinstance(node, ConfigDict) or name not in node:
         known = sorted(node) if isinstance(node, ConfigDict) else []
-        where = '.'.join(['config', *walked])
-
-        def message(difflib, name=name, known=known, where=where):
-          close = difflib.get_close_matches(name, known, 1)
-          hint = f'; did you mean {close[0]!r}?' if close else ''
-          return f"{where} has no field {name!r}{hint} Known: {', '.join(known)}"
-
-        return message
-      node = node[name]
-      walked.append(name)
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f'; did you mean {close[0]!r}?' if close else ';'
+        return f"{walked} has no field {name!r}{hint} known: {', '.join(known) or 'none, it is a value'}"
+      node, walked = node[name], f'{walked}.{name}'
   return None

@@ -190,9 +190,21 @@ def _child(options: argparse.Namespace) -> int:
   except SSRError as error:
     print(error, file=sys.stderr)
     return 1
-  peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 if sys.platform == 'linux' else 1024)  # kB, or bytes
-  print(json.dumps([{**row, 'peak': peak * 1024 / 1e6} for row in rows]))
+  print(json.dumps([{**row, 'peak': _peak_memory() / 1e6} for row in rows]))
   return 0
+
+
+def _peak_memory() -> float:
+  """Most bytes this process held at once.
+
+  Linux' ru_maxrss starts at what the parent held when it forked, which a caller of some size would be blamed for;
+  VmHWM starts anew with the program.
+  """
+  status = pathlib.Path('/proc/self/status')
+  if status.exists():
+    line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM:'))
+    return int(line.split()[1]) * 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def _photo(side: int):

@@ -135,13 +135,18 @@ def _charbonnier(prediction: Array, target: Array) -> Array:
 
 
 def kernel_basis(key: Array, recipe: Recipe, components: int, count: int = 4096) -> Array:
-  """PCA basis [k*k, t] of kernels drawn over the recipe's whole eigenvalue range (NBSR's constant)."""
+  """PCA basis [k*k, t] of kernels drawn over the recipe's whole eigenvalue range (NBSR's constant).
+
+  It is scaled by one number that gives the codes of these kernels a mean square of 1. Taps are a few thousandths, and
+  so would be their codes: beside features of order 1 a network takes very long to notice them.
+  """
   k1, k2, k3 = jax.random.split(key, 3)
   low, high = recipe.eigenvalues
   lambdas = [jax.random.uniform(k, (count,), minval=low, maxval=high) for k in (k1, k2)]
   theta = jax.random.uniform(k3, (count,), maxval=jnp.pi)
-  kernels = kernel_lib.gaussian_kernels(*lambdas, theta, scale=recipe.scale)
-  return jnp.asarray(kernel_lib.pca_basis(np.asarray(kernels), components))
+  kernels = np.asarray(kernel_lib.gaussian_kernels(*lambdas, theta, scale=recipe.scale))
+  basis = kernel_lib.pca_basis(kernels, components)
+  return jnp.asarray(basis / np.sqrt(np.mean((kernels @ basis) ** 2)))
 
 
 def variance_map(kernels: Array, scale: int) -> Array:

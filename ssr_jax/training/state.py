@@ -33,7 +33,9 @@ class TrainState:
 
 
 def make_optimizer(train) -> optax.GradientTransformation:
-  """AdamW behind a global-norm clip, with a linear warm-up and a cosine down to `final_rate`.
+  """AdamW behind a clip of each part's gradient norm, with a linear warm-up and a cosine down to `final_rate`.
+
+  Parts are clipped one by one: the critic's gradient is a hundred times the autoencoder's, and must not shrink it.
 
   Args:
     train: the config's `train` section.
@@ -41,8 +43,13 @@ def make_optimizer(train) -> optax.GradientTransformation:
   schedule = optax.warmup_cosine_decay_schedule(
       0.0, train.learning_rate, min(train.warmup, max(train.steps - 1, 1)), train.steps, train.learning_rate * train.final_rate
   )
+
+  def clip(updates, params):
+    del params
+    return {part: optax.projections.projection_l2_ball(tree, train.clip) for part, tree in updates.items()}
+
   return optax.chain(
-      optax.clip_by_global_norm(train.clip), optax.adamw(schedule, b1=0.9, b2=0.99, weight_decay=train.weight_decay)
+      optax.stateless(clip), optax.adamw(schedule, b1=0.9, b2=0.99, weight_decay=train.weight_decay)
   )
 
 

@@ -1,0 +1,47 @@
+"""The shared step: clipping by part, the average, and a loss that goes down on a problem with a known answer."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from configs import common
+from ssr_jax.training import state as state_lib
+
+
+def _train(**fields):
+  config = common.base('nbsr').train
+  return common.apply(config, {'warmup': 1, 'steps': 50, **fields})
+
+
+def test_a_part_with_a_large_gradient_does_not_shrink_anothers():
+  """The first Adam moment shows the clipped gradient: (1 - b1) times it."""
+  optimizer = state_lib.make_optimizer(_train(clip=1.0))
+  params = {'small': jnp.zeros(4), 'large': jnp.zeros(4)}
+  gradients = {'small': jnp.full(4, 0.01), 'large': jnp.full(4, 1000.0)}
+  _, state = optimizer.update(gradients, optimizer.init(params), params)
+  (moments,) = [s for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, optax.ScaleByAdamState))
+                if isinstance(s, optax.ScaleByAdamState)]
+  np.testing.assert_allclose(moments.mu['small'], 0.1 * 0.01, rtol=1e-5)
+  np.testing.assert_allclose(np.linalg.norm(moments.mu['large']), 0.1 * 1.0, rtol=1e-5)
+
+
+def test_average_follows_its_formula_and_steps_reach_the_minimum():
+  target = jnp.asarray([1.0, -2.0, 0.5])
+
+  def loss(params, stats, frozen, batch, key, step):
+    del frozen, batch, key, step
+    return jnp.sum((params['p'] - target) ** 2), ({}, {'p': stats['p'] + 1})
+
+  optimizer = state_lib.make_optimizer(_train(learning_rate=0.2, clip=100.0))
+  step = state_lib.make_step(loss, optimizer, ema=0.9)
+  state = state_lib.create({'p': jnp.zeros(3)}, {'p': jnp.zeros(())}, optimizer)
+  average = np.zeros(3)
+  for n in range(50):
+    state, scalars = step(state, {}, {}, 0)
+    decay = min(0.9, (1 + n) / (10 + n))
+    average = decay * average + (1 - decay) * np.asarray(state.params['p'])
+  np.testing.assert_allclose(state.ema['p'], average, atol=1e-5)
+  np.testing.assert_allclose(state.params['p'], target, atol=0.05)
+  assert int(state.step) == 50 and float(state.stats['p']) == 50
+  assert float(scalars['loss']) < 0.01

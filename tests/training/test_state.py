@@ -33,15 +33,15 @@ def test_average_follows_its_formula_and_steps_reach_the_minimum():
     del frozen, batch, key, step
     return jnp.sum((params['p'] - target) ** 2), ({}, {'p': stats['p'] + 1})
 
-  optimizer = state_lib.make_optimizer(_train(learning_rate=0.2, clip=100.0))
+  optimizer = state_lib.make_optimizer(_train(learning_rate=0.1, clip=100.0, steps=200))
   step = state_lib.make_step(loss, optimizer, ema=0.9)
   state = state_lib.create({'p': jnp.zeros(3)}, {'p': jnp.zeros(())}, optimizer)
   average = np.zeros(3)
-  for n in range(50):
+  for n in range(200):
     state, scalars = step(state, {}, {}, 0)
     decay = min(0.9, (1 + n) / (10 + n))
     average = decay * average + (1 - decay) * np.asarray(state.params['p'])
   np.testing.assert_allclose(state.ema['p'], average, atol=1e-5)
   np.testing.assert_allclose(state.params['p'], target, atol=0.05)
-  assert int(state.step) == 50 and float(state.stats['p']) == 50
+  assert int(state.step) == 200 and float(state.stats['p']) == 200
   assert float(scalars['loss']) < 0.01

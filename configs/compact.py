@@ -21,11 +21,20 @@ def get_config(stage: str = ''):
   model.depth = dict(resolution=(128, 128))
   model.dkenet = dict(features=40, depth_features=16)
   model.nbsr = dict(blocks=4, features=48, growth=16, global_skip=True)
+  # Eight latent channels: with four, reconstructions of held-out photos stayed near bicubic's PSNR.
   model.vae = dict(
-      channels=(48, 96), latent_channels=4, encoder_blocks=1, decoder_blocks=2, groups=8, mid_attention=False, patch=2
+      channels=(48, 96),
+      latent_channels=8,
+      encoder_blocks=1,
+      decoder_blocks=2,
+      groups=8,
+      mid_attention=False,
+      patch=2,
+      shortcut=True,
   )
   model.unet = dict(
       channels=(32, 64, 128),
+      latent_channels=8,
       blocks=1,
       attention=(False, False, False),
       head_dim=32,
@@ -56,7 +65,7 @@ def get_config(stage: str = ''):
     case 'svkr':
       overrides = {'train.steps': 1000, 'train.batch_size': 8, 'train.learning_rate': 1e-4}
     case 'vae':
-      overrides = {'train.steps': 4000, 'train.batch_size': 8, 'train.learning_rate': 5e-4}
+      overrides = {'train.steps': 4000, 'train.batch_size': 8, 'train.learning_rate': 1e-3}
     case 'diffusion':
       overrides = {
           'train.steps': 5000,

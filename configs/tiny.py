@@ -15,7 +15,14 @@ def get_config(stage: str = ''):
   model.dkenet = dict(features=4, depth_features=4)
   model.nbsr = dict(blocks=1, features=8, growth=4, global_skip=True)
   model.vae = dict(
-      channels=(8, 8), latent_channels=4, encoder_blocks=1, decoder_blocks=1, groups=4, mid_attention=False, patch=2
+      channels=(8, 8),
+      latent_channels=4,
+      encoder_blocks=1,
+      decoder_blocks=1,
+      groups=4,
+      mid_attention=False,
+      patch=2,
+      shortcut=True,
   )
   model.unet = dict(
       channels=(8, 8),

@@ -146,3 +146,27 @@ def test_adversarial_losses():
   real, fake = jnp.array([2.0, 0.5]), jnp.array([-3.0, 0.0])
   np.testing.assert_allclose(disc.hinge_loss(real, fake), 0.5 * (0.25 + 0.5), rtol=1e-6)
   np.testing.assert_allclose(disc.generator_loss(fake), np.mean(np.log1p(np.exp([3.0, 0.0]))), rtol=1e-6)
+
+
+def test_shortcut_adds_a_linear_map_of_squares_of_pixels():
+  """With all else equal, mean and image differ by W x of each f x f square, pixels taken by a loop."""
+  config = dict(channels=(8, 8), latent_channels=3, encoder_blocks=1, decoder_blocks=1, groups=4, mid_attention=False, patch=2)
+  plain, with_shortcut = VAE(**config), VAE(**config, shortcut=True)
+  x = jax.random.uniform(jax.random.key(0), (1, 16, 8, 3))
+  v = jax.jit(with_shortcut.init)(jax.random.key(1), x)
+  base = {'params': {k: p for k, p in v['params'].items() if not k.startswith('shortcut')}}
+  mean = jax.jit(lambda v: with_shortcut.apply(v, x, method='encode')[0])(v)
+  difference = mean - jax.jit(lambda v: plain.apply(v, x, method='encode')[0])(base)
+  squares = np.asarray(2 * x - 1).reshape(4, 4, 2, 4, 3).transpose(0, 2, 4, 1, 3).reshape(4, 2, 48)  # (c, y, x)
+  np.testing.assert_allclose(difference[0], squares @ np.asarray(v['params']['shortcut_in']['kernel']), atol=1e-5)
+  image = jax.jit(lambda v, z: with_shortcut.apply(v, z, method='decode'))(v, mean)
+  difference = 2 * (image - jax.jit(lambda v, z: plain.apply(v, z, method='decode'))(base, mean))
+  squares = np.asarray(difference).reshape(4, 4, 2, 4, 3).transpose(0, 2, 4, 1, 3).reshape(4, 2, 48)
+  np.testing.assert_allclose(squares, mean[0] @ v['params']['shortcut_out']['kernel'], atol=1e-5)
+
+
+def test_the_posterior_starts_quiet():
+  x = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
+  module = VAE(channels=(8, 8), encoder_blocks=1, decoder_blocks=1, groups=4, mid_attention=False)
+  v = jax.jit(module.init)(jax.random.key(1), x)
+  np.testing.assert_array_equal(v['params']['quant_conv']['bias'], [0, 0, 0, 0, -6, -6, -6, -6])

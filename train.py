@@ -67,7 +67,7 @@ def main(config, workdir: str) -> int:
         tree[part] = jax.tree.map(jax.numpy.asarray, loaded)
   frozen = jax.tree.map(jax.numpy.asarray, frozen | {'constants': constants})
   if manager.latest_step() is None and not config.init_from:
-    params, stats = stage.prepare(params, stats, frozen, held_batches[0])
+    params, stats = stage.prepare(params, stats, frozen, data[0])
   state = state_lib.create(params, stats, optimizer)
   if manager.latest_step() is not None:
     target = {'state': jax.tree.map(ocp.utils.to_shape_dtype_struct, state), 'constants': constants}

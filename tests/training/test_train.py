@@ -14,6 +14,7 @@ from skimage import data
 from safetensors.numpy import load_file
 
 from configs import common, tiny
+from ssr_jax.training import stages
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 import train
@@ -104,3 +105,18 @@ def test_wrong_usage_is_one_line(arguments, expected, tmp_path):
 def test_missing_data_is_one_line(tmp_path, tiny_model_dir):
   with pytest.raises(SSRError, match='is not a folder'):
     train.main(_config('nbsr', tmp_path / 'nothing', tiny_model_dir), str(tmp_path / 'run'))
+
+
+def test_the_autoencoder_starts_as_a_pca(photos, tiny_model_dir):
+  """Before the first step its reconstruction is NumPy's projection on the leading components of 4x4 squares."""
+  stage = stages.build(_config('vae', photos, tiny_model_dir))
+  batch = {'hr': np.stack([np.asarray(Image.open(p))[:64, :64] for p in sorted(photos.iterdir())])}
+  params, stats, _ = stage.init(jax.random.key(0))
+  params, _ = stage.prepare(params, stats, {}, batch)
+  image = batch['hr'] / 255.0
+  out = jax.jit(lambda p, x: stage.modules['vae'].apply({'params': p}, x)[0])(params['vae'], image.astype(np.float32))
+  squares = (2 * image - 1).reshape(4, 16, 4, 16, 4, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, 48)
+  _, _, components = np.linalg.svd(squares, full_matrices=False)
+  expected = squares @ components[:4].T @ components[:4]
+  expected = expected.reshape(4, 16, 16, 3, 4, 4).transpose(0, 1, 4, 2, 5, 3).reshape(image.shape)
+  np.testing.assert_allclose(out, (expected + 1) / 2, atol=1e-4)

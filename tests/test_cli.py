@@ -225,8 +225,10 @@ def test_as_a_program(tmp_path):
       'cli._weights_list = lambda arguments: (print("up", flush=True), time.sleep(60))\n'
       'sys.exit(cli.main(["weights", "list"]))\n'
   )
+  # A shell's background jobs ignore SIGINT, and pass that on: the suite must not depend on how it was started.
   process = subprocess.Popen([sys.executable, '-c', wait], env=environment, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
   assert process.stdout.readline() == 'up\n'
   process.send_signal(signal.SIGINT)
   _, err = process.communicate(timeout=30)

@@ -138,7 +138,7 @@ def kernel_basis(key: Array, recipe: Recipe, components: int, count: int = 4096)
   """PCA basis [k*k, t] of kernels drawn over the recipe's whole eigenvalue range (NBSR's constant).
 
   It is scaled by one number that gives the codes of these kernels a mean square of 1. Taps are a few thousandths, and
-  so would be their codes: beside features of order 1 a network takes very long to notice them.
+  so would be their codes, a twenty-seventh of the scale of the features that they are to steer.
   """
   k1, k2, k3 = jax.random.split(key, 3)
   low, high = recipe.eigenvalues
@@ -494,8 +494,8 @@ def _vae(config) -> Stage:
   def prepare(params, stats, frozen, batch):
     """The shortcut starts as the PCA of squares of pixels, whitened; the networks around it start silent.
 
-    With eight components of 4x4 squares that is 31 dB on photos before the first step; from random weights it takes
-    thousands of steps to get there.
+    With eight components of 4x4 squares that is 31 dB on photos before the first step; from random weights
+    500 steps reached about 26 dB.
     """
     del frozen
     if not module.shortcut:

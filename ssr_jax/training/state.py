@@ -35,7 +35,7 @@ class TrainState:
 def make_optimizer(train) -> optax.GradientTransformation:
   """AdamW behind a clip of each part's gradient norm, with a linear warm-up and a cosine down to `final_rate`.
 
-  Parts are clipped one by one: the critic's gradient is a hundred times the autoencoder's, and must not shrink it.
+  Parts are clipped one by one: with the critic the common norm was about ten times the autoencoder's own.
 
   Args:
     train: the config's `train` section.

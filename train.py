@@ -30,6 +30,7 @@ def main(config, workdir: str) -> int:
   train = config.train
   workdir = pathlib.Path(workdir).absolute()
   (workdir / 'pictures').mkdir(parents=True, exist_ok=True)
+  xla.keep_freed_memory()
   xla.enable_compilation_cache()
   stage = stages.build(config)
 

@@ -5,9 +5,11 @@ option hands convolutions back to the multi-threaded runtime; it is passed per j
 environment variable. An XLA that does not know the option (older or newer) is asked once and then left alone.
 """
 
+import ctypes
 import functools
 import os
 import pathlib
+import sys
 from typing import Any, Callable
 
 import jax
@@ -57,3 +59,26 @@ def enable_compilation_cache(directory: str | os.PathLike | None = None) -> None
     directory = cache / 'ssr_jax' / 'xla'
   jax.config.update('jax_compilation_cache_dir', str(directory))
   jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.5)
+
+
+def keep_freed_memory() -> bool:
+  """Lets this process keep the memory it frees, which makes training on a CPU a fifth faster or more.
+
+  Every execution allocates its temporaries anew, some gigabytes for a training step. glibc takes blocks of that size
+  from the kernel and gives them back at once, and then each page is cleared and mapped again in every step: up to half
+  of a step's time. For programs that train, not for a library in somebody else's process: the process stays as large
+  as it ever was.
+
+  Returns:
+    whether it was done; there is nothing to do without glibc. Call it before the first array is made: memory of
+    threads that have run already is not affected.
+  """
+  if not sys.platform.startswith('linux'):
+    return False
+  libc = ctypes.CDLL(None)
+  if not hasattr(libc, 'gnu_get_libc_version'):
+    return False
+  # malloc.h: no block of its own mapping (M_MMAP_MAX), no giving back (M_TRIM_THRESHOLD), and one heap for all threads
+  # (M_ARENA_MAX): the others' heaps end at 64 MB.
+  settings = {-4: 0, -1: -1, -8: 1}
+  return all([libc.mallopt(option, value) == 1 for option, value in settings.items()])

@@ -1,0 +1,35 @@
+"""What the process is told for the sake of speed on a CPU, and whether it heeds it."""
+
+import subprocess
+import sys
+
+import pytest
+
+_FAULTS = """
+import resource, sys
+import numpy as np
+from ssr_jax import xla
+if sys.argv[1] == 'keep':
+  assert xla.keep_freed_memory()
+def touch():
+  np.ones(1 << 24, np.uint8)  # 16 MB: 4096 pages of 4 kB
+touch()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+  touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def _faults(how: str) -> int:
+  done = subprocess.run([sys.executable, '-c', _FAULTS, how], capture_output=True, text=True, check=True)
+  return int(done.stdout)
+
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='only glibc has these settings')
+def test_freed_memory_is_kept():
+  """Ten times the same large array: without the setting each time from the kernel, with it never again."""
+  kept, given_back = _faults('keep'), _faults('leave')
+  assert kept < 100
+  if given_back < 100:
+    pytest.skip('this system keeps freed memory by itself')

@@ -52,7 +52,8 @@ def main(config, workdir: str) -> int:
 
   # -- State: own workdir, then init_from, then scratch ----------------------------------------------------------------
   params, stats, constants = stage.init(jax.random.key(train.seed))
-  optimizer = state_lib.make_optimizer(train)
+  mask = state_lib.trainable(params, train.frozen)
+  optimizer = state_lib.make_optimizer(train, mask)
   manager = ocp.CheckpointManager(
       workdir / 'checkpoints', options=ocp.CheckpointManagerOptions(max_to_keep=train.keep, enable_async_checkpointing=True)
   )
@@ -83,7 +84,7 @@ def main(config, workdir: str) -> int:
   (workdir / 'config.json').write_text(config.to_json_best_effort(indent=2) + '\n')
 
   # -- Step ------------------------------------------------------------------------------------------------------------
-  step_fn = state_lib.make_step(stage.loss, optimizer, train.ema)
+  step_fn = state_lib.make_step(stage.loss, optimizer, train.ema, mask)
   validate_fn = xla.jit(stage.validate)
   figures_fn = xla.jit(stage.figures)
   scalars = logging.Scalars(workdir / 'scalars.jsonl')

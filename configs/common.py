@@ -41,6 +41,8 @@ def base(stage: str) -> ConfigDict:
   config.train.weight_decay = 0.0
   config.train.clip = 1.0  # global norm of the gradient
   config.train.ema = 0.999
+  # Regular expressions of parameters to leave as they are, such as 'vae/(encoder|quant_conv|shortcut_in)'.
+  config.train.frozen = ()
   config.train.log_every = 50
   config.train.checkpoint_every = 500
   config.train.validate_every = 1000

@@ -11,12 +11,14 @@ weights they replace. Test images have no part in it. An interrupted run goes on
 import argparse
 import json
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PROBE_STEPS = 40
+_DECODES = re.compile('params/(decoder|post_quant_conv|shortcut_out)')
 
 
 def train(arguments, workdir: pathlib.Path, fields: dict) -> None:
@@ -50,6 +52,19 @@ def verdict(summary: dict, former: dict | None) -> tuple[bool, str]:
     return False, f'{metric} {new:.5f}, but the present weights were never validated by {metric}'
   better = new > former[metric] if summary['higher_is_better'] else new < former[metric]
   return better, f"{metric} {former[metric]:.5f} -> {new:.5f}: {'better' if better else 'not better'}"
+
+
+def latents_change(new: pathlib.Path, old: pathlib.Path) -> bool:
+  """Whether two models' autoencoders encode differently, or whether only their decoders differ."""
+  import numpy as np
+  from flax import traverse_util
+
+  from ssr_jax.weights import registry
+
+  trees = [traverse_util.flatten_dict(registry.load_model(m, parts=('vae',)).variables['vae'], sep='/') for m in (new, old)]
+  encoders = [{k: v for k, v in tree.items() if not _DECODES.match(k)} for tree in trees]
+  return encoders[0].keys() != encoders[1].keys() or any(
+      not np.array_equal(encoders[0][k], encoders[1][k]) for k in encoders[0])
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,9 +116,10 @@ def main(argv: list[str] | None = None) -> int:
   better, line = verdict(summary, former)
   print(line)
   if better:
+    moved = arguments.stage == 'vae' and 'unet' in entries and latents_change(run / 'run' / 'model', target)
     for part in summary['parts']:
       registry.copy_part(run / 'run' / 'model', part, target)
-    if arguments.stage == 'vae' and 'unet' in entries:
+    if moved:
       print('the latents changed: train the stage diffusion again before the model is used', file=sys.stderr)
   shutil.rmtree(run)
   return 0 if better else 3

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from configs import common
 from ssr_jax.training import state as state_lib
+from ssr_jax.types import SSRError
 
 
 def _train(**fields):
@@ -45,3 +47,30 @@ def test_average_follows_its_formula_and_steps_reach_the_minimum():
   np.testing.assert_allclose(state.params['p'], target, atol=0.05)
   assert int(state.step) == 200 and float(state.stats['p']) == 200
   assert float(scalars['loss']) < 0.01
+
+
+def test_frozen_parameters_stay_bit_equal_and_have_no_moments():
+  """Weight decay would pull on them, were they only given zero gradients."""
+  params = {'net': {'a': {'kernel': jnp.ones(3)}, 'b': {'kernel': jnp.ones(5)}}, 'critic': {'a': {'kernel': jnp.ones(2)}}}
+  mask = state_lib.trainable(params, ['net/a'])
+  assert mask == {'net': {'a': {'kernel': False}, 'b': {'kernel': True}}, 'critic': {'a': {'kernel': True}}}
+
+  def loss(params, stats, frozen, batch, key, step):
+    del frozen, batch, key, step
+    return sum(jnp.sum((p - 3.0) ** 2) for p in jax.tree.leaves(params)), ({}, stats)
+
+  optimizer = state_lib.make_optimizer(_train(learning_rate=0.1, weight_decay=0.1), mask)
+  state = state_lib.create(params, {}, optimizer)
+  assert sum(x.size for x in jax.tree.leaves(state.optimizer) if x.ndim) == 2 * (5 + 2)
+  step = state_lib.make_step(loss, optimizer, 0.9, mask)
+  for _ in range(3):
+    state, _ = step(state, {}, {}, 0)
+  for tree in (state.params, state.ema):
+    np.testing.assert_array_equal(tree['net']['a']['kernel'], np.ones(3))
+    assert np.all(np.asarray(tree['net']['b']['kernel']) > 1) and np.all(np.asarray(tree['critic']['a']['kernel']) > 1)
+
+
+@pytest.mark.parametrize('frozen, complaint', [(['nut/a'], 'net/a'), (['net/('], 'expression'), (['.*'], 'nothing')])
+def test_a_wrong_frozen_expression_says_what_there_is(frozen, complaint):
+  with pytest.raises(SSRError, match=complaint):
+    state_lib.trainable({'net': {'a': {'kernel': jnp.ones(3)}}}, frozen)

@@ -35,19 +35,25 @@ def main(config, workdir: str) -> int:
   stage = stages.build(config)
 
   # -- Data ------------------------------------------------------------------------------------------------------------
-  train_files, held_files = sources.split(sources.parse(config.data.train), config.data.holdout)
-  photos = sources.Folder(train_files)
-  if stage.scenes:
-    height, width = config.data.patch, config.data.patch
-    record = pipeline.scene_record(photos, height, width)
+  settings = config.data
+  # Scenes are drawn from photos alone, unless every part of the source brings depth of its own.
+  everything = sources.from_spec(settings.train, ('hr',), optional=('depth',) if stage.scenes else ())
+  scenes = stage.scenes and 'depth' not in everything.keys
+  photos, held_photos = sources.split(everything, settings.holdout)
+  held_photos = held_photos if len(held_photos) else photos
+  cache = settings.cache_mb << 20
+  if scenes:
+    # A scene draws its photos itself, so each worker keeps those it drew.
+    textures = [sources.Cached(p, cache // max(1, settings.workers)) for p in (photos, held_photos)]
+    record, held_record = (pipeline.scene_record(p, settings.patch, settings.patch) for p in textures)
     source, held_source = range(len(photos) * 16), range(64)
-    held_record = pipeline.scene_record(sources.Folder(held_files or train_files), height, width)
   else:
-    record = held_record = pipeline.photo_record(config.data.patch)
-    source, held_source = photos, sources.Folder(held_files or train_files)
-  data = pipeline.dataset(source, record, train.batch_size, train.seed)
+    record = held_record = pipeline.photo_record(settings.patch)
+    source, held_source = photos, held_photos
+  options = dict(max_bad_records=settings.max_bad_records, cache_bytes=cache)
+  data = pipeline.dataset(source, record, train.batch_size, train.seed, **options)
   # Validation crops and their degradation are fixed: always the same seed, whatever the run's.
-  held = pipeline.dataset(held_source, held_record, 8, seed=0)
+  held = pipeline.dataset(held_source, held_record, 8, seed=0, **options)
   held_batches = [held[i] for i in range(train.validation_batches)]
 
   # -- State: own workdir, then init_from, then scratch ----------------------------------------------------------------
@@ -80,11 +86,11 @@ def main(config, workdir: str) -> int:
     origin = f'weights {config.init_from}' if config.init_from else 'scratch'
   start = int(state.step)
   count = sum(x.size for part in stage.parts for x in jax.tree.leaves(state.params[part]))
-  print(f'{config.stage}: {count:,} parameters from {origin}; {len(train_files)} photos; step {start}', flush=True)
+  print(f'{config.stage}: {count:,} parameters from {origin}; {len(photos)} photos; step {start}', flush=True)
   (workdir / 'config.json').write_text(config.to_json_best_effort(indent=2) + '\n')
 
   # -- Step ------------------------------------------------------------------------------------------------------------
-  step_fn = state_lib.make_step(stage.loss, optimizer, train.ema, mask)
+  step_fn = state_lib.make_step(stage.loss, optimizer, train.ema, mask=mask)
   validate_fn = xla.jit(stage.validate)
   figures_fn = xla.jit(stage.figures)
   scalars = logging.Scalars(workdir / 'scalars.jsonl')
@@ -104,7 +110,7 @@ def main(config, workdir: str) -> int:
 
   # -- Loop: evaluate, save, next batch, step, log ---------------------------------------------------------------------
   progress = logging.Progress(train.steps, start)
-  iterator = pipeline.batches(data, start, config.data.threads)
+  iterator = pipeline.batches(data, start, settings.threads, settings.prefetch, settings.workers)
   figures = None
   for step in range(start, train.steps + 1):
     last = step == train.steps
@@ -143,7 +149,7 @@ def main(config, workdir: str) -> int:
             'stage': config.stage,
             'steps': int(state.step),
             'batch_size': train.batch_size,
-            'photos': len(train_files),
+            'photos': len(photos),
             'started_from': 'scratch' if not config.init_from else config.init_from,
             'machine': f'{jax.default_backend()} x{jax.device_count()}, {platform.machine()}',
             'validation': {name: round(value, 6) for name, value in result.items()},

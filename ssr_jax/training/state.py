@@ -20,7 +20,8 @@ class TrainState:
   """All that a run needs to go on.
 
   Attributes:
-    step: steps done, int32.
+    step: steps done, int32; skipped ones count.
+    skipped: steps whose loss or gradient was not finite, int32; they changed nothing else.
     params: {part: parameters} of the trained parts.
     stats: {part: batch statistics}, empty dicts where there are none.
     ema: exponential moving average of `params`, what is validated and exported.
@@ -28,6 +29,7 @@ class TrainState:
   """
 
   step: Array
+  skipped: Array
   params: Tree
   stats: Tree
   ema: Tree
@@ -89,6 +91,7 @@ def create(params: Tree, stats: Tree, optimizer: optax.GradientTransformation) -
   params, stats = jax.tree.map(jnp.copy, (params, stats))
   return TrainState(
       step=jnp.zeros((), jnp.int32),
+      skipped=jnp.zeros((), jnp.int32),
       params=params,
       stats=stats,
       ema=jax.tree.map(jnp.copy, params),
@@ -100,17 +103,24 @@ def make_step(
     loss: Callable[..., tuple[Array, tuple[dict[str, Array], Tree]]],
     optimizer: optax.GradientTransformation,
     ema: float,
+    *,
     mask: Tree | None = None,
+    accumulate: int = 1,
+    places: tuple[Any, Any] | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
-  """Compiles `(state, frozen, batch, seed) -> (state, scalars)`.
+  """Compiles `(state, frozen, batch, seed) -> (state, scalars)`; the state is donated.
 
   The average's decay is min(ema, (1 + n) / (10 + n)) at step n, so that a short run is not dominated by its start.
+  Where the loss or a gradient is not finite the step is counted and skipped, and `scalars['finite']` is 0.
 
   Args:
-    loss: `(params, stats, frozen, batch, key, step) -> (loss, (scalars, new stats))`.
+    loss: `(params, stats, frozen, batch, key, step) -> (loss, (scalars, new stats))`, means over the batch.
     optimizer: from `make_optimizer`.
     ema: decay of the average.
     mask: from `trainable`, the one that the optimiser was made with; the backward pass stops at what is not trained.
+    accumulate: parts that a batch is worked through in, one after the other, to save memory. Gradients and scalars are
+      the parts' means; batch statistics move once for each part.
+    places: shardings of the state and of the frozen parts, from `sharding.shardings`; None leaves them where they are.
   """
 
   def masked(params, *arguments):
@@ -118,17 +128,50 @@ def make_step(
       params = jax.tree.map(lambda p, train_it: p if train_it else jax.lax.stop_gradient(p), params, mask)
     return loss(params, *arguments)
 
+  gradient = jax.value_and_grad(masked, has_aux=True)
+
+  def gradients(state, frozen, batch, key):
+    if accumulate == 1:
+      return gradient(state.params, state.stats, frozen, batch, key, state.step)
+
+    def part(carry, i):
+      stats, total = carry
+      # Every accumulate-th record, not the i-th block of them: so each device works on records that it has.
+      records = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:])[:, i], batch)
+      (value, (scalars, stats)), found = gradient(
+          state.params, stats, frozen, records, jax.random.fold_in(key, i), state.step)
+      return (stats, jax.tree.map(jnp.add, total, found)), (value, scalars)
+
+    zeros = jax.tree.map(jnp.zeros_like, state.params)
+    # Unrolled on a CPU, where a convolution's weight gradient inside a loop is a hundred times slower.
+    unroll = accumulate if jax.default_backend() == 'cpu' else 1
+    (stats, total), seen = jax.lax.scan(part, (state.stats, zeros), jnp.arange(accumulate), unroll=unroll)
+    value, scalars = jax.tree.map(lambda x: x.mean(0), seen)
+    return (value, (scalars, stats)), jax.tree.map(lambda x: x / accumulate, total)
+
   def step(state, frozen, batch, seed):
     key = jax.random.fold_in(jax.random.key(seed), state.step)
-    (value, (scalars, stats)), gradients = jax.value_and_grad(masked, has_aux=True)(
-        state.params, state.stats, frozen, batch, key, state.step
-    )
-    updates, optimizer_state = optimizer.update(gradients, state.optimizer, state.params)
+    (value, (scalars, stats)), found = gradients(state, frozen, batch, key)
+    norm = optax.tree.norm(found)
+    updates, optimizer_state = optimizer.update(found, state.optimizer, state.params)
     params = optax.apply_updates(state.params, updates)
     n = state.step.astype(jnp.float32)
     decay = jnp.minimum(ema, (1 + n) / (10 + n))
     average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
-    scalars = {'loss': value, 'gradient_norm': optax.tree.norm(gradients), **scalars}
-    return TrainState(state.step + 1, params, stats, average, optimizer_state), scalars
+    finite = jnp.isfinite(value) & jnp.isfinite(norm)
+    new = TrainState(state.step, state.skipped, params, stats, average, optimizer_state)
+    state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
+    state = state.replace(step=state.step + 1, skipped=state.skipped + ~finite)
+    scalars = {
+        'loss': value,
+        'finite': finite.astype(jnp.float32),
+        'gradient_norm': norm,
+        'parameter_norm': optax.tree.norm(params),
+        'update_norm': optax.tree.norm(updates),
+        **scalars,
+    }
+    return state, scalars
 
-  return xla.jit(step, donate_argnums=0)
+  if places is None:
+    return xla.jit(step, donate_argnums=0)
+  return xla.jit(step, donate_argnums=0, in_shardings=(*places, None, None), out_shardings=(places[0], None))

@@ -62,7 +62,7 @@ def test_frozen_parameters_stay_bit_equal_and_have_no_moments():
   optimizer = state_lib.make_optimizer(_train(learning_rate=0.1, weight_decay=0.1), mask)
   state = state_lib.create(params, {}, optimizer)
   assert sum(x.size for x in jax.tree.leaves(state.optimizer) if x.ndim) == 2 * (5 + 2)
-  step = state_lib.make_step(loss, optimizer, 0.9, mask)
+  step = state_lib.make_step(loss, optimizer, 0.9, mask=mask)
   for _ in range(3):
     state, _ = step(state, {}, {}, 0)
   for tree in (state.params, state.ema):
@@ -74,3 +74,40 @@ def test_frozen_parameters_stay_bit_equal_and_have_no_moments():
 def test_a_wrong_frozen_expression_says_what_there_is(frozen, complaint):
   with pytest.raises(SSRError, match=complaint):
     state_lib.trainable({'net': {'a': {'kernel': jnp.ones(3)}}}, frozen)
+
+
+def _regression(params, stats, frozen, batch, key, step):
+  del frozen, key, step
+  error = batch['x'] @ params['net']['w'] - batch['y']
+  return jnp.mean(error**2), ({'error': jnp.abs(error).mean()}, stats)
+
+
+def test_accumulated_parts_give_the_whole_batchs_step():
+  rng = np.random.default_rng(0)
+  batch = {'x': rng.normal(size=(12, 3)).astype(np.float32), 'y': rng.normal(size=12).astype(np.float32)}
+  params = {'net': {'w': jnp.asarray([0.3, -0.2, 0.1])}}
+  found = []
+  for parts in (1, 3):
+    optimizer = state_lib.make_optimizer(_train(learning_rate=0.1))
+    step = state_lib.make_step(_regression, optimizer, 0.9, accumulate=parts)
+    state = state_lib.create(params, {}, optimizer)
+    for _ in range(3):
+      state, scalars = step(state, {}, batch, 0)
+    found.append((state.params['net']['w'], scalars['loss'], scalars['error'], scalars['gradient_norm']))
+  for whole, parts in zip(*found):
+    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+
+
+def test_a_step_that_is_not_finite_changes_nothing_but_the_counts():
+  batch = {'x': np.ones((4, 3), np.float32), 'y': np.zeros(4, np.float32)}
+  optimizer = state_lib.make_optimizer(_train(learning_rate=0.1))
+  step = state_lib.make_step(_regression, optimizer, 0.9)
+  state = state_lib.create({'net': {'w': jnp.ones(3)}}, {}, optimizer)
+  state, scalars = step(state, {}, batch, 0)
+  assert float(scalars['finite']) == 1 and int(state.skipped) == 0
+  before = jax.tree.map(np.array, state)
+  state, scalars = step(state, {}, batch | {'y': np.full(4, np.nan, np.float32)}, 0)
+  assert float(scalars['finite']) == 0
+  assert (int(state.step), int(state.skipped)) == (2, 1)
+  for name in ('params', 'ema', 'optimizer'):
+    jax.tree.map(np.testing.assert_array_equal, getattr(before, name), getattr(state, name))

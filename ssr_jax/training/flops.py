@@ -1,0 +1,91 @@
+"""Analytic operation counts and the peaks they are compared with."""
+
+import math
+from typing import Any, Callable
+
+import jax
+
+PEAKS = {
+    # bf16, dense, operations a second, as their makers give them; by a part of jax's `device_kind`, longest match first.
+    'TPU v4': 275e12,
+    'TPU v5 lite': 197e12,
+    'TPU v5e': 197e12,
+    'TPU v5p': 459e12,
+    'TPU v5': 459e12,
+    'TPU v6 lite': 918e12,
+    'TPU v6e': 918e12,
+    'H100': 990e12,
+    'H200': 990e12,
+}
+
+
+def peak(device: jax.Device) -> float | None:
+  """Operations a second of a device in bf16; None for one that is not in the table, rather than a guess."""
+  for name in sorted(PEAKS, key=len, reverse=True):
+    if name.lower() in device.device_kind.lower():
+      return PEAKS[name]
+  return None
+
+
+def count(function: Callable[..., Any], *arguments: Any) -> int:
+  """Operations of the matrix products and convolutions of a call, from its program: two for each multiply-add.
+
+  Everything else (norms, activations, draws) is left out, as is usual in utilisation figures. Loops count as often as
+  they run; of the branches of a condition the dearest counts. What rematerialisation computes again counts too: count a
+  program without it.
+
+  Args:
+    function: traced, not run.
+    *arguments: arrays or their shapes.
+
+  Raises:
+    ValueError: a loop whose length the program does not say (`while`).
+  """
+  return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def _count(jaxpr) -> int:
+  total = 0
+  for equation in jaxpr.eqns:
+    name, parameters = equation.primitive.name, equation.params
+    if name == 'dot_general':
+      (contracted, _), _ = parameters['dimension_numbers']
+      left = equation.invars[0].aval.shape
+      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+    elif name == 'conv_general_dilated':
+      total += _convolution(equation)
+    elif name == 'scan':
+      total += parameters['length'] * _count(parameters['jaxpr'].jaxpr)
+    elif name == 'while':
+      inner = _count(parameters['body_jaxpr'].jaxpr)
+      if inner:
+        raise ValueError('a while loop of unknown length does matrix products; they cannot be counted')
+    elif name == 'cond':
+      total += max(_count(branch.jaxpr) for branch in parameters['branches'])
+    else:
+      for value in parameters.values():
+        inner = getattr(value, 'jaxpr', value)
+        if hasattr(inner, 'eqns'):
+          total += _count(inner)
+  return total
+
+
+def _convolution(equation) -> int:
+  """Two operations for each pair of an output and a tap that meets an input sample and no hole."""
+  parameters = equation.params
+  numbers = parameters['dimension_numbers']
+  image, kernel = (v.aval.shape for v in equation.invars)
+  out = equation.outvars[0].aval.shape
+  pairs = 1  # of output positions and taps along the axes, those on padding or between dilated samples left out
+  for axis, (low, _) in enumerate(parameters['padding']):
+    n, k = image[numbers.lhs_spec[2 + axis]], kernel[numbers.rhs_spec[2 + axis]]
+    spread, dilation = parameters['lhs_dilation'][axis], parameters['rhs_dilation'][axis]
+    stride = parameters['window_strides'][axis]
+    pairs *= sum(
+        1
+        for o in range(out[numbers.out_spec[2 + axis]])
+        for tap in range(k)
+        if 0 <= (at := o * stride + tap * dilation - low) <= (n - 1) * spread and at % spread == 0
+    )
+  # With groups each output sees the inputs of its own group, which is what the kernel's input axis counts.
+  return 2 * pairs * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]

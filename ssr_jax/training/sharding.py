@@ -1,0 +1,117 @@
+"""Where arrays live on many devices: one mesh, one short table of rules, batches over its first two axes.
+
+The mesh has the axes (data, fsdp, tensor). A batch is split over data and fsdp together. A parameter is split over
+tensor where a rule names it, and over fsdp along its largest axis that divides; small ones are copies everywhere.
+Optimiser moments and averages have their parameter's path and shape, and so its place.
+"""
+
+import math
+import re
+from typing import Any, Mapping, Sequence
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ssr_jax.types import SSRError
+
+Tree = Any
+
+AXES = ('data', 'fsdp', 'tensor')
+
+TENSOR_RULES: tuple[tuple[str, int], ...] = (
+    # Megatron's pairs: the first layer of two is split by its outputs, the second by its inputs.
+    (r'/(to_q|to_k|to_v|conv1)/kernel$', -1),
+    (r'/(to_out|conv2)/kernel$', -2),
+)
+"""(expression on the parameter's path, axis split over `tensor`)."""
+
+
+def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """The mesh of a run.
+
+  Args:
+    shape: {axis: size} for the axes of `AXES`; one may be -1, which takes what the others leave.
+    devices: default all of them, of every process.
+
+  Returns:
+    A mesh with automatic axes: the compiler places what nobody does.
+
+  Raises:
+    SSRError: sizes that do not multiply to the number of devices.
+  """
+  devices = jax.devices() if devices is None else devices
+  sizes = [int(shape.get(axis, 1)) for axis in AXES]
+  fixed = math.prod(size for size in sizes if size != -1)
+  if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes) or len(devices) % fixed:
+    raise SSRError(f'config.mesh is {dict(zip(AXES, sizes))}: does not divide {len(devices)} devices')
+  sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
+  if math.prod(sizes) != len(devices):
+    raise SSRError(f'config.mesh is {dict(zip(AXES, sizes))}: {math.prod(sizes)} of {len(devices)} devices; use -1 once')
+  kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
+  return jax.make_mesh(tuple(sizes), AXES, axis_types=kinds, devices=devices)
+
+
+def spec(path: str, shape: Sequence[int], mesh: Mesh, min_size: int) -> PartitionSpec:
+  """How one array is split.
+
+  Args:
+    path: its names joined by '/'.
+    shape: its sizes.
+    mesh: from `make_mesh`.
+    min_size: arrays with fewer elements are copies on every device: splitting them costs more than it saves.
+
+  Returns:
+    a spec of as many entries as the array has axes, or of none.
+  """
+  if math.prod(shape) < min_size:
+    return PartitionSpec()
+  axes: list[str | None] = [None] * len(shape)
+  for pattern, axis in TENSOR_RULES:
+    if mesh.shape['tensor'] > 1 and len(shape) >= -axis and re.search(pattern, path):
+      if shape[axis] % mesh.shape['tensor'] == 0:
+        axes[axis] = 'tensor'
+      break
+  if mesh.shape['fsdp'] > 1:
+    free = [i for i, size in enumerate(shape) if axes[i] is None and size % mesh.shape['fsdp'] == 0]
+    if free:
+      # The last of equals: the output channels of a square kernel.
+      axes[max(free, key=lambda i: (shape[i], i))] = 'fsdp'
+  return PartitionSpec(*axes)
+
+
+def shardings(tree: Tree, mesh: Mesh, min_size: int) -> Tree:
+  """A sharding for every leaf of a tree of arrays or of their shapes."""
+
+  def place(path, leaf):
+    names = '/'.join(str(getattr(key, 'key', getattr(key, 'name', getattr(key, 'idx', key)))) for key in path)
+    return NamedSharding(mesh, spec(names, leaf.shape, mesh, min_size))
+
+  return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+  """The sharding of what every device holds whole."""
+  return NamedSharding(mesh, PartitionSpec())
+
+
+def put(tree: Tree, places: Tree) -> Tree:
+  """Host arrays that every process holds whole, as global arrays in their places."""
+  return jax.tree.map(
+      lambda x, place: jax.make_array_from_callback(np.shape(x), place, lambda index, x=np.asarray(x): x[index]), tree, places)
+
+
+def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """This process' records of a batch -> the global batch, split over data and fsdp along its first axis."""
+  place = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  return {name: jax.make_array_from_process_local_data(place, np.asarray(value)) for name, value in batch.items()}
+
+
+def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
+  """SSRError unless every device gets as many records as every other, in each of the accumulated parts."""
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  if batch_size % (ways * accumulate):
+    raise SSRError(
+        f'train.batch_size={batch_size}: must be a multiple of data x fsdp x train.accumulate = '
+        f'{mesh.shape["data"]} x {mesh.shape["fsdp"]} x {accumulate}'
+    )

@@ -1,0 +1,172 @@
+"""Checkpoints that survive what happens to machines: orbax, asynchronous, whole or not there at all."""
+
+import contextlib
+import pathlib
+import signal
+import threading
+from typing import Any, Callable, Iterator, Mapping
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from ssr_jax.types import SSRError
+
+Tree = Any
+
+PREEMPTED = 75
+"""Exit code of a run that was asked to stop and saved its state: EX_TEMPFAIL, run the same command again."""
+
+
+class Checkpoints:
+  """The checkpoints of one run: the last ones and the best one.
+
+  A checkpoint is written beside its place and then renamed, so that an interrupted one has no step number and is never
+  found. It holds the state, the trained parts' constants, the position in the data and the config.
+  """
+
+  def __init__(self, directory: pathlib.Path, keep: int, metric: str, higher_is_better: bool):
+    """Opens a directory, which need not exist.
+
+    Args:
+      directory: absolute path, the same on every process.
+      keep: how many of the last checkpoints stay.
+      metric: the validation figure whose best checkpoint stays too.
+      higher_is_better: its direction.
+    """
+    policies = checkpoint_managers.AnyPreservationPolicy([
+        checkpoint_managers.preservation_policy.LatestN(keep),
+        checkpoint_managers.preservation_policy.BestN(
+            get_metric_fn=lambda metrics: metrics[metric],
+            reverse=not higher_is_better,
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        ),
+    ])
+    self._directory = directory
+    self._manager = ocp.CheckpointManager(
+        directory,
+        options=ocp.CheckpointManagerOptions(preservation_policy=policies, enable_async_checkpointing=True),
+    )
+
+  def latest(self) -> int | None:
+    """Step of the newest whole checkpoint."""
+    return self._manager.latest_step()
+
+  def save(
+      self, step: int, state: Tree, constants: Tree, data: Mapping[str, Any], config: Mapping[str, Any],
+      metrics: Mapping[str, float] | None = None,
+  ) -> None:
+    """Begins to write a checkpoint in the background; nothing happens where the step has one.
+
+    Args:
+      step: steps done.
+      state: the `TrainState`.
+      constants: {part: constants} of the trained parts.
+      data: the data iterator's position, JSON-able.
+      config: the config, JSON-able, for people.
+      metrics: validation figures at this step, where it was validated.
+
+    Raises:
+      SSRError: this or the one before could not be written; the last good one stays.
+    """
+    if step in self._manager.all_steps():
+      return
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardSave({'state': state, 'constants': constants}),
+        data=ocp.args.JsonSave(dict(data)),
+        config=ocp.args.JsonSave(dict(config)),
+    )
+    with self._told():
+      self._manager.save(step, args=arguments, metrics=dict(metrics) if metrics else None)
+
+  def restore(self, step: int, state: Tree, constants: Tree) -> tuple[Tree, Tree, dict[str, Any]]:
+    """Reads a checkpoint onto the present mesh, whatever mesh it was written on.
+
+    Args:
+      step: from `latest`.
+      state: the state as arrays or as `jax.ShapeDtypeStruct` with shardings: where everything goes.
+      constants: likewise.
+
+    Returns:
+      state, constants and the data iterator's position.
+
+    Raises:
+      SSRError: it does not fit, as where the config has changed since.
+    """
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, {'state': state, 'constants': constants})
+    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore())
+    try:
+      found = self._manager.restore(step, args=arguments)
+    except (ValueError, KeyError, TypeError) as error:
+      reason = ' '.join(str(error).split())[:300]
+      raise SSRError(
+          f'{self._directory}/{step}: does not fit the config ({reason}); go on with the config it was written with, or '
+          'name another --workdir'
+      ) from error
+    return found['state']['state'], found['state']['constants'], found['data']
+
+  def wait(self) -> None:
+    """Returns when everything is on disk; SSRError where it could not be written."""
+    with self._told():
+      self._manager.wait_until_finished()
+
+  def close(self) -> None:
+    """Waits, then ends the writer's threads."""
+    with self._told():
+      self._manager.close()
+
+  @contextlib.contextmanager
+  def _told(self) -> Iterator[None]:
+    """Turns what the writer threw, on this call or in the background since the last, into one line."""
+    try:
+      yield
+    except Exception as error:
+      if not _no_room(error):
+        raise
+      last = f'step {self.latest()} is the last good one' if self.latest() is not None else 'there is no good one yet'
+      reason = ' '.join(str(error).split())[:200]
+      raise SSRError(f'{self._directory}: a checkpoint could not be written ({reason}); {last}; make room') from error
+
+
+def _no_room(error: BaseException | None) -> bool:
+  """Whether a full disk, a quota or a size limit is behind an error; the writer wraps it several times."""
+  words = ('no space left', 'disk quota', 'file too large', 'enospc', 'edquot', 'efbig', 'resource_exhausted')
+  while error is not None:
+    if any(word in str(error).lower() for word in words):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
+
+
+class Preemption:
+  """Whether the machine is about to be taken away: SIGTERM, on this process or on any of the run's.
+
+  Use as a context. The signal only sets a mark; the loop asks `reached` between two steps, saves and exits with
+  `PREEMPTED`.
+  """
+
+  def __init__(self):
+    self._asked = False
+    self._former: Callable | int | None = None
+
+  def __enter__(self) -> 'Preemption':
+    # With several processes jax's coordination service listens, and agrees on a step that all of them reach.
+    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+      self._former = signal.signal(signal.SIGTERM, self._mark)
+    return self
+
+  def __exit__(self, *unused) -> None:
+    if self._former is not None:
+      signal.signal(signal.SIGTERM, self._former)
+
+  def _mark(self, *unused) -> None:
+    self._asked = True
+
+  def reached(self, step: int) -> bool:
+    """Whether to save and stop before this step; all processes get the same answer at the same step."""
+    if jax.process_count() > 1:
+      from jax.experimental import multihost_utils
+
+      return multihost_utils.reached_preemption_sync_point(step)
+    return self._asked

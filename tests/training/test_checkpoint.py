@@ -1,0 +1,105 @@
+"""Checkpoints: what stays, what is never chosen, and what a full disk says."""
+
+import os
+import pathlib
+import resource
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssr_jax.training import checkpoint
+from ssr_jax.types import SSRError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def _state(value, size=4):
+  return {'step': jnp.asarray(value, jnp.int32), 'w': jnp.full((size,), float(value))}
+
+
+def _open(folder, keep=2):
+  return checkpoint.Checkpoints(folder, keep, 'psnr', True)
+
+
+def test_the_last_ones_and_the_best_stay_and_come_back(tmp_path):
+  store = _open(tmp_path / 'c')
+  assert store.latest() is None
+  for step, psnr in ((1, 20.0), (2, 30.0), (3, None), (4, 25.0), (5, None)):
+    store.save(step, _state(step), {'pca': jnp.arange(3.0)}, {'next_index': step}, {'a': 1}, psnr and {'psnr': psnr})
+    store.wait()
+  assert sorted(int(p.name) for p in (tmp_path / 'c').iterdir() if p.name.isdigit()) == [2, 4, 5]
+  store.close()
+  store = _open(tmp_path / 'c')
+  assert store.latest() == 5
+  state, constants, data = store.restore(5, _state(0), {'pca': jnp.zeros(3)})
+  assert data == {'next_index': 5} and int(state['step']) == 5
+  np.testing.assert_array_equal(state['w'], np.full(4, 5.0))
+  np.testing.assert_array_equal(constants['pca'], np.arange(3.0))
+  store.close()
+
+
+def test_another_shape_is_refused_in_one_line(tmp_path):
+  store = _open(tmp_path / 'c')
+  store.save(1, _state(1), {}, {}, {})
+  store.wait()
+  with pytest.raises(SSRError, match='does not fit the config'):
+    store.restore(1, {'other': jnp.zeros(3)}, {})
+  store.close()
+
+
+def test_a_half_written_checkpoint_is_never_chosen(tmp_path):
+  """A copy of a real one under the name that orbax writes to before it renames, and an empty folder of that kind."""
+  store = _open(tmp_path / 'c')
+  store.save(3, _state(3), {}, {}, {})
+  store.close()
+  (tmp_path / 'c' / '7.orbax-checkpoint-tmp').mkdir()
+  (tmp_path / 'c' / '9.orbax-checkpoint-tmp-12345').mkdir()
+  store = _open(tmp_path / 'c')
+  assert store.latest() == 3
+  store.close()
+
+
+_FULL = """
+import pathlib, resource, signal, sys
+import jax.numpy as jnp
+import numpy as np
+from ssr_jax.training import checkpoint
+from ssr_jax.types import SSRError
+store = checkpoint.Checkpoints(pathlib.Path(sys.argv[1]), 2, 'psnr', True)
+noise = jnp.asarray(np.random.default_rng(0).normal(size=(1 << 18,)), jnp.float32)  # 1 MB that does not compress
+store.save(1, {'w': noise}, {}, {}, {})
+store.wait()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+  store.save(2, {'w': noise + 1}, {}, {}, {})
+  store.wait()
+except SSRError as error:
+  print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(resource, 'RLIMIT_FSIZE') or not hasattr(signal, 'SIGXFSZ'), reason='no file size limit')
+def test_a_full_disk_is_one_line_and_keeps_the_last_good_one(tmp_path):
+  """A limit on the size of files stands for the full disk: the same system call fails, for a like reason."""
+  env = {**os.environ, 'PYTHONPATH': str(ROOT)}
+  done = subprocess.run([sys.executable, '-c', _FULL, str(tmp_path / 'c')], capture_output=True, text=True, env=env)
+  assert 'could not be written' in done.stdout and 'step 1 is the last good one' in done.stdout, done.stderr[-2000:]
+  store = _open(tmp_path / 'c')
+  assert store.latest() == 1
+  state, _, _ = store.restore(1, {'w': jax.ShapeDtypeStruct((1 << 18,), jnp.float32)}, {})
+  np.testing.assert_array_equal(state['w'], np.random.default_rng(0).normal(size=(1 << 18,)).astype(np.float32))
+  store.close()
+
+
+def test_sigterm_is_a_mark_that_the_loop_reads():
+  with checkpoint.Preemption() as preemption:
+    assert not preemption.reached(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert preemption.reached(2)
+  assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -2,9 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.types import Array
+
+_BLOCK_ROWS = 8  # LR rows whose kernels stay in a CPU core's cache: 8 x 128 kernels of 21x21 are 1.8 MB
 
 
 def blur_downsample(image: Array, kernels: Array, scale: int) -> Array:
@@ -43,10 +46,44 @@ def blur_downsample(image: Array, kernels: Array, scale: int) -> Array:
   phases = padded[:, : rows * scale, : cols * scale].reshape(b, rows, scale, cols, scale, c)
   phases = phases.transpose(2, 4, 0, 1, 5, 3).reshape(scale * scale, b, rows, c, cols)
 
-  kh, kw = kernels.shape[1:3]
-  taps = jnp.pad(kernels.reshape(b, kh, kw, k, k), ((0, 0), (0, 0), (0, 0), (0, tail), (0, tail)))
-  taps = taps.reshape(b, kh, kw, cells, scale, cells, scale).transpose(3, 5, 4, 6, 0, 1, 2)
-  taps = taps.reshape(cells * cells, scale * scale, b, kh, 1, kw)
+  def whole(phases, kernels):
+    return _sum_cells(phases, kernels.reshape(-1, k * k), kernels.shape[1:3], scale)
+
+  def by_rows(phases, kernels):
+    """The same in blocks of rows: taps are the kernels' last axis and must become the first; in the cache it is cheap."""
+    block = next(n for n in range(_BLOCK_ROWS, 0, -1) if h % n == 0)
+    count = h // block
+    reach = np.arange(count)[:, None] * block + np.arange(block + cells - 1)
+    pieces = phases[:, :, reach]  # [s*s, b, count, rows of a block and of its kernels' reach, c, cols]
+    pieces = pieces.transpose(1, 2, 0, 3, 4, 5).reshape(b * count, scale * scale, 1, block + cells - 1, c, cols)
+
+    @jax.checkpoint
+    def sum_block(_, piece):
+      return None, _sum_cells(*piece, (block, w), scale)
+
+    _, out = jax.lax.scan(sum_block, None, (pieces, kernels.reshape(b * count, block * w, k * k)))
+    return out.reshape(b, h, c, w)
+
+  if kernels.shape[1:3] == (1, 1):
+    out = whole(phases, kernels)
+  else:
+    # The same sums in the same order. Blocks keep a CPU's cache filled and would leave an accelerator idle.
+    out = jax.lax.platform_dependent(phases, kernels, cpu=by_rows, default=whole)
+  return out.transpose(0, 1, 3, 2)
+
+
+def _sum_cells(phases: Array, kernels: Array, size: tuple[int, int], scale: int) -> Array:
+  """Sum over the cells of phases [s*s, b, rows, c, cols] weighted by kernels [b*kh*kw, k*k], size (kh, kw): [b, h, c, w]."""
+  k = kernel_lib.side(kernels)
+  cells = -(-k // scale)
+  tail = cells * scale - k
+  _, b, rows, c, cols = phases.shape
+  h, w = rows - cells + 1, cols - cells + 1
+  kh, kw = size
+  # The plain transpose comes first and alone: XLA's CPU backend makes it a fast loop, the padded one it does not.
+  taps = kernels.T.reshape(k, k, b * kh * kw)
+  taps = jnp.pad(taps, ((0, tail), (0, tail), (0, 0))).reshape(cells, scale, cells, scale, b * kh * kw)
+  taps = taps.transpose(0, 2, 1, 3, 4).reshape(cells * cells, scale * scale, b, kh, 1, kw)
 
   # Rematerialised: without it the gradient would store every window, 36 images for k = 21 and s = 4.
   @jax.checkpoint
@@ -57,9 +94,9 @@ def blur_downsample(image: Array, kernels: Array, scale: int) -> Array:
     )
     return out + (window * weights).sum(0), None
 
-  out = jnp.zeros((b, h, c, w), jnp.result_type(image, kernels))
+  out = jnp.zeros((b, h, c, w), jnp.result_type(phases, kernels))
   out, _ = jax.lax.scan(add_cell, out, (jnp.arange(cells * cells), taps))
-  return out.transpose(0, 1, 3, 2)
+  return out
 
 
 def blur_downsample_adjoint(lr: Array, kernels: Array, scale: int) -> Array:

@@ -22,10 +22,15 @@ def base(stage: str) -> ConfigDict:
   config.model = ConfigDict()
 
   config.data = ConfigDict()
-  config.data.train = 'folder:data/train'  # 'folder:DIR', several joined by ';'
+  # 'folder:DIR' and other kinds, several joined by ';', with weights '0.7*folder:A;0.3*folder:B': ssr_jax/data/sources.py.
+  config.data.train = 'folder:data/train'
   config.data.holdout = 20  # every n-th photo is kept for validation; 0 keeps none
   config.data.patch = 128
-  config.data.threads = 2
+  config.data.threads = 2  # that decode in this process; they share the cache, which suits a set that fits in it
+  config.data.workers = 0  # processes that decode instead, for larger sets; what comes out is the same
+  config.data.prefetch = 4  # batches read ahead
+  config.data.cache_mb = 2048  # decoded photos kept in memory, over all workers
+  config.data.max_bad_records = 10  # unreadable or too small photos that are skipped before it is an error
 
   config.recipe = ConfigDict()
   config.recipe.field = 'mixed'

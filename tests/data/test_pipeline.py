@@ -1,0 +1,292 @@
+"""The input pipeline: a record's bytes depend on nothing but (source, seed, index), and bad records are few or an error."""
+
+import collections
+import hashlib
+import io
+import json
+
+import grain
+import numpy as np
+from PIL import Image
+import pytest
+
+from ssr_jax.data import pipeline, sources
+from ssr_jax.types import SSRError
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+  """Six images of 40 x 50, made by arithmetic: their bytes are the same everywhere."""
+  place = tmp_path_factory.mktemp('images')
+  y, x = np.mgrid[:40, :50]
+  for i in range(6):
+    path = place / ('sub' if i % 2 else '.') / f'{i}.png'
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.stack([y * 3 + i, x * 5 - i, x * y + 7 * i], -1).astype(np.uint8)).save(path)
+  return place
+
+
+def _data(place, batch=4, seed=3, patch=16, spec='folder:{}', **options):
+  source = sources.from_spec(spec.format(place))
+  return pipeline.dataset(source, pipeline.photo_record(patch), batch, seed, **options)
+
+
+def _same(a, b):
+  assert a.keys() == b.keys()
+  for name in a:
+    np.testing.assert_array_equal(a[name], b[name])
+
+
+def _take(data, count, start=0, **options):
+  iterator = pipeline.batches(data, start, **options)
+  try:
+    return [{name: np.array(value) for name, value in next(iterator).items()} for _ in range(count)]
+  finally:
+    iterator.close()
+
+
+# ---- the same bytes --------------------------------------------------------------------------------------------------
+
+
+def test_records_are_those_of_earlier_versions(folder):
+  """Checkpoints resume by the number of their next batch: what it holds must not change. Taken from version 0.1.0."""
+  digest = hashlib.sha256()
+  data = _data(folder)
+  for i in range(5):
+    digest.update(data[i]['hr'].tobytes() + data[i]['seed'].tobytes())
+  assert digest.hexdigest() == '65cc1116e2205be3682171169e60885697afe8def74a493078da07058fd40de9'
+
+
+def test_threads_and_the_place_of_the_start_do_not_matter(folder):
+  data = _data(folder)
+  first = _take(data, 6, threads=1)
+  for i, batch in enumerate(first):
+    _same(batch, data[i])
+  for expected, got in zip(first[4:], _take(_data(folder), 2, start=4, threads=4)):
+    _same(expected, got)
+  assert not np.array_equal(first[0]['seed'], first[3]['seed'])
+
+
+def _mixture_with_a_damaged_file(folder, place):
+  for file in folder.rglob('*.png'):
+    (place / file.name).write_bytes(file.read_bytes())
+  (place / 'damaged.png').write_bytes(b'no image')
+  return _data(None, spec=f'0.4*folder:{folder};0.6*folder:{place}', max_bad_records=3)
+
+
+def test_four_worker_processes_give_the_same_bytes_and_the_same_bad_records(folder, tmp_path):
+  data = _mixture_with_a_damaged_file(folder, tmp_path)
+  alone, four = pipeline.batches(data), pipeline.batches(data, workers=4)
+  for _ in range(9):
+    _same(next(alone), next(four))
+    assert alone.get_state() == four.get_state()
+  assert len(four.bad_records) == 1
+  four.close()
+
+
+def test_a_worker_process_goes_on_after_a_restore_in_the_middle_of_an_epoch(folder, tmp_path, caplog):
+  data = _mixture_with_a_damaged_file(folder, tmp_path)
+  alone = pipeline.batches(data)
+  expected = [next(alone) for _ in range(9)]
+  iterator = pipeline.batches(data, workers=1)
+  for batch in expected[:3]:
+    _same(batch, next(iterator))
+  state = json.loads(json.dumps(iterator.get_state()))
+  _same(expected[3], next(iterator))
+  iterator.set_state(state)
+  for batch in expected[3:]:
+    _same(batch, next(iterator))
+  assert iterator.get_state() == alone.get_state()
+  assert len(iterator.bad_records) == 1 and 'damaged.png' in iterator.bad_records[0]
+  assert caplog.text.count('damaged.png') == 2  # each of the two iterators says it once
+  iterator.close()
+  with pytest.raises(ValueError, match='closed'):
+    next(iterator)
+
+
+def test_two_processes_read_the_batch_of_one(folder):
+  """Each its half, in the order in which jax.make_array_from_process_local_data puts the halves together."""
+  whole = _take(_data(folder, batch=6), 4)
+  halves = [_take(_data(folder, batch=6, process_index=p, process_count=2), 4) for p in range(2)]
+  for step, batch in enumerate(whole):
+    for name in batch:
+      np.testing.assert_array_equal(batch[name], np.concatenate([half[step][name] for half in halves]))
+  with pytest.raises(SSRError, match='train.batch_size=6 is no multiple of the 4 processes'):
+    _data(folder, batch=6, process_count=4)
+
+
+def test_state_serves_another_number_of_processes(folder):
+  """A run on two hosts, restored on one."""
+  iterator = pipeline.batches(_data(folder, process_index=1, process_count=2))
+  for _ in range(5):
+    next(iterator)
+  other = pipeline.batches(_data(folder), threads=1)
+  other.set_state(iterator.get_state())
+  _same(next(other), _data(folder)[5])
+
+
+def test_orbax_saves_and_restores_the_iterator(folder, tmp_path):
+  import orbax.checkpoint as ocp
+
+  iterator = pipeline.batches(_data(folder))
+  for _ in range(3):
+    next(iterator)
+  with ocp.CheckpointManager(tmp_path / 'c') as manager:
+    manager.save(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
+    expected = next(iterator)
+    manager.wait_until_finished()
+    again = pipeline.batches(_data(folder))
+    manager.restore(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(again)))
+  _same(next(again), expected)
+
+
+def test_every_record_comes_once_an_epoch_in_a_new_order(folder):
+  source = sources.from_spec(f'folder:{folder}')
+  seen = []
+  data = pipeline.dataset(source, lambda record, rng: {'sum': record['hr'].astype(np.int64).sum()}, 3, 0)
+  for i in range(8):
+    seen += list(data[i]['sum'])
+  epochs = [seen[k : k + 6] for k in range(0, 24, 6)]
+  assert all(sorted(e) == sorted(epochs[0]) and len(set(e)) == 6 for e in epochs)
+  assert len({tuple(e) for e in epochs}) > 1
+
+
+# ---- mixing ----------------------------------------------------------------------------------------------------------
+
+
+def test_weights_are_kept_exactly_and_each_part_runs_through_epochs_of_its_own(folder, tmp_path):
+  sizes = (3, 5, 8)
+  for k, size in enumerate(sizes):
+    for i in range(size):
+      path = tmp_path / str(k) / f'{i}.png'
+      path.parent.mkdir(exist_ok=True)
+      Image.fromarray(np.full((8, 8, 3), 10 * k + i, np.uint8)).save(path)
+  spec = ';'.join(f'{w}*folder:{tmp_path / str(k)}' for k, w in enumerate((0.2, 0.5, 0.3)))
+  data = pipeline.dataset(sources.from_spec(spec), lambda record, rng: {'value': record['hr'][0, 0, 0]}, 10, seed=0)
+  values = np.concatenate([data[i]['value'] for i in range(40)])
+  for n in range(1, 401):  # at every moment, not just in the mean
+    shares = np.bincount(values[:n] // 10, minlength=3)
+    np.testing.assert_allclose(shares, np.multiply((0.2, 0.5, 0.3), n), atol=1.5)
+  assert list(np.bincount(values // 10)) == [80, 200, 120]
+  for k, size in enumerate(sizes):
+    of_part = values[values // 10 == k]
+    for start in range(0, len(of_part) - size + 1, size):
+      assert len(set(of_part[start : start + size])) == size  # an epoch of this part
+
+
+def test_a_weighted_part_without_records_is_an_error(folder):
+  whole = sources.from_spec(f'0.5*folder:{folder};0.5*folder:{folder / "sub"}')
+  held = sources.Subset(whole, range(6))
+  with pytest.raises(SSRError, match='data.holdout'):
+    pipeline.dataset(held, pipeline.photo_record(16), 2, 0)[0]
+
+
+# ---- crops -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_crop_is_one_of_the_eight_views_of_the_photo():
+  image = np.arange(30 * 40 * 3, dtype=np.uint32).astype(np.uint8).reshape(30, 40, 3)
+  image[..., 0] = np.arange(30)[:, None]
+  image[..., 1] = np.arange(40)[None, :]
+  seen = set()
+  for seed in range(60):
+    crop = pipeline.crop_patch(image, 16, np.random.default_rng(seed)).astype(int)
+    steps = tuple(crop[1, 0, :2] - crop[0, 0, :2]), tuple(crop[0, 1, :2] - crop[0, 0, :2])
+    assert sorted(abs(v) for pair in steps for v in pair) == [0, 0, 1, 1]
+    seen.add(steps)
+  assert len(seen) == 8
+
+
+def test_hr_lr_and_depth_are_cut_and_turned_together():
+  y, x = np.mgrid[:48, :64].astype(np.uint8)
+  hr = np.stack([y, x, y], -1)
+  record = {'hr': hr, 'lr': hr[::4, ::4].copy(), 'depth': (y.astype(np.float32) * 64 + x) / 4096}
+  corners = set()
+  for seed in range(40):
+    batch = pipeline.photo_record(16)(record, np.random.default_rng(seed))
+    np.testing.assert_allclose(batch['depth'] * 4096, batch['hr'][..., 0] * 64.0 + batch['hr'][..., 1])
+    coarse = np.sort(batch['hr'].reshape(4, 4, 4, 4, 3).transpose(0, 2, 1, 3, 4).reshape(4, 4, 16, 3), axis=2)[:, :, 0]
+    np.testing.assert_array_equal(coarse, batch['lr'])  # its first pixel is the smallest, however it is turned
+    corners.add(tuple(batch['lr'].min((0, 1))[:2]))
+  assert len(corners) > 15
+  with pytest.raises(SSRError, match='data.patch=18 is no multiple of 4'):
+    pipeline.photo_record(18)(record, np.random.default_rng(0))
+
+
+def test_depth_patches_avoid_what_is_flat():
+  depth = np.zeros((64, 64), np.float32)
+  depth[:, 40:] = np.linspace(0, 1, 24)
+  record = {'hr': np.zeros((64, 64, 3), np.uint8), 'depth': depth}
+  flat = sum(np.ptp(pipeline.photo_record(16)(record, np.random.default_rng(s))['depth']) < 0.02 for s in range(200))
+  # Half of the places are flat; that four draws in a row are, 1/16 of the records; 27 is beyond 5 sigma of it.
+  assert flat < 30
+
+
+# ---- bad records -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def damaged(folder, tmp_path):
+  """The six images, a cut JPEG and one that is too small."""
+  for file in folder.rglob('*.png'):
+    (tmp_path / file.name).write_bytes(file.read_bytes())
+  buffer = io.BytesIO()
+  Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(buffer, 'JPEG')
+  (tmp_path / 'cut.jpg').write_bytes(buffer.getvalue()[:-800])
+  Image.fromarray(np.zeros((8, 90, 3), np.uint8)).save(tmp_path / 'small.png')
+  return tmp_path
+
+
+def test_bad_records_are_replaced_and_counted_once(damaged, caplog):
+  iterator = pipeline.batches(_data(damaged, max_bad_records=2))
+  shown = [next(iterator) for _ in range(8)]  # four epochs
+  assert all(batch['hr'].shape == (4, 16, 16, 3) for batch in shown)
+  assert set(iterator.get_state()) == {'next_batch', 'bad_records'}
+  lines = sorted(iterator.bad_records)
+  assert len(lines) == 2 and 'cut.jpg: cannot be read' in lines[0] and 'small.png: a training image is 8x90' in lines[1]
+  assert caplog.text.count('cut.jpg') == caplog.text.count('small.png') == 1
+  seeds = np.concatenate([batch['seed'] for batch in shown])
+  assert len(set(seeds)) == 32  # a replacement is a draw of its own
+
+
+@pytest.mark.parametrize('limit', [0, 1])
+def test_too_many_bad_records_are_an_error_that_names_them(damaged, limit):
+  iterator = pipeline.batches(_data(damaged, max_bad_records=limit))
+  with pytest.raises(SSRError) as caught:
+    for _ in range(8):
+      next(iterator)
+  names = [name for name in ('cut.jpg', 'small.png') if name in str(caught.value)]
+  assert len(names) == limit + 1 and '\n' not in str(caught.value)
+  assert limit == 0 or 'data.max_bad_records=1' in str(caught.value)
+
+
+def test_the_count_goes_on_after_a_restore(damaged):
+  iterator = pipeline.batches(_data(damaged, max_bad_records=1))
+  state = {'next_batch': 0, 'bad_records': ['elsewhere.png: damaged']}
+  iterator.set_state(state)
+  with pytest.raises(SSRError, match='elsewhere.png: damaged; '):
+    for _ in range(8):
+      next(iterator)
+
+
+def test_an_error_in_a_worker_is_the_same_error(damaged):
+  iterator = pipeline.batches(_data(damaged, max_bad_records=0), workers=1)
+  with pytest.raises(SSRError, match='cut.jpg|small.png'):
+    for _ in range(8):
+      next(iterator)
+  iterator.close()
+
+
+def test_nothing_usable_ends(tmp_path):
+  for k in range(3):
+    (tmp_path / f'{k}.png').write_bytes(b'no image')
+  with pytest.raises(SSRError, match='no record can be used: .*2.png'):
+    _data(tmp_path, max_bad_records=10)[0]
+
+
+def test_scenes_survive_a_bad_photo(damaged):
+  photos = sources.from_spec(f'folder:{damaged}')
+  data = pipeline.dataset(range(16), pipeline.scene_record(photos, 16, 16), 2, 0, max_bad_records=5)
+  iterator = pipeline.batches(data)
+  shapes = collections.Counter(next(iterator)['depth'].shape for _ in range(4))
+  assert shapes == {(2, 16, 16): 4} and any('cut.jpg' in line for line in iterator.bad_records)

@@ -1,10 +1,11 @@
-"""The command `ssr`: upscale images, score images, look after weights.
+"""The command `ssr`: upscale images, score images, look after data and weights.
 
 Exit codes: 0 all done; 1 some inputs failed, each named on stderr in one line, the rest done; 2 wrong usage; 130
 stopped by Ctrl-C. JAX and the networks are imported only by the command that needs them.
 """
 
 import argparse
+import contextlib
 import csv
 import dataclasses
 import io as iolib
@@ -24,7 +25,10 @@ _EXAMPLES = """examples:
   ssr upscale photo.jpg -o out/ --figures        depth, kernels and restored image in one picture as well
   ssr upscale photo.jpg -o out/ --restored-only  without diffusion: faster, closer to the pixels, less detail
   ssr metrics hr/ out/ --metrics psnr,ssim --csv scores.csv
+  ssr data check folder:photos/ --min-side 128   what should not be trained on
+  ssr data pack folder:photos/ shards/           ArrayRecord shards, which load faster from a shared disk
   ssr weights verify
+  ssr weights import stable-diffusion-2-1-base/ --as big
 """
 
 
@@ -97,13 +101,55 @@ def _parser() -> argparse.ArgumentParser:
   score.add_argument('--niqe-model', metavar='FILE', help="NIQE's pristine model, an .npz file")
   score.set_defaults(command=_metrics)
 
-  weights = commands.add_parser('weights', help='list or verify the weights')
+  data = commands.add_parser('data', help='list, check and pack image sets')
+  actions = data.add_subparsers(title='actions', required=True, metavar='ACTION')
+  root = argparse.ArgumentParser(add_help=False)
+  root.add_argument('--root', metavar='DIR', help='where the ready sets lie (default: $SSR_DATA, else data)')
+  work = argparse.ArgumentParser(add_help=False)
+  work.add_argument('--workers', type=int, metavar='N', help="threads (default: the machine's cores)")
+  work.add_argument('-q', '--quiet', action='store_true', help='no progress bar')
+  source = "a source such as folder:DIR; paired:HR_DIR,LR_DIR; rgbd:DIR; tfds:NAME; array_record:GLOB; several joined by ';'"
+
+  ready = actions.add_parser(
+      'list', parents=[common, root], help='ready definitions of known sets: what, how many, where',
+      description='Lists the sets that are known by name, where each is expected below the root, and what is there.')
+  ready.set_defaults(command=_data_list)
+  check = actions.add_parser(
+      'check', parents=[common, root, work], help='find unreadable, small and duplicate images, and what a set lacks',
+      description='Decodes every image; names those that are unreadable, too small, or have the pixels of another. '
+      'Of a set that is known by name it also says what is missing.')
+  check.add_argument('source', metavar='SRC', help=f'{source}; or the name of a ready set')
+  check.add_argument('--min-side', type=int, default=0, metavar='N', help='smallest side of an image (default: any)')
+  check.set_defaults(command=_data_check)
+  pack = actions.add_parser(
+      'pack', parents=[common, work], help='write ArrayRecord shards',
+      description='Packs images, their bytes as they are, into ArrayRecord shards with a manifest of sha256. Stopped at '
+      'any moment, the same command goes on. What cannot be read is named and left out.')
+  pack.add_argument('source', metavar='SRC', help=source)
+  pack.add_argument('dest', metavar='DEST', help='a folder; with --tfds, the tfds data directory')
+  pack.add_argument('--tfds', metavar='NAME', help="make it a tfds set, which 'tfds:NAME' reads without TensorFlow")
+  pack.add_argument('--split', default='train', metavar='NAME', help='of the tfds set (default: train)')
+  pack.add_argument('--shard-records', type=int, default=128, metavar='N', help='records a shard (default: 128)')
+  pack.set_defaults(command=_data_pack)
+
+  weights = commands.add_parser('weights', help='list, verify, find or import weights')
   actions = weights.add_subparsers(title='actions', required=True, metavar='ACTION')
-  for name, command, text in (('list', _weights_list, 'parts, sizes and parameters of a model'),
-                              ('verify', _weights_verify, 'check every file against its sha256')):
+  for name, command, text in (
+      ('list', _weights_list, 'parts, sizes and parameters of a model; without one, also what can be imported'),
+      ('verify', _weights_verify, 'check every file against its sha256'),
+      ('path', _weights_path, 'print the folder of a model')):
     action = actions.add_parser(name, parents=[common], help=text, description=text)
-    action.add_argument('model', nargs='?', default='compact', help='name or model directory (default: compact)')
+    action.add_argument('model', nargs='?', help='name or model directory (default: compact)')
     action.set_defaults(command=command)
+  action = actions.add_parser(
+      'import', parents=[common], help='make a model of public weights',
+      description='Reads Stable Diffusion 1.5 or 2.1, DPT, Depth Anything V2 or MANet and writes our parts of it.')
+  action.add_argument('source', metavar='SOURCE',
+                      help='a folder of diffusers or transformers, a file, a name from `ssr weights list`, or a hub id')
+  action.add_argument('--as', dest='name', metavar='NAME',
+                      help='model to add the parts to: a name, or a folder with a / in it (default: the name of SOURCE)')
+  action.add_argument('--prompt', default='', metavar='TEXT', help='fixed text condition of the UNet (default: empty)')
+  action.set_defaults(command=_weights_import)
   return parser
 
 
@@ -336,13 +382,104 @@ def _size(image) -> str:
   return f'{image.shape[1]}x{image.shape[0]}'
 
 
+# ---- data ------------------------------------------------------------------------------------------------------------
+
+
+def _data_list(arguments: argparse.Namespace) -> int:
+  from ssr_jax.data import datasets
+
+  root = datasets.root_of(arguments.root)
+  print(f"{'set':20}{'count':>6}  {'found':14}what")
+  for name, definition in datasets.DEFINITIONS.items():
+    status = datasets.status(name, root)
+    found = 'complete' if not status.problem else 'absent' if status.place is None else f'{status.found}, incomplete'
+    print(f'{name:20}{definition.count:6}  {found:14}{definition.what}')
+    print(f"{'':28}{' or '.join(definition.places)}")
+    print(f"{'':28}{definition.home}  (licence: {definition.licence or 'see there'})")
+  print(f"below {root}; use one as 'set:NAME', see what one lacks with 'ssr data check NAME'")
+  return 0
+
+
+def _data_check(arguments: argparse.Namespace) -> int:
+  from ssr_jax.data import datasets, pack, sources
+
+  problems, spec = 0, arguments.source
+  name = spec.removeprefix('set:')
+  if ':' not in name:
+    if name not in datasets.DEFINITIONS and pathlib.Path(name).is_dir():
+      raise SSRError(f"source '{name}': a folder reads 'folder:{name}'")
+    status = datasets.status(name, arguments.root)
+    if status.problem:
+      problems += 1
+      _say(f'{name}: {status.problem}; get it from {status.definition.home}')
+    if not status.found:
+      return 1
+    spec = status.place
+  source = sources.from_spec(spec)
+  _check_workers(arguments)
+  with _bar(len(source), arguments) as progress:
+    found = pack.check(source, arguments.min_side, arguments.workers, progress)
+  for line in found.problems:
+    _say(line)
+  if len(found.sizes):
+    (low_h, low_w), (high_h, high_w) = found.sizes.min(0), found.sizes.max(0)
+    print(f'{found.records} records, {len(found.sizes)} readable, {len(found.problems)} problems; heights {low_h} to '
+          f'{high_h}, widths {low_w} to {high_w}')
+  return 1 if problems or found.problems else 0
+
+
+def _data_pack(arguments: argparse.Namespace) -> int:
+  from ssr_jax.data import pack, sources
+
+  _check_workers(arguments)
+  total = len(sources.from_spec(arguments.source))
+  with _bar(total, arguments) as progress:
+    done = pack.pack(
+        arguments.source, arguments.dest, tfds_name=arguments.tfds, split=arguments.split,
+        shard_records=arguments.shard_records, workers=arguments.workers, progress=progress)
+  for line in done.left_out:
+    _say(f'left out {line}')
+  print(f'{done.records} records, {done.size / 1e6:.1f} MB, {done.shards} shards in {done.directory}'
+        + (f', {done.kept} of them from before' if done.kept else '')
+        + (f'; {done.recoded} images stored as PNG' if done.recoded else ''))
+  print(f"read it as '{done.spec}'" + (f' with TFDS_DATA_DIR={arguments.dest}' if arguments.tfds else ''))
+  return 1 if done.left_out else 0
+
+
+def _check_workers(arguments: argparse.Namespace) -> None:
+  if arguments.workers is not None and arguments.workers < 1:
+    raise SSRError(f'--workers {arguments.workers}: must be 1 or more')
+
+
+@contextlib.contextmanager
+def _bar(total: int, arguments: argparse.Namespace):
+  """A progress bar, as the function that moves it."""
+  from tqdm import tqdm
+
+  with tqdm(total=total, unit='image', disable=True if arguments.quiet else None, leave=False) as bar:
+    yield lambda done, _: bar.update(done - bar.n)
+
+
 # ---- weights ---------------------------------------------------------------------------------------------------------
 
 
 def _weights_list(arguments: argparse.Namespace) -> int:
+  from ssr_jax.weights import importing, registry
+
+  if arguments.model:
+    return _weights_show(arguments.model)
+  for name in registry.known():
+    _weights_show(name)
+  print('\ncan be imported (ssr weights import NAME, or the folder that holds it):')
+  for name, public in importing.PUBLIC.items():
+    print(f"  {name:25}{public.what}\n{'':27}{public.licence}; {' or '.join(public.places)}")
+  return 0
+
+
+def _weights_show(model: str) -> int:
   from ssr_jax.weights import registry
 
-  directory = registry.resolve(arguments.model)
+  directory = registry.resolve(model)
   config = registry.read_config(directory)
   print(f"{config['name']} (x{config['scale']}) in {directory}")
   for part, entry in config['parts'].items():
@@ -357,13 +494,33 @@ def _weights_list(arguments: argparse.Namespace) -> int:
 def _weights_verify(arguments: argparse.Namespace) -> int:
   from ssr_jax.weights import registry
 
-  found = registry.verify(arguments.model)
+  found = registry.verify(arguments.model or 'compact')
   for part, problem in found.items():
     if problem is None:
       print(f'{part}: ok')
     else:
       _say(problem)
   return 1 if any(found.values()) else 0
+
+
+def _weights_path(arguments: argparse.Namespace) -> int:
+  from ssr_jax.weights import registry
+
+  print(registry.resolve(arguments.model or 'compact'))
+  return 0
+
+
+def _weights_import(arguments: argparse.Namespace) -> int:
+  from ssr_jax.weights import importing, registry
+
+  name = arguments.name or pathlib.Path(arguments.source.rstrip('/')).stem
+  if name in registry.BUNDLED:
+    raise SSRError(f"--as {name}: '{name}' comes with the package and stays as it is; choose another name")
+  directory = pathlib.Path(name) if len(pathlib.PurePath(name).parts) > 1 else registry.home() / name
+  parts = importing.import_checkpoint(
+      arguments.source, directory, prompt=arguments.prompt, report=lambda line: print(line, flush=True))
+  print(f"{', '.join(parts)} written to {directory}")
+  return 0
 
 
 # ---- what is said ----------------------------------------------------------------------------------------------------

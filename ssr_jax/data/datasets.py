@@ -41,7 +41,7 @@ class Definition:
 
 _DIV2K = dict(home='https://data.vision.ee.ethz.ch/cvl/DIV2K/', licence='academic research only')
 _BSDS = dict(
-    home='https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/resources.html',
+    home='http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz',
     licence='non-commercial research and education',
 )
 _REALSR = dict(home='https://github.com/csjcai/RealSR')
@@ -73,7 +73,7 @@ DEFINITIONS = {
         Definition('set5', 5, 'HR images', ('folder:Set5/HR', 'folder:Set5', 'folder:set5'), _SELFEX),
         Definition('set14', 14, 'HR images', ('folder:Set14/HR', 'folder:Set14', 'folder:set14'), _SELFEX),
         Definition('t91', 91, 'HR images', ('folder:T91', 'folder:t91'),
-                   'http://www.ifp.illinois.edu/~jyang29/ScSR.htm', numbers=(1, 91)),
+                   'http://www.ifp.illinois.edu/~jyang29/codes/ScSR.rar', numbers=(1, 91)),
         Definition('realsr-x4-test', 100, 'pairs of version 3 at x4, 50 by Canon and 50 by Nikon',
                    ('paired:RealSR(V3)/Canon/Test/4,RealSR(V3)/Canon/Test/4;'
                     'paired:RealSR(V3)/Nikon/Test/4,RealSR(V3)/Nikon/Test/4',), **_REALSR),

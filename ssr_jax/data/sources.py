@@ -71,10 +71,17 @@ class Source(abc.ABC):
 
   def __getitem__(self, index: int) -> Record:
     """Record `index`, decoded; `BadRecord` where that fails."""
+    return self.decode(index, self.read(index))
+
+  def read(self, index: int) -> dict[str, bytes]:
+    """`encoded`, with `BadRecord` for a file that cannot be opened."""
     try:
-      stored = self.encoded(index)
+      return self.encoded(index)
     except OSError as error:
-      raise BadRecord(f'{self.name(index)}: cannot be read ({_first_line(error)})') from error
+      raise BadRecord(f'{self.name(index)}: cannot be read ({error.strerror})') from error
+
+  def decode(self, index: int, stored: Mapping[str, bytes]) -> Record:
+    """What `encoded` gave for record `index`, decoded."""
     record = {}
     for key in self.keys:
       if key == 'depth':
@@ -86,6 +93,11 @@ class Source(abc.ABC):
     if 'depth' in record:
       record['depth'] = _fit(record['depth'], record['hr'].shape[:2], self.name(index, 'depth'))
     return record
+
+  def files(self, index: int) -> tuple[pathlib.Path, ...]:
+    """The files that record `index` is read from, 'hr' first; none where it comes from a shard."""
+    del index
+    return ()
 
   def __iter__(self) -> Iterator[Record]:
     return (self[i] for i in range(len(self)))
@@ -233,7 +245,7 @@ class Folder(Source):
   """Image files."""
 
   def __init__(self, files: Sequence[pathlib.Path]):
-    self.files = list(files)
+    self.paths = list(files)
 
   @classmethod
   def open(cls, folder: pathlib.Path) -> 'Folder':
@@ -244,13 +256,16 @@ class Folder(Source):
     return cls(files)
 
   def __len__(self) -> int:
-    return len(self.files)
+    return len(self.paths)
 
   def name(self, index: int, key: str = 'hr') -> str:
-    return str(self.files[index])
+    return str(self.paths[index])
+
+  def files(self, index: int) -> tuple[pathlib.Path, ...]:
+    return (self.paths[index],)
 
   def encoded(self, index: int) -> dict[str, bytes]:
-    return {'hr': self.files[index].read_bytes()}
+    return {'hr': self.paths[index].read_bytes()}
 
 
 class Paired(Source):
@@ -272,7 +287,7 @@ class Paired(Source):
     Raises:
       SSRError: an image without a partner, or sizes that are not all in one whole-number proportion.
     """
-    highs, lows = (Folder.open(folder).files for folder in (hr, lr))
+    highs, lows = (Folder.open(folder).paths for folder in (hr, lr))
     if hr == lr:
       highs = [p for p in highs if p.stem.lower().endswith('_hr')]
       lows = [p for p in lows if re.search(r'_lr\d*$', p.stem, re.IGNORECASE)]
@@ -294,6 +309,9 @@ class Paired(Source):
 
   def name(self, index: int, key: str = 'hr') -> str:
     return str(self.pairs[index][key == 'lr'])
+
+  def files(self, index: int) -> tuple[pathlib.Path, ...]:
+    return self.pairs[index]
 
   def encoded(self, index: int) -> dict[str, bytes]:
     high, low = self.pairs[index]
@@ -327,7 +345,7 @@ class RGBD(Source):
       images = [p for p in list_files(photos, suffixes()) if not p.stem.endswith('_depth')]
       strip = lambda stem: stem.removesuffix('_depth')
     else:
-      images, maps, strip = Folder.open(photos).files, list_files(depths, DEPTH_SUFFIXES), lambda stem: stem
+      images, maps, strip = Folder.open(photos).paths, list_files(depths, DEPTH_SUFFIXES), lambda stem: stem
     if not maps or not images:
       raise SSRError(f'{depths}: no depth map ({", ".join(DEPTH_SUFFIXES)}) with its photo; in one folder a map is '
                      'named NAME_depth')
@@ -338,6 +356,9 @@ class RGBD(Source):
 
   def name(self, index: int, key: str = 'hr') -> str:
     return str(self.pairs[index][key == 'depth'])
+
+  def files(self, index: int) -> tuple[pathlib.Path, ...]:
+    return self.pairs[index]
 
   def encoded(self, index: int) -> dict[str, bytes]:
     photo, depth = self.pairs[index]
@@ -531,6 +552,10 @@ class Joined(Source):
     part, inner = self._locate(index)
     return part.encoded(inner)
 
+  def files(self, index: int) -> tuple[pathlib.Path, ...]:
+    part, inner = self._locate(index)
+    return part.files(inner)
+
   def __getitem__(self, index: int) -> Record:
     part, inner = self._locate(index)
     return part[inner]
@@ -556,6 +581,9 @@ class Subset(Source):
 
   def encoded(self, index: int) -> dict[str, bytes]:
     return self.source.encoded(int(self.indices[index]))
+
+  def files(self, index: int) -> tuple[pathlib.Path, ...]:
+    return self.source.files(int(self.indices[index]))
 
   def __getitem__(self, index: int) -> Record:
     return self.source[int(self.indices[index])]
@@ -586,6 +614,9 @@ class Cached(Source):
 
   def encoded(self, index: int) -> dict[str, bytes]:
     return self.source.encoded(index)
+
+  def files(self, index: int) -> tuple[pathlib.Path, ...]:
+    return self.source.files(index)
 
   def groups(self) -> list[tuple[float, np.ndarray]] | None:
     return self.source.groups()
@@ -680,7 +711,7 @@ def parse(spec: str) -> list[pathlib.Path]:
     part = _part(text)
     if not isinstance(part, Folder):
       raise SSRError(f"source {text!r}: only 'folder:DIR' can be read here")
-    files += part.files
+    files += part.paths
   if not files:
     raise SSRError("data source is empty; give one such as 'folder:DIR'")
   return files

@@ -140,7 +140,7 @@ def test_weights_are_kept_through_a_split(folder):
   for part in (train, held):
     (_, first), (_, second) = part.groups()
     assert sorted([*first, *second]) == list(range(len(part)))
-    assert all(weighted.parts[0].files.count(pathlib.Path(part.name(i))) for i in first)
+    assert all(weighted.parts[0].paths.count(pathlib.Path(part.name(i))) for i in first)
     assert len(first) == len(part) * 6 // 9
   for spec in (f'0.7*folder:{folder};folder:{folder}', f'0*folder:{folder};1*folder:{folder}'):
     with pytest.raises(SSRError, match='every part a weight'):

@@ -184,7 +184,12 @@ class Batches(grain.DatasetIterator):
 
   def __next__(self) -> Batch:
     self.start_prefetch()
-    batch = dict(next(self._reader))
+    try:
+      batch = dict(next(self._reader))
+    except RuntimeError as error:
+      if 'terminated unexpectedly' not in str(error):  # grain's words
+        raise
+      raise SSRError('a worker process died, most likely for want of memory; lower data.workers or data.cache_mb') from error
     _note(batch.pop(_BAD), self._bad, self._data.max_bad_records)
     self._next += 1
     return batch

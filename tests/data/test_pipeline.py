@@ -4,6 +4,7 @@ import collections
 import hashlib
 import io
 import json
+import multiprocessing
 
 import grain
 import numpy as np
@@ -273,6 +274,17 @@ def test_an_error_in_a_worker_is_the_same_error(damaged):
   iterator = pipeline.batches(_data(damaged, max_bad_records=0), workers=1)
   with pytest.raises(SSRError, match='cut.jpg|small.png'):
     for _ in range(8):
+      next(iterator)
+  iterator.close()
+
+
+def test_a_killed_worker_is_one_line(folder):
+  iterator = pipeline.batches(_data(folder), workers=1)
+  next(iterator)
+  for child in multiprocessing.active_children():
+    child.kill()
+  with pytest.raises(SSRError, match='lower data.workers'):
+    for _ in range(20):  # what it had read ahead comes first
       next(iterator)
   iterator.close()
 

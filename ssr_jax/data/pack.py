@@ -206,8 +206,7 @@ class _Job:
 
   def _write(self, k: int) -> dict[str, Any]:
     """Writes shard k under a name of its own, reads it back, and renames it."""
-    from array_record.python import array_record_module
-
+    array_record_module, _ = sources.array_record()
     target = self.path(k)
     temporary = target.with_name(f'.{target.name}.{os.getpid()}.tmp')
     digests, left_out, recoded = [], [], 0

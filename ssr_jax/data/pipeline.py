@@ -72,11 +72,19 @@ def photo_record(patch: int) -> Callable[[sources.Record, np.random.Generator], 
 
 
 def scene_record(photos: sources.Source, height: int, width: int) -> Callable[[Any, np.random.Generator], Batch]:
-  """Record of the depth stage: a rendered scene 'hr' uint8 [H, W, 3], its inverse 'depth' [H, W], and 'seed'."""
+  """Record of the depth stage: a rendered scene 'hr' uint8 [H, W, 3], its inverse 'depth' [H, W], and 'seed'.
+
+  Its photos are drawn by the source's weights where it has some.
+  """
+  groups = photos.groups()
+  shares = groups and np.divide([weight for weight, _ in groups], sum(weight for weight, _ in groups))
 
   def record(unused, rng: np.random.Generator) -> Batch:
     del unused
-    chosen = [int(i) for i in rng.integers(len(photos), size=6)]
+    if groups is None:
+      chosen = [int(i) for i in rng.integers(len(photos), size=6)]
+    else:
+      chosen = [int(rng.choice(groups[k][1])) for k in rng.choice(len(groups), size=6, p=shares)]
     textures = [photos[i]['hr'] for i in chosen]
     for i, photo in zip(chosen, textures):
       if min(photo.shape[:2]) < _TEXTURE:
@@ -104,7 +112,8 @@ class Dataset:
     record: (what the source holds at an index, generator) to one record of a batch.
     batch_size: of the whole batch, over all processes.
     seed: of order and records.
-    max_bad_records: how many different records may prove unusable before it is an error.
+    max_bad_records: how many different records may prove unusable before it is an error. Each process counts those
+      it comes across itself.
     process_index, process_count: which part of each batch is this process's: the process_index-th of process_count
       equal pieces. Their concatenation in order is the batch of a single process.
     cache_bytes: decoded records kept in memory, over all workers of this process.
@@ -208,7 +217,8 @@ class Batches(grain.DatasetIterator):
 
   def start_prefetch(self) -> None:
     """Starts the threads or workers; `next` does it otherwise."""
-    self._assert_not_closed()
+    if self._closed:
+      raise ValueError('a closed iterator of batches cannot go on; make another')
     if self._reader is not None:
       return
     if not self._workers:

@@ -441,9 +441,17 @@ class ArrayRecord(Source):
     return stored
 
 
-def _shards(files: Sequence[str]):
-  from array_record.python import array_record_data_source
+def array_record():
+  """The package's modules (reader and writer, data source); SSRError where there is no such package."""
+  try:
+    from array_record.python import array_record_data_source, array_record_module
+  except ImportError as error:
+    raise SSRError('ArrayRecord files need the package array_record, which is not there for this system') from error
+  return array_record_module, array_record_data_source
 
+
+def _shards(files: Sequence[str]):
+  _, array_record_data_source = array_record()
   try:
     return array_record_data_source.ArrayRecordDataSource(list(files))
   except Exception as error:  # the reader raises many kinds

@@ -182,6 +182,19 @@ def test_a_weighted_part_without_records_is_an_error(folder):
     pipeline.dataset(held, pipeline.photo_record(16), 2, 0)[0]
 
 
+def test_scenes_draw_their_photos_by_weight(folder, monkeypatch):
+  """600 draws at 0.9: the share of the light part lies within 5 sigma of 0.1."""
+  drawn = []
+  monkeypatch.setattr(pipeline.scenes, 'render_scene', lambda rng, textures, h, w: drawn.extend(
+      texture[0, 0, 2] // 7 for texture in textures) or (np.zeros((h, w, 3)), np.zeros((h, w))))
+  photos = sources.from_spec(f'0.1*folder:{folder / "sub"};0.9*folder:{folder}')  # sub holds 1, 3, 5
+  photos = sources.Subset(photos, [0, 1, 2, 3, 4, 5])  # of the second part 0, 2, 4: its first by path
+  data = pipeline.dataset(range(100), pipeline.scene_record(photos, 16, 16), 100, 0)
+  data[0]
+  share = np.isin(drawn, [1, 3, 5]).mean()
+  assert len(drawn) == 600 and abs(share - 0.1) < 5 * (0.1 * 0.9 / 600) ** 0.5
+
+
 # ---- crops -----------------------------------------------------------------------------------------------------------
 
 

@@ -433,10 +433,13 @@ def _data_pack(arguments: argparse.Namespace) -> int:
 
   _check_workers(arguments)
   total = len(sources.from_spec(arguments.source))
-  with _bar(total, arguments) as progress:
-    done = pack.pack(
-        arguments.source, arguments.dest, tfds_name=arguments.tfds, split=arguments.split,
-        shard_records=arguments.shard_records, workers=arguments.workers, progress=progress)
+  try:
+    with _bar(total, arguments) as progress:
+      done = pack.pack(
+          arguments.source, arguments.dest, tfds_name=arguments.tfds, split=arguments.split,
+          shard_records=arguments.shard_records, workers=arguments.workers, progress=progress)
+  except pack.WriteError as error:  # no wrong usage
+    return _say(str(error), 1)
   for line in done.left_out:
     _say(f'left out {line}')
   print(f'{done.records} records, {done.size / 1e6:.1f} MB, {done.shards} shards in {done.directory}'

@@ -33,6 +33,10 @@ Progress = Callable[[int, int], None]
 """Called with the records done so far and all of them, from any thread, one call at a time."""
 
 
+class WriteError(SSRError):
+  """A shard could not be written, for want of space or the like; what is whole stays, and another run goes on."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Packed:
   """What `pack` did.
@@ -84,7 +88,8 @@ def pack(
     progress: told about each record.
 
   Raises:
-    SSRError: a source that cannot be packed, a destination that holds something else, or a file that cannot be written.
+    SSRError: a source that cannot be packed, or a destination that holds something else.
+    WriteError: a file that cannot be written.
   """
   source = sources.from_spec(spec)
   if source.groups() is not None:
@@ -244,7 +249,7 @@ class _Job:
       if isinstance(error, SSRError):
         raise
       reason = getattr(error, 'strerror', None) or (str(error).splitlines() or [''])[0]
-      raise SSRError(f'{target}: cannot be written ({reason}); run the same command again when it can') from error
+      raise WriteError(f'{target}: cannot be written ({reason}); run the same command again when it can') from error
     finally:
       temporary.unlink(missing_ok=True)
     _save(self.note(k), note)
@@ -278,7 +283,7 @@ class _Job:
   def _verify(self, entries) -> None:
     for entry in entries:
       if _sha256(self.dest / entry['file']) != entry['sha256']:
-        raise SSRError(f'{self.dest / entry["file"]}: changed since it was written; run the same command again')
+        raise WriteError(f'{self.dest / entry["file"]}: changed since it was written; run the same command again')
 
 
 class _Stopped(Exception):

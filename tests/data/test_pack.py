@@ -109,6 +109,26 @@ def test_killed_and_started_again_gives_the_shards_of_one_go(tmp_path):
   assert whole.kept == 0 and _hashes(out) == _hashes(tmp_path / 'whole')
 
 
+_FULL_DISK = '''
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+from ssr_jax import cli
+sys.exit(cli.main(sys.argv[1:]))
+'''
+
+
+def test_a_shard_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
+  (tmp_path / 'photos').mkdir()
+  Image.fromarray(_noise(200, 300)).save(tmp_path / 'photos' / 'a.png')
+  done = subprocess.run(
+      [sys.executable, '-c', _FULL_DISK, 'data', 'pack', f'folder:{tmp_path}/photos', str(tmp_path / 'out')], cwd=ROOT,
+      capture_output=True, text=True)
+  assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
+  assert 'images.array_record-00000-of-00001: cannot be written' in done.stderr
+  assert not list((tmp_path / 'out').iterdir())
+
+
 def test_a_directory_of_something_else_is_left_alone(photos, tmp_path):
   out = tmp_path / 'out'
   pack.pack(f'folder:{photos}', out, shard_records=4)

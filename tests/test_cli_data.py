@@ -53,7 +53,8 @@ def test_pack_says_how_to_read_it_and_what_was_left_out(photos, tmp_path, capsys
   arguments = ['data', 'pack', f'folder:{photos}', str(tmp_path / 'out'), '--shard-records', '3', '--quiet']
   assert cli.main(arguments) == 0
   out = capsys.readouterr().out
-  assert '4 records' in out and '2 shards' in out and f"read it as 'array_record:{tmp_path}/out/images.array_record-*'" in out
+  assert '4 records' in out and '2 shards' in out
+  assert f"read it as 'array_record:{tmp_path}/out/images.array_record-*'" in out
   assert cli.main(['data', 'check', f'array_record:{tmp_path}/out']) == 0
   assert cli.main(arguments) == 0 and '2 of them from before' in capsys.readouterr().out
   (photos / 'bad.png').write_bytes(b'no image')
@@ -67,7 +68,8 @@ def test_pack_says_how_to_read_it_and_what_was_left_out(photos, tmp_path, capsys
     'arguments,message',
     [
         (['check', '{photos}'], "a folder reads 'folder:"), (['check', 'imagenet'], 'known: div2k-train'),
-        (['check', 'folder:/does/not/exist'], 'not a folder'), (['check', 'folder:{photos}', '--workers', '0'], '1 or more'),
+        (['check', 'folder:/does/not/exist'], 'not a folder'),
+        (['check', 'folder:{photos}', '--workers', '0'], '1 or more'),
         (['pack', 'folder:{photos}', '{photos}/0.png'], 'cannot be written'),
         (['pack', 'folder:{photos}', '{photos}/out', '--tfds', 'A B'], 'a-z'),
         (['pack', 'folder:{photos}', '{photos}/out', '--shard-records', '0'], '1 or more'),

@@ -78,13 +78,16 @@ DEFINITIONS = {
                    ('paired:RealSR(V3)/Canon/Test/4,RealSR(V3)/Canon/Test/4;'
                     'paired:RealSR(V3)/Nikon/Test/4,RealSR(V3)/Nikon/Test/4',), **_REALSR),
         Definition('realsr-crops', 100, 'centre crops 512x512 of the x4 test pairs, with LR 128x128',
-                   ('paired:RealSRVal_crop128/test_HR,RealSRVal_crop128/test_LR', 'paired:realsr/hr,realsr/lr'), **_CROPS),
+                   ('paired:RealSRVal_crop128/test_HR,RealSRVal_crop128/test_LR', 'paired:realsr/hr,realsr/lr'),
+                   **_CROPS),
         Definition('drealsr-x4-test', 93, 'pairs at x4',
                    ('paired:DRealSR/Test_x4/test_HR,DRealSR/Test_x4/test_LR',), **_DREALSR),
         Definition('drealsr-crops', 93, 'centre crops 512x512 of the x4 test pairs, with LR 128x128',
-                   ('paired:DrealSRVal_crop128/test_HR,DrealSRVal_crop128/test_LR', 'paired:drealsr/hr,drealsr/lr'), **_CROPS),
+                   ('paired:DrealSRVal_crop128/test_HR,DrealSRVal_crop128/test_LR', 'paired:drealsr/hr,drealsr/lr'),
+                   **_CROPS),
         Definition('dped-iphone-val', 113, 'iPhone photos of NTIRE 2020 track 2 (validation); LR only, no HR exists',
-                   ('folder:DPEDiphone-va', 'folder:dped-iphone'), 'https://competitions.codalab.org/competitions/22220'),
+                   ('folder:DPEDiphone-va', 'folder:dped-iphone'),
+                   'https://competitions.codalab.org/competitions/22220'),
         Definition('dped-iphone-crops', 113, 'centre crops 128x128 of those photos; LR only',
                    ('folder:DPEDiphoneValSet_crop128/test_LR', 'folder:DPEDiphoneValSet_crop128'), **_CROPS),
     )
@@ -104,12 +107,13 @@ def root_of(root: str | os.PathLike | None) -> pathlib.Path:
 
 
 def spec(name: str, root: str | os.PathLike | None = None) -> str:
-  """The source spec of a set's place; SSRError with where it is expected and where it comes from, if it is not there."""
+  """The source spec of a set's place; SSRError saying where it is expected and comes from, if it is not there."""
   definition = get(name)
   place = _found(definition, root_of(root))
   if place is None:
     raise SSRError(f"set '{name}' ({definition.count} {definition.what}) is not below {root_of(root)}; expected at "
-                   f"{' or '.join(definition.places)}; get it from {definition.home}, and name another root with SSR_DATA")
+                   f"{' or '.join(definition.places)}; get it from {definition.home}, or name another root with "
+                   'SSR_DATA')
   return place
 
 

@@ -108,7 +108,8 @@ def pack(
     dest.mkdir(parents=True, exist_ok=True)
     packed = job.run(workers or os.cpu_count() or 1)
   except OSError as error:
-    raise SSRError(f'{dest}: cannot be written ({error.strerror or error}); run the same command again when it can') from error
+    reason = error.strerror or error
+    raise SSRError(f'{dest}: cannot be written ({reason}); run the same command again when it can') from error
   if tfds_name is None:
     return packed
   _describe(dest, tfds_name, source.keys)
@@ -159,9 +160,10 @@ class _Job:
       raise SSRError(f'source {self.spec!r}: no record can be read, the first because: {entries[0]["left_out"][0]}')
     self._verify(entries)
     records, size, recoded = (sum(entry[name] for entry in entries) for name in ('records', 'bytes', 'recoded'))
+    shards = [{name: value for name, value in entry.items() if name != 'plan'} for entry in entries]
     _save(self.manifest, {
         'format': FORMAT, 'plan': self.plan, 'source': self.spec, 'keys': list(self.source.keys), 'records': records,
-        'bytes': size, 'shards': [{name: value for name, value in entry.items() if name != 'plan'} for entry in entries],
+        'bytes': size, 'shards': shards,
     })
     for k in range(self.count):
       self.note(k).unlink(missing_ok=True)
@@ -192,7 +194,8 @@ class _Job:
   def _earlier(self) -> dict[int, dict[str, Any]]:
     """Notes of the shards that are whole; SSRError where the directory holds a different pack of this name."""
     found: dict[int, dict[str, Any]] = {}
-    others = [p.name for p in self.dest.glob(f'{self.prefix}.array_record-*') if not p.name.endswith(f'-of-{self.count:05d}')]
+    others = [p.name for p in self.dest.glob(f'{self.prefix}.array_record-*')]
+    others = [name for name in others if not name.endswith(f'-of-{self.count:05d}')]
     if self.manifest.exists():
       whole = _load(self.manifest)
       if whole is None or whole.get('plan') != self.plan:
@@ -206,7 +209,8 @@ class _Job:
       elif note:
         found[k] = note
     if others:
-      raise SSRError(f'{self.dest}: holds {others[0]} of another source or other options; remove it or choose another DEST')
+      raise SSRError(
+          f'{self.dest}: holds {others[0]} of another source or other options; remove it or choose another DEST')
     return {k: note for k, note in found.items() if _sha256(self.path(k)) == note['sha256']}
 
   def _write(self, k: int) -> dict[str, Any]:
@@ -301,8 +305,9 @@ def _describe(directory: pathlib.Path, name: str, keys: tuple[str, ...]) -> None
   """tfds' metadata for all splits in a directory."""
   import tensorflow_datasets as tfds
 
-  manifests = {p.name.split('.')[0].rpartition('-')[2]: _load(p) for p in directory.glob(f'{name}-*.manifest.json')}
-  unfinished = {p.name.split('.')[0].rpartition('-')[2] for p in directory.glob(f'{name}-*.array_record-*')} - manifests.keys()
+  split_of = lambda path: path.name.split('.')[0].rpartition('-')[2]
+  manifests = {split_of(p): _load(p) for p in directory.glob(f'{name}-*.manifest.json')}
+  unfinished = {split_of(p) for p in directory.glob(f'{name}-*.array_record-*')} - manifests.keys()
   if unfinished:
     raise SSRError(f"{directory}: split '{min(unfinished)}' is not finished; pack it again, then this one")
   if any(tuple(m['keys']) != keys for m in manifests.values()):

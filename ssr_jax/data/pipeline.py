@@ -40,7 +40,8 @@ def _crop(record: sources.Record, patch: int, rng: np.random.Generator) -> sourc
   """The same random patch, flip and rotation of everything in a record; `patch` is the side of HR's."""
   H, W, _ = record['hr'].shape
   if min(H, W) < patch:
-    raise sources.BadRecord(f'a training image is {H}x{W}, smaller than data.patch={patch}; remove it or lower data.patch')
+    raise sources.BadRecord(
+        f'a training image is {H}x{W}, smaller than data.patch={patch}; remove it or lower data.patch')
   scale = H // record['lr'].shape[0] if 'lr' in record else 1
   if patch % scale:
     raise SSRError(f'data.patch={patch} is no multiple of {scale}, the scale of the LR images; change it')
@@ -60,9 +61,11 @@ def _crop(record: sources.Record, patch: int, rng: np.random.Generator) -> sourc
 
 
 def photo_record(patch: int) -> Callable[[sources.Record, np.random.Generator], Batch]:
-  """Record of the photo stages, cut from a source's: 'hr' uint8 [patch, patch, 3] and 'seed' uint32, from which the
-  device draws. Where the source has them also 'lr' [patch/s, patch/s, 3] and 'depth' float32 [patch, patch], which stays
-  relative to the whole photo."""
+  """Record of the photo stages: 'hr' uint8 [patch, patch, 3] and 'seed' uint32, from which the device draws.
+
+  Where the source has them also 'lr' uint8 [patch/s, patch/s, 3] and 'depth' float32 [patch, patch], which stays
+  relative to the whole photo.
+  """
 
   def record(whole: sources.Record, rng: np.random.Generator) -> Batch:
     batch = {name: np.ascontiguousarray(crop) for name, crop in _crop(whole, patch, rng).items()}
@@ -132,7 +135,8 @@ class Dataset:
     if not len(self.source):
       raise SSRError('data: there is nothing to read')
     if self.batch_size % self.process_count:
-      raise SSRError(f'train.batch_size={self.batch_size} is no multiple of the {self.process_count} processes; change it')
+      raise SSRError(
+          f'train.batch_size={self.batch_size} is no multiple of the {self.process_count} processes; change it')
 
   def __getitem__(self, index: int) -> Batch:
     batch = dict(self._here[index])
@@ -198,7 +202,8 @@ class Batches(grain.DatasetIterator):
     except RuntimeError as error:
       if 'terminated unexpectedly' not in str(error):  # grain's words
         raise
-      raise SSRError('a worker process died, most likely for want of memory; lower data.workers or data.cache_mb') from error
+      raise SSRError(
+          'a worker process died, most likely for want of memory; lower data.workers or data.cache_mb') from error
     _note(batch.pop(_BAD), self._bad, self._data.max_bad_records)
     self._next += 1
     return batch
@@ -230,7 +235,8 @@ class Batches(grain.DatasetIterator):
     ahead = max(1, math.ceil(self._prefetch / self._workers))
     read = self._data.graph(self._workers)[self._next :].to_iter_dataset(
         grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
-    self._reader = iter(read.mp_prefetch(grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=ahead)))
+    options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=ahead)
+    self._reader = iter(read.mp_prefetch(options))
     self._reader.start_prefetch()
 
   def close(self) -> None:

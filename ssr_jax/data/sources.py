@@ -11,8 +11,8 @@ A spec is one or more parts joined by ';'. A part is KIND:PLACE:
   tfds:NAME[/CONFIG][:SPLIT]     a set prepared as ArrayRecord, read without TensorFlow           -> hr (and lr)
   set:NAME                       a ready definition of ssr_jax.data.datasets
 
-Without weights an epoch is every record of every part once. With a weight before each part, '0.7*folder:A;0.3*folder:B',
-each part is drawn from in that proportion and runs through epochs of its own.
+Without weights an epoch is every record of every part once. With a weight before each part, as in
+'0.7*folder:A;0.3*folder:B', each part is drawn from in that proportion and runs through epochs of its own.
 """
 
 import abc
@@ -229,9 +229,9 @@ def pair_scale(hr: Sequence[int], lr: Sequence[int], name: str) -> int:
 
 def suffixes() -> tuple[str, ...]:
   """Suffixes of the formats that Pillow decodes here."""
-  known = Image.registered_extensions()
-  # A .pfm is a depth map and no photo.
-  return tuple(sorted(s for s, form in known.items() if form in Image.OPEN and form not in _NOT_PICTURES and s != '.pfm'))
+  pictures = Image.registered_extensions().items()  # fills Image.OPEN too
+  pictures = [suffix for suffix, form in pictures if form in Image.OPEN and form not in _NOT_PICTURES]
+  return tuple(sorted(s for s in pictures if s != '.pfm'))  # that is a depth map
 
 
 def list_files(folder: pathlib.Path, endings: Sequence[str]) -> list[pathlib.Path]:
@@ -301,7 +301,8 @@ class Paired(Source):
         scales.setdefault(pair_scale(*sizes, str(low)), low)
     if len(scales) > 1:
       (a, first), (b, second) = list(scales.items())[:2]
-      raise SSRError(f'{lr}: {first.name} is at 1/{a} of its HR image and {second.name} at 1/{b}; use one scale a source')
+      raise SSRError(
+          f'{lr}: {first.name} is at 1/{a} of its HR image and {second.name} at 1/{b}; use one scale a source')
     return cls(pairs)
 
   def __len__(self) -> int:
@@ -499,7 +500,8 @@ def _tfds(place: str) -> ArrayRecord:
   """A split of a prepared set, through tfds' data source; examples stay undecoded, `Source` does that."""
   name, _, split = place.partition(':')
   root = pathlib.Path(os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')).expanduser()
-  versions = [p.parent for p in (root / name).glob('*/dataset_info.json') if re.fullmatch(r'\d+\.\d+\.\d+', p.parent.name)]
+  versions = [p.parent for p in (root / name).glob('*/dataset_info.json')]
+  versions = [p for p in versions if re.fullmatch(r'\d+\.\d+\.\d+', p.name)]
   if not versions:
     raise SSRError(
         f"tfds:{place}: '{name}' is not prepared below {root} (set TFDS_DATA_DIR for another place). Prepare it, with "
@@ -518,8 +520,8 @@ def _tfds(place: str) -> ArrayRecord:
     store = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
   except NotImplementedError as error:
     raise SSRError(
-        f"tfds:{place}: {directory} is in the format {builder.info.file_format.value}, which only TensorFlow reads; run "
-        f"'python -m tensorflow_datasets.scripts.cli.main convert_format --root_data_dir={root} "
+        f"tfds:{place}: {directory} is in the format {builder.info.file_format.value}, which only TensorFlow reads; "
+        f"run 'python -m tensorflow_datasets.scripts.cli.main convert_format --root_data_dir={root} "
         f"--out_file_format=array_record'") from error
   except (ValueError, AssertionError) as error:
     raise SSRError(f'tfds:{place}: {_first_line(error)}') from error

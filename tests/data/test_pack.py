@@ -1,4 +1,4 @@
-"""Packing: the same bytes however often it is interrupted, nothing lost, and sets that tfds reads without TensorFlow."""
+"""Packing: the same bytes however often it is interrupted, nothing lost, sets that tfds reads without TensorFlow."""
 
 import hashlib
 import io
@@ -47,7 +47,8 @@ def _hashes(place):
 
 def test_bytes_names_and_manifest(photos, tmp_path):
   seen = []
-  done = pack.pack(f'folder:{photos}', tmp_path / 'out', shard_records=4, workers=2, progress=lambda n, of: seen.append((n, of)))
+  tell = lambda n, of: seen.append((n, of))
+  done = pack.pack(f'folder:{photos}', tmp_path / 'out', shard_records=4, workers=2, progress=tell)
   assert (done.records, done.shards, done.kept, done.recoded, done.left_out) == (9, 3, 0, 0, ())
   assert seen == [(n, 9) for n in range(10)]  # from what was there already, none
   original, packed = sources.from_spec(f'folder:{photos}'), sources.from_spec(done.spec)
@@ -91,8 +92,8 @@ def test_killed_and_started_again_gives_the_shards_of_one_go(tmp_path):
   for i in range(40, 6000):
     os.link(photos / f'{i % 40:05d}.png', photos / f'{i:05d}.png')
   out, count = tmp_path / 'out', 60
-  command = [sys.executable, '-m', 'ssr_jax.cli', 'data', 'pack', f'folder:{photos}', str(out), '--shard-records', '100',
-             '--workers', '1', '--quiet']
+  command = [sys.executable, '-m', 'ssr_jax.cli', 'data', 'pack', f'folder:{photos}', str(out),
+             '--shard-records', '100', '--workers', '1', '--quiet']
   manifest = out / 'images.manifest.json'
   for goal in (3, 12):
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -216,8 +217,8 @@ def test_a_folder_becomes_a_tfds_set_without_tensorflow(photos, tmp_path):
   exif[0x0112] = 6
   turned.save(photos / 'part0' / '6.jpg', exif=exif)  # tfds knows nothing of orientation
   done = subprocess.run(
-      [sys.executable, '-c', _ROUND_TRIP, str(photos), str(tmp_path / 'tfds')], cwd=ROOT, capture_output=True, text=True,
-      env=os.environ | {'TFDS_DATA_DIR': str(tmp_path / 'tfds')})
+      [sys.executable, '-c', _ROUND_TRIP, str(photos), str(tmp_path / 'tfds')], cwd=ROOT,
+      capture_output=True, text=True, env=os.environ | {'TFDS_DATA_DIR': str(tmp_path / 'tfds')})
   assert done.returncode == 0, done.stderr
   assert 'recoded 3 1' in done.stdout  # the WebPs (2 and 8; 5) and the turned JPEG became PNG
 

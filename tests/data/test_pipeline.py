@@ -1,4 +1,4 @@
-"""The input pipeline: a record's bytes depend on nothing but (source, seed, index), and bad records are few or an error."""
+"""The input pipeline: a record's bytes depend on (source, seed, index) alone, and bad records are few or an error."""
 
 import collections
 import hashlib

@@ -3,10 +3,12 @@
   python train.py --config=configs/compact.py:STAGE --workdir=DIR [--config.path.to.field=value ...]
 
 Stages: depth, kernel, nbsr, svkr, vae, diffusion. Running the same command again goes on from the last checkpoint in
-the workdir. The trained part's weights (the moving average) are written to DIR/model, in the format that
-`ssr_jax.load` reads; scalars to DIR/scalars.jsonl, pictures to DIR/pictures.
+the workdir, to the same weights as if it had never stopped. The trained part's weights (the moving average) are written
+to DIR/model, in the format that `ssr_jax.load` reads; scalars to DIR/scalars.jsonl and DIR/tensorboard, pictures to
+DIR/pictures. SIGTERM saves a checkpoint and ends with exit code 75: run the command again.
 """
 
+import dataclasses
 import json
 import pathlib
 import platform
@@ -18,20 +20,27 @@ def main(config, workdir: str) -> int:
   """Runs one stage; returns the exit code."""
   import jax
   import numpy as np
-  import orbax.checkpoint as ocp
 
   from ssr_jax import xla
   from ssr_jax.data import pipeline, sources
-  from ssr_jax.training import logging, stages
+  from ssr_jax.training import checkpoint, distributed, export, flops, logging, sharding, stages
   from ssr_jax.training import state as state_lib
   from ssr_jax.types import SSRError
   from ssr_jax.weights import registry
 
   train = config.train
   workdir = pathlib.Path(workdir).absolute()
-  (workdir / 'pictures').mkdir(parents=True, exist_ok=True)
   xla.keep_freed_memory()
   xla.enable_compilation_cache()
+  jax.config.update('jax_debug_nans', config.debug)
+  jax.config.update('jax_enable_checks', config.debug)
+
+  # -- Devices: processes and their mesh -------------------------------------------------------------------------------
+  distributed.start(config.distributed)
+  lead = jax.process_index() == 0  # the one that writes and prints
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.check_batch_size(train.batch_size, train.accumulate, mesh)
+  whole = sharding.replicated(mesh)
   stage = stages.build(config)
 
   # -- Data ------------------------------------------------------------------------------------------------------------
@@ -51,7 +60,9 @@ def main(config, workdir: str) -> int:
     record = held_record = pipeline.photo_record(settings.patch)
     source, held_source = photos, held_photos
   options = dict(max_bad_records=settings.max_bad_records, cache_bytes=cache)
-  data = pipeline.dataset(source, record, train.batch_size, train.seed, **options)
+  index, count = sharding.piece(mesh)
+  data = pipeline.dataset(
+      source, record, train.batch_size, train.seed, process_index=index, process_count=count, **options)
   # Validation crops and their degradation are fixed: always the same seed, whatever the run's.
   held = pipeline.dataset(held_source, held_record, 8, seed=0, **options)
   held_batches = [held[i] for i in range(train.validation_batches)]
@@ -60,114 +71,204 @@ def main(config, workdir: str) -> int:
   params, stats, constants = stage.init(jax.random.key(train.seed))
   mask = state_lib.trainable(params, train.frozen)
   optimizer = state_lib.make_optimizer(train, mask)
-  manager = ocp.CheckpointManager(
-      workdir / 'checkpoints', options=ocp.CheckpointManagerOptions(max_to_keep=train.keep, enable_async_checkpointing=True)
-  )
+  store = checkpoint.Checkpoints(workdir / 'checkpoints', train.keep, stage.metric, stage.higher_is_better)
+  start = store.latest()
   frozen = {}
   if stage.needs:
     frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables)
-  if manager.latest_step() is None and config.init_from:
-    model = registry.load_model(config.init_from, parts=stage.parts)
+  if start is not None:
+    origin = f'checkpoint {workdir}/checkpoints/{start}'
+  elif config.init_from:
+    origin, variables = _initial_weights(config.init_from, stage.parts)
     for part in stage.parts:
       for name, tree in (('params', params), ('batch_stats', stats), ('constants', constants)):
-        loaded = model.variables[part].get(name, {})
+        loaded = variables[part].get(name, {})
         _check_same_shapes(f'{config.init_from}: {part}/{name}', tree[part], loaded)
-        tree[part] = jax.tree.map(jax.numpy.asarray, loaded)
-  frozen = jax.tree.map(jax.numpy.asarray, frozen | {'constants': constants})
-  if manager.latest_step() is None and not config.init_from:
-    params, stats = stage.prepare(params, stats, frozen, data[0])
-  state = state_lib.create(params, stats, optimizer)
-  if manager.latest_step() is not None:
-    target = {'state': jax.tree.map(ocp.utils.to_shape_dtype_struct, state), 'constants': constants}
-    restored = manager.restore(manager.latest_step(), args=ocp.args.StandardRestore(target))
-    state, frozen['constants'] = restored['state'], restored['constants']
-    origin = f'checkpoint {workdir}/checkpoints/{manager.latest_step()}'
+        tree[part] = loaded
   else:
-    origin = f'weights {config.init_from}' if config.init_from else 'scratch'
-  start = int(state.step)
-  count = sum(x.size for part in stage.parts for x in jax.tree.leaves(state.params[part]))
-  print(f'{config.stage}: {count:,} parameters from {origin}; {len(photos)} photos; step {start}', flush=True)
-  (workdir / 'config.json').write_text(config.to_json_best_effort(indent=2) + '\n')
+    origin = 'scratch'
+    # Every process prepares from the whole first batch, so that all come to the same.
+    first = dataclasses.replace(data, process_index=0, process_count=1)[0]
+    params, stats = stage.prepare(params, stats, frozen | {'constants': constants}, first)
+  params, stats, constants = jax.tree.map(np.asarray, (params, stats, constants))
+
+  def create(params, stats):
+    return state_lib.create(params, stats, optimizer)
+
+  places = sharding.shardings(jax.eval_shape(create, params, stats), mesh, config.mesh.min_size)
+  state, position = jax.jit(create, out_shardings=places)(params, stats), None
+  if start is not None:
+    state, constants, position = store.restore(start, state, constants)
+  resumed, start = start is not None, start or 0
+  frozen |= {'constants': constants}
+  frozen_places = sharding.shardings(frozen, mesh, config.mesh.min_size)
+  frozen = sharding.put(frozen, frozen_places)
+  if lead:
+    workdir.mkdir(parents=True, exist_ok=True)
+    (workdir / 'config.json').write_text(config.to_json_best_effort(indent=2) + '\n')
+    count = sum(x.size for part in stage.parts for x in jax.tree.leaves(params[part]))
+    print(f'{config.stage}: {count:,} parameters from {origin}; {len(photos)} photos; step {start}', flush=True)
+    print(f'{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}', flush=True)
 
   # -- Step ------------------------------------------------------------------------------------------------------------
-  step_fn = state_lib.make_step(stage.loss, optimizer, train.ema, mask=mask)
-  validate_fn = xla.jit(stage.validate)
-  figures_fn = xla.jit(stage.figures)
-  scalars = logging.Scalars(workdir / 'scalars.jsonl')
+  step_fn = state_lib.make_step(
+      stage.loss, optimizer, train.ema, mask=mask, accumulate=train.accumulate, places=(places, frozen_places))
+  validate_fn = xla.jit(stage.validate, out_shardings=whole)
+  figures_fn = xla.jit(stage.figures, out_shardings=whole)
+  export_fn = xla.jit(stage.export, out_shardings=whole)
+  everywhere = jax.jit(lambda tree: tree, out_shardings=whole)
+  # What steps read beside the state goes to the devices once: in the loop a transfer that is not asked for is an error.
+  held_batches = [sharding.put_whole(batch, mesh) for batch in held_batches]
+  keys = [jax.device_put(jax.random.key(i), whole) for i in range(len(held_batches))]
+  seed = sharding.put(np.int32(train.seed), whole)
+  scalars = logging.Scalars(workdir, start) if lead else logging.Nothing()
+  progress = logging.Progress(train.steps, start, train.batch_size, _peak_share(stage, state, frozen, data, mesh))
 
   def validate():
-    rows = [validate_fn(state.ema, state.stats, frozen, b, jax.random.key(i)) for i, b in enumerate(held_batches)]
+    rows = jax.device_get([validate_fn(state.ema, state.stats, frozen, b, k) for b, k in zip(held_batches, keys)])
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
-  def save():
-    manager.save(int(state.step), args=ocp.args.StandardSave({'state': state, 'constants': frozen['constants']}))
-
-  # What the weights it starts from are worth, on the same patches: `tools/improve.py` compares with it.
-  before = validate() if start == 0 and config.init_from else None
-  if before:
-    scalars.write(0, before, 'validation/')
-    print('before: ' + '  '.join(f'{k} {v:.4f}' for k, v in before.items()), flush=True)
-
-  # -- Loop: evaluate, save, next batch, step, log ---------------------------------------------------------------------
-  progress = logging.Progress(train.steps, start)
-  iterator = pipeline.batches(data, start, settings.threads, settings.prefetch, settings.workers)
-  figures = None
-  for step in range(start, train.steps + 1):
-    last = step == train.steps
-    if step > start and (last or step % train.validate_every == 0):
-      result = validate()
-      scalars.write(step, result, 'validation/')
-      print(f'step {step}: validation ' + '  '.join(f'{k} {v:.4f}' for k, v in result.items()), flush=True)
-    if step > start and (last or step % train.figures_every == 0):
-      figures = figures_fn(state.ema, state.stats, frozen, held_batches[0], jax.random.key(0))
-      logging.image_grid(figures).save(workdir / 'pictures' / f'{step:07d}.png')
-    if step > start and (last or step % train.checkpoint_every == 0) and manager.latest_step() != step:
-      save()
-    if last:
-      break
-    batch = next(iterator)
-    state, values = step_fn(state, frozen, batch, train.seed)
-    if (step + 1) % train.log_every == 0:
-      values = {name: float(value) for name, value in values.items()}
-      if not np.isfinite(values['loss']):
-        raise SSRError(f'loss is {values["loss"]} at step {step + 1}; lower train.learning_rate and run the command again')
-      scalars.write(step + 1, values)
-      progress.report(step + 1, values)
-  manager.wait_until_finished()
-
-  # -- Export ----------------------------------------------------------------------------------------------------------
-  result = validate()
-  changes = stage.export(state.ema, state.stats, frozen, held_batches[0])
-  for part in stage.parts:
-    variables = {'params': state.ema[part], 'batch_stats': state.stats[part], 'constants': frozen['constants'][part]}
-    registry.save_part(
-        workdir / 'model',
-        part,
-        config.model[part].to_dict() | changes.get(part, {}),
-        {name: tree for name, tree in variables.items() if tree},
-        training={
+  def about(step, validation):
+    """What an export of the present weights has to know."""
+    measured = jax.tree.map(float, jax.device_get(export_fn(state.ema, state.stats, frozen, held_batches[0])))
+    return {
+        'name': config.name,
+        'parts': {part: config.model[part].to_dict() | measured.get(part, {}) for part in stage.parts},
+        'training': {
             'stage': config.stage,
-            'steps': int(state.step),
+            'steps': step,
             'batch_size': train.batch_size,
             'photos': len(photos),
-            'started_from': 'scratch' if not config.init_from else config.init_from,
-            'machine': f'{jax.default_backend()} x{jax.device_count()}, {platform.machine()}',
-            'validation': {name: round(value, 6) for name, value in result.items()},
+            'started_from': config.init_from or 'scratch',
+            'machine': f'{mesh.size} x {mesh.devices.flat[0].device_kind}, {platform.machine()}',
+            'validation': {name: round(value, 6) for name, value in validation.items()},
         },
-        name='compact',
-    )
+    }
+
+  bad_steps = []
+
+  def report(step, values, names):
+    """Looks at a step that is done: counts it where it was skipped, writes its scalars where they are due."""
+    if not jax.device_get(values['finite']):
+      bad_steps.append(step)
+      if lead:
+        scalars.write(step, {'skipped': len(bad_steps)})
+        print(f'step {step}: loss or gradient is not finite; skipped. Records: {names}', flush=True)
+      if len(bad_steps) > train.max_skipped:
+        raise SSRError(
+            f'steps {bad_steps}: loss or gradient is not finite, more than train.max_skipped={train.max_skipped} times; '
+            f'the last one saw the records {names}; lower train.learning_rate or look at these records'
+        )
+    if step % train.log_every == 0 and lead:
+      values = {name: float(value) for name, value in jax.device_get(values).items() if name != 'finite'}
+      scalars.write(step, values | progress.report(step, values))
+
+  # What the weights it starts from are worth, on the same patches: `tools/improve.py` compares with it.
+  before = None
+  if config.init_from and not resumed:
+    before = validate()
+    scalars.write(0, before, 'validation/')
+  elif resumed and (workdir / 'before.json').exists():
+    before = json.loads((workdir / 'before.json').read_text())
+  if before and lead:
+    (workdir / 'before.json').write_text(json.dumps(before) + '\n')
+    print('before: ' + '  '.join(f'{k} {v:.4f}' for k, v in before.items()), flush=True)
+
+  # -- Loop: evaluate, save, next batch, step, log the step before -----------------------------------------------------
+  iterator = pipeline.batches(data, start, settings.threads, settings.prefetch, settings.workers)
+  if position:
+    iterator.set_state(position)
+  result, pending, stopped = {}, None, False
+  profile = tuple(config.profile)
+  with checkpoint.Preemption() as preemption, jax.transfer_guard('disallow'):
+    for step in range(start, train.steps + 1):
+      last, fresh = step == train.steps, step == start
+      validated = not fresh and (last or step % train.validate_every == 0)
+      if validated or (last and not result):
+        result = validate()
+        scalars.write(step, result, 'validation/')
+        if lead:
+          print(f'step {step}: validation ' + '  '.join(f'{k} {v:.4f}' for k, v in result.items()), flush=True)
+      if not fresh and (last or step % train.figures_every == 0):
+        figures = jax.device_get(figures_fn(state.ema, state.stats, frozen, held_batches[0], keys[0]))
+        scalars.picture(step, logging.image_grid(figures))
+      stopped = preemption.reached(step) and not last
+      if not fresh and (last or stopped or step % train.checkpoint_every == 0):
+        facts = {'config': json.loads(config.to_json_best_effort()), 'export': about(step, result)}
+        store.save(step, state, constants, iterator.get_state(), facts, result if validated else None)
+      if last or stopped:
+        break
+      if profile and step == start + profile[0]:
+        jax.profiler.start_trace(workdir / 'profile')
+      batch = next(iterator)
+      names = [str(index) for index in batch['seed']]
+      state, values = step_fn(state, frozen, sharding.put_batch(batch, mesh), seed)
+      if pending:
+        report(*pending)
+      pending = step + 1, values, names
+      if profile and step + 1 == start + sum(profile):
+        jax.block_until_ready(state)
+        jax.profiler.stop_trace()
+    if pending:
+      report(*pending)
+  iterator.close()
+  store.wait()
+  scalars.close()
+  if stopped:
+    if lead:
+      print(f'asked to stop: saved step {step}; run the same command again to go on', flush=True)
+    return checkpoint.PREEMPTED
+
+  # -- Export: what `ssr export WORKDIR DIR` makes of the last checkpoint ----------------------------------------------
+  params, stats = jax.device_get(everywhere((state.ema, state.stats)))
   summary = {
       'stage': config.stage,
-      'step': int(state.step),
+      'step': int(jax.device_get(state.step)),
+      'skipped': int(jax.device_get(state.skipped)),
       'parts': stage.parts,
       'metric': stage.metric,
       'higher_is_better': stage.higher_is_better,
       'before': before,
       'validation': result,
   }
-  (workdir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
-  print(json.dumps(summary))
+  known = about(train.steps, result)
+  store.close()
+  if lead:
+    export.write(checkpoint.collect(params, stats, constants, stage.parts), known, workdir / 'model')
+    (workdir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+    print(json.dumps(summary))
   return 0
+
+
+def _initial_weights(place, parts):
+  """Where `init_from` leads, in words, and {part: variables}: the workdir of another run, or a model."""
+  from ssr_jax.training import checkpoint
+  from ssr_jax.weights import registry
+
+  if (pathlib.Path(place) / 'checkpoints').is_dir():
+    variables, _, step = checkpoint.read_weights(pathlib.Path(place))
+    missing = [part for part in parts if part not in variables]
+    if missing:
+      from ssr_jax.types import SSRError
+
+      raise SSRError(f'init_from={place}: that run trains {", ".join(variables)}, not {missing[0]}')
+    return f'checkpoint {place}/checkpoints/{step}', variables
+  return f'weights {place}', registry.load_model(place, parts=parts).variables
+
+
+def _peak_share(stage, state, frozen, data, mesh):
+  """Seconds that a step's matrix products would take at the peak of all chips; 0 for chips whose peak is not known."""
+  import jax
+
+  from ssr_jax.training import flops
+
+  peak = flops.peak(mesh.devices.flat[0])
+  if not peak:
+    return 0.0
+  batch = jax.eval_shape(lambda: dataclasses.replace(data, process_index=0, process_count=1)[0])
+  gradient = jax.grad(lambda *arguments: stage.loss(*arguments)[0])
+  work = flops.count(gradient, state.params, state.stats, frozen, batch, jax.random.key(0), state.step)
+  return work / peak / mesh.size
 
 
 def _check_same_shapes(where, ours, theirs):

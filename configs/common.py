@@ -14,6 +14,9 @@ def base(stage: str) -> ConfigDict:
     raise ValueError(f"unknown stage {stage!r}; known: {', '.join(STAGES)}")
   config = ConfigDict()
   config.stage = stage
+  config.name = 'model'  # of a model directory that an export makes
+  config.debug = False  # stop at the first NaN and check jax's own invariants; slow
+  config.profile = ()  # (steps to wait, steps to record): a profiler trace in WORKDIR/profile
   # Weights to start the trained parts from: a model's name or directory; '' starts from scratch.
   config.init_from = ''
   # Where the frozen parts come from (the depth net for 'kernel', all but the UNet for 'diffusion').
@@ -53,7 +56,21 @@ def base(stage: str) -> ConfigDict:
   config.train.validate_every = 1000
   config.train.validation_batches = 8  # of 8 held-out patches each, always the same ones
   config.train.figures_every = 1000
-  config.train.keep = 2
+  config.train.keep = 2  # checkpoints; the best one stays besides
+  config.train.accumulate = 1  # parts that a batch is worked through in, to save memory
+  config.train.max_skipped = 10  # steps with a loss or gradient that is not finite; one more is an error
+
+  config.mesh = ConfigDict()
+  config.mesh.data = -1  # copies of the model, each with its part of the batch; -1: what the others leave
+  config.mesh.fsdp = 1  # devices that share one copy, each with its part of the batch
+  config.mesh.tensor = 1  # devices that share one copy and one part of the batch
+  config.mesh.min_size = 2**16  # arrays of fewer elements are not split
+
+  config.distributed = ConfigDict()
+  config.distributed.coordinator = ''  # 'host:port' of process 0, to join processes by hand
+  config.distributed.processes = 0
+  config.distributed.index = 0
+  config.distributed.auto = False  # join as the environment says; found without asking under SLURM, Open MPI and GKE
 
   config.loss = losses()
 

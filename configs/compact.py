@@ -17,6 +17,7 @@ from configs import common
 def get_config(stage: str = ''):
   """The config of one stage (or of evaluation, without one)."""
   config = common.base(stage)
+  config.name = 'compact'
   model = config.model
   model.depth = dict(resolution=(128, 128))
   model.dkenet = dict(features=40, depth_features=16)

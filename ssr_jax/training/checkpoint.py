@@ -22,7 +22,8 @@ class Checkpoints:
   """The checkpoints of one run: the last ones and the best one.
 
   A checkpoint is written beside its place and then renamed, so that an interrupted one has no step number and is never
-  found. It holds the state, the trained parts' constants, the position in the data and the config.
+  found. It holds the state, the trained parts' constants, the position in the data, and what the run is (its config,
+  and what an export needs to know).
   """
 
   def __init__(self, directory: pathlib.Path, keep: int, metric: str, higher_is_better: bool):
@@ -54,7 +55,7 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(
-      self, step: int, state: Tree, constants: Tree, data: Mapping[str, Any], config: Mapping[str, Any],
+      self, step: int, state: Tree, constants: Tree, data: Mapping[str, Any], about: Mapping[str, Any],
       metrics: Mapping[str, float] | None = None,
   ) -> None:
     """Begins to write a checkpoint in the background; nothing happens where the step has one.
@@ -64,7 +65,7 @@ class Checkpoints:
       state: the `TrainState`.
       constants: {part: constants} of the trained parts.
       data: the data iterator's position, JSON-able.
-      config: the config, JSON-able, for people.
+      about: the run's config and what `export` needs, JSON-able.
       metrics: validation figures at this step, where it was validated.
 
     Raises:
@@ -75,7 +76,7 @@ class Checkpoints:
     arguments = ocp.args.Composite(
         state=ocp.args.StandardSave({'state': state, 'constants': constants}),
         data=ocp.args.JsonSave(dict(data)),
-        config=ocp.args.JsonSave(dict(config)),
+        about=ocp.args.JsonSave(dict(about)),
     )
     with self._told():
       self._manager.save(step, args=arguments, metrics=dict(metrics) if metrics else None)
@@ -137,6 +138,53 @@ def _no_room(error: BaseException | None) -> bool:
       return True
     error = error.__cause__ or error.__context__
   return False
+
+
+def read_weights(run: pathlib.Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any], int]:
+  """The averaged weights in a run's checkpoint, on the host, whatever mesh they were trained on.
+
+  Args:
+    run: the workdir, or its folder of checkpoints.
+    step: which one; default the newest.
+
+  Returns:
+    {part: Flax variables}, what `Checkpoints.save` was told the run is, and the step.
+
+  Raises:
+    SSRError: there is no such checkpoint.
+  """
+  directory = run / 'checkpoints' if (run / 'checkpoints').is_dir() else run
+  steps = sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit()) if directory.is_dir() else []
+  if not steps or step not in (None, *steps):
+    has = f"has those of steps {', '.join(map(str, steps))}" if steps else 'has none'
+    raise SSRError(f'{run}: no checkpoint{"" if step is None else f" of step {step}"}; it {has}')
+  step = steps[-1] if step is None else step
+  handlers = {'state': ocp.PyTreeCheckpointHandler(), 'about': ocp.JsonCheckpointHandler()}
+  with ocp.CheckpointManager(directory.absolute(), item_handlers=handlers) as manager:
+    stored = manager.item_metadata(step)['state'].tree
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {'state': {name: stored['state'][name] for name in ('ema', 'stats')}, 'constants': stored['constants']}
+    wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
+    arguments = ocp.args.Composite(
+        state=ocp.args.PyTreeRestore(
+            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True),
+        about=ocp.args.JsonRestore(),
+    )
+    found = manager.restore(step, args=arguments)
+  tree, about = jax.device_get(found['state']), found['about']
+  return collect(tree['state']['ema'], tree['state']['stats'], tree['constants'], about['export']['parts']), about, step
+
+
+def collect(params: Tree, stats: Tree, constants: Tree, parts) -> dict[str, Any]:
+  """{part: Flax variables}, collections that are empty left out."""
+  return {
+      part: {
+          name: tree[part]
+          for name, tree in (('params', params), ('batch_stats', stats), ('constants', constants))
+          if tree.get(part)
+      }
+      for part in parts
+  }
 
 
 class Preemption:

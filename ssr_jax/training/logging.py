@@ -1,7 +1,6 @@
 """What a run writes for people: scalars as JSON lines, image grids, a progress line."""
 
 import json
-import os
 import pathlib
 import sys
 import time
@@ -12,11 +11,19 @@ from PIL import Image, ImageDraw
 
 
 class Scalars:
-  """Appends one JSON object a line: {"step": ..., "name": value}."""
+  """Scalars and pictures of a run: JSON lines {"step": ..., "name": value}, PNG files, and TensorBoard's events."""
 
-  def __init__(self, path: str | os.PathLike):
-    """path: the file; its folder must exist."""
-    self._path = pathlib.Path(path)
+  def __init__(self, workdir: pathlib.Path, start: int = 0):
+    """Opens the files of a run that goes on after step `start`; later lines, of steps done again, are dropped."""
+    from tensorboardX import SummaryWriter
+
+    self._path = workdir / 'scalars.jsonl'
+    self._pictures = workdir / 'pictures'
+    self._pictures.mkdir(parents=True, exist_ok=True)
+    if self._path.exists():
+      lines = [line for line in self._path.read_text().splitlines() if _whole(line) and json.loads(line)['step'] <= start]
+      self._path.write_text(''.join(line + '\n' for line in lines))
+    self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1 if start else None)
 
   def write(self, step: int, values: Mapping[str, float], prefix: str = '') -> None:
     """Writes values as floats, each name behind `prefix`."""
@@ -24,6 +31,34 @@ class Scalars:
     row |= {f'{prefix}{name}': float(value) for name, value in values.items()}
     with self._path.open('a') as file:
       file.write(json.dumps(row) + '\n')
+    for name, value in values.items():
+      self._events.add_scalar(prefix + name, float(value), int(step))
+
+  def picture(self, step: int, image: Image.Image) -> None:
+    """Writes pictures/STEP.png."""
+    image.save(self._pictures / f'{step:07d}.png')
+    self._events.add_image('held out', np.asarray(image), int(step), dataformats='HWC')
+
+  def close(self) -> None:
+    """Writes what is still in memory."""
+    self._events.close()
+
+
+class Nothing:
+  """Stands for `Scalars` on the processes that do not write."""
+
+  def write(self, *unused, **also_unused) -> None:
+    """Does nothing."""
+
+  picture = close = write
+
+
+def _whole(line: str) -> bool:
+  """Whether a line was written to its end before the process was killed."""
+  try:
+    return isinstance(json.loads(line), dict)
+  except json.JSONDecodeError:
+    return False
 
 
 def image_grid(columns: Mapping[str, np.ndarray], rows: int = 4) -> Image.Image:
@@ -42,17 +77,31 @@ def image_grid(columns: Mapping[str, np.ndarray], rows: int = 4) -> Image.Image:
 
 
 class Progress:
-  """A line per report with the rate and the time left."""
+  """A line per report: rate, images a second, the chip's utilisation where its peak is known, and the time left."""
 
-  def __init__(self, total: int, start: int = 0):
-    """total: steps of the run; start: steps done before it."""
+  def __init__(self, total: int, start: int = 0, batch_size: int = 0, peak_share: float = 0.0):
+    """Starts the clock.
+
+    Args:
+      total: steps of the run.
+      start: steps done before it.
+      batch_size: images a step.
+      peak_share: seconds that a step would take at the peak of all chips together; 0 where that is not known.
+    """
     self._total, self._last, self._clock = total, start, time.monotonic()
+    self._batch_size, self._peak_share = batch_size, peak_share
 
-  def report(self, step: int, values: Mapping[str, float]) -> None:
-    """Prints the step, the values, steps a second since the last report, and the time left at that rate."""
+  def report(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
+    """Prints the step, its values and how fast steps were since the last report; returns the latter."""
     now = time.monotonic()
     rate = (step - self._last) / max(now - self._clock, 1e-9)
     self._last, self._clock = step, now
     left = (self._total - step) / rate if rate else float('inf')
+    speed = {'steps_per_second': rate, 'images_per_second': rate * self._batch_size}
+    line = f'step {step}/{self._total}  {rate:.2f} step/s  {speed["images_per_second"]:.1f} images/s'
+    if self._peak_share:
+      speed['utilisation'] = rate * self._peak_share
+      line += f'  {speed["utilisation"]:.1%} of peak'
     shown = '  '.join(f'{name} {float(value):.4g}' for name, value in values.items())
-    print(f'step {step}/{self._total}  {rate:.2f} step/s  {left / 60:.1f} min left  {shown}', file=sys.stderr, flush=True)
+    print(f'{line}  {left / 60:.1f} min left  {shown}', file=sys.stderr, flush=True)
+    return speed

@@ -27,6 +27,9 @@ TENSOR_RULES: tuple[tuple[str, int], ...] = (
 """(expression on the parameter's path, axis split over `tensor`)."""
 
 
+_BATCH = PartitionSpec(('data', 'fsdp'))
+
+
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
   """The mesh of a run.
 
@@ -102,9 +105,38 @@ def put(tree: Tree, places: Tree) -> Tree:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process' records of a batch -> the global batch, split over data and fsdp along its first axis."""
-  place = NamedSharding(mesh, PartitionSpec(('data', 'fsdp')))
+  """This process' records of a batch, `piece(mesh)` of it -> the global batch, split over data and fsdp."""
+  place = NamedSharding(mesh, _BATCH)
   return {name: jax.make_array_from_process_local_data(place, np.asarray(value)) for name, value in batch.items()}
+
+
+def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+  """A batch that every process holds whole, split where it divides evenly."""
+  def place(x):
+    even = len(x) % (mesh.shape['data'] * mesh.shape['fsdp']) == 0
+    return NamedSharding(mesh, _BATCH if even else PartitionSpec())
+
+  return {name: put(value, place(value)) for name, value in batch.items()}
+
+
+def piece(mesh: Mesh) -> tuple[int, int]:
+  """Which part of each batch this process reads: (index, count), the index-th of count equal pieces.
+
+  Processes that differ along `tensor` alone read the same piece.
+
+  Raises:
+    SSRError: a mesh whose processes would read overlapping pieces.
+  """
+  ways = mesh.shape['data'] * mesh.shape['fsdp']
+  rows = mesh.devices.reshape(ways, -1)
+  seen: dict[int, set[int]] = {}
+  for row, devices in enumerate(rows):
+    for device in devices:
+      seen.setdefault(device.process_index, set()).add(row)
+  pieces = sorted({tuple(sorted(found)) for found in seen.values()})
+  if sum(map(len, pieces)) != ways or len({len(p) for p in pieces}) != 1:
+    raise SSRError(f'config.mesh is {dict(mesh.shape)}: its tensor axis cuts across processes unevenly; make it smaller')
+  return pieces.index(tuple(sorted(seen[jax.process_index()]))), len(pieces)
 
 
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:

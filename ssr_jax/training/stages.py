@@ -36,7 +36,7 @@ class Stage:
     metric: the scalar that decides which weights are better.
     higher_is_better: its direction.
     figures: (params, stats, frozen, batch, key) -> {name: images [b, H, W, 3]}, shown side by side.
-    export: (params, stats, frozen, batch) -> {part: changes to its config}, measured on held-out images.
+    export: (params, stats, frozen, batch) -> {part: {config field: scalar}}, measured on held-out images.
     prepare: (params, stats, frozen, batch) -> (params, stats), before the first step of a start from scratch.
     scenes: whether records are rendered scenes instead of photos.
   """
@@ -489,7 +489,7 @@ def _vae(config) -> Stage:
     """The scaling factor makes the latents of photos unit variance, as Stable Diffusion's does."""
     del stats, frozen
     mean, _ = module.apply({'params': params['vae']}, _images(batch), method='encode')
-    return {'vae': {'scaling_factor': float(1 / jnp.std(mean))}}
+    return {'vae': {'scaling_factor': 1 / jnp.std(mean)}}
 
   def prepare(params, stats, frozen, batch):
     """The shortcut starts as the PCA of squares of pixels, whitened; the networks around it start silent.

@@ -1,0 +1,50 @@
+"""Joining the processes of a run, one per host."""
+
+import os
+
+import jax
+
+from ssr_jax.types import SSRError
+
+_TIMEOUT = 300
+
+
+def start(options) -> None:
+  """Joins the other processes where there are some; call it before the first array is made.
+
+  With `coordinator` set, by the flags; else, with `auto` or in an environment that names several tasks (SLURM, Open
+  MPI, TPU pods under GKE), by what jax finds there. A second call does nothing.
+
+  Args:
+    options: the config's `distributed` section: coordinator ('host:port' of process 0), processes, index, auto.
+
+  Raises:
+    SSRError: flags that contradict each other, or processes that do not find each other.
+  """
+  if jax.distributed.is_initialized():
+    return
+  arguments = {}
+  if options.coordinator:
+    if not 0 <= options.index < options.processes:
+      raise SSRError(
+          f'config.distributed.index={options.index}: must be 0 to {options.processes - 1}, one for each of '
+          f'config.distributed.processes={options.processes}'
+      )
+    arguments = dict(
+        coordinator_address=options.coordinator, num_processes=options.processes, process_id=options.index)
+  elif options.processes > 1:
+    raise SSRError('config.distributed.processes is set, but config.distributed.coordinator (host:port) is not')
+  elif not (options.auto or _several_tasks()):
+    return
+  try:
+    jax.distributed.initialize(**arguments, initialization_timeout=_TIMEOUT)
+  except (RuntimeError, ValueError) as error:
+    reason = ' '.join(str(error).split())[:300]
+    raise SSRError(f'config.distributed: the processes did not find each other ({reason})') from error
+
+
+def _several_tasks() -> bool:
+  """Whether the environment names more than one task."""
+  if any(int(os.environ.get(name, '1') or 1) > 1 for name in ('SLURM_NTASKS', 'OMPI_COMM_WORLD_SIZE')):
+    return True
+  return len([host for host in os.environ.get('TPU_WORKER_HOSTNAMES', '').split(',') if host]) > 1

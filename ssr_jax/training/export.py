@@ -1,0 +1,35 @@
+"""From a checkpoint to weights that `ssr_jax.load` reads."""
+
+import pathlib
+from typing import Any, Mapping
+
+from ssr_jax.training import checkpoint
+from ssr_jax.weights import registry
+
+
+def export(run: str | pathlib.Path, directory: str | pathlib.Path, step: int | None = None) -> list[pathlib.Path]:
+  """Writes the averaged weights of a run's checkpoint into a model directory; its other parts stay.
+
+  Args:
+    run: the workdir of a training run.
+    directory: the model directory, made when absent.
+    step: of the checkpoint; default the newest.
+
+  Returns:
+    the files written, one for each part that the run trains.
+
+  Raises:
+    SSRError: there is no such checkpoint, or the directory cannot be written.
+  """
+  variables, about, _ = checkpoint.read_weights(pathlib.Path(run), step)
+  return write(variables, about['export'], directory)
+
+
+def write(
+    variables: Mapping[str, Any], about: Mapping[str, Any], directory: str | pathlib.Path
+) -> list[pathlib.Path]:
+  """Writes {part: Flax variables}; `about` has the model's 'name', and 'parts' {part: config} and 'training'."""
+  return [
+      registry.save_part(directory, part, config, variables[part], about['training'], name=about['name'])
+      for part, config in about['parts'].items()
+  ]

@@ -27,6 +27,7 @@ _EXAMPLES = """examples:
   ssr metrics hr/ out/ --metrics psnr,ssim --csv scores.csv
   ssr data check folder:photos/ --min-side 128   what should not be trained on
   ssr data pack folder:photos/ shards/           ArrayRecord shards, which load faster from a shared disk
+  ssr export runs/nbsr my_model/                 the weights of a training run
   ssr weights verify
   ssr weights import stable-diffusion-2-1-base/ --as big
 """
@@ -131,6 +132,15 @@ def _parser() -> argparse.ArgumentParser:
   pack.add_argument('--split', default='train', metavar='NAME', help='of the tfds set (default: train)')
   pack.add_argument('--shard-records', type=int, default=128, metavar='N', help='records a shard (default: 128)')
   pack.set_defaults(command=_data_pack)
+
+  export = commands.add_parser(
+      'export', parents=[common], help='make a model of a training checkpoint',
+      description="Writes the averaged weights of a run's checkpoint into a model directory, as safetensors with sha256; "
+      'parts that the directory has besides stay.')
+  export.add_argument('run', metavar='WORKDIR', help='the workdir of a training run')
+  export.add_argument('directory', metavar='DIR', help='the model directory, made when absent')
+  export.add_argument('--step', type=int, metavar='N', help='of the checkpoint (default: the newest)')
+  export.set_defaults(command=_export)
 
   weights = commands.add_parser('weights', help='list, verify, find or import weights')
   actions = weights.add_subparsers(title='actions', required=True, metavar='ACTION')
@@ -464,6 +474,14 @@ def _bar(total: int, arguments: argparse.Namespace):
 
 
 # ---- weights ---------------------------------------------------------------------------------------------------------
+
+
+def _export(arguments: argparse.Namespace) -> int:
+  from ssr_jax.training import export
+
+  for path in export.export(arguments.run, arguments.directory, arguments.step):
+    print(path)
+  return 0
 
 
 def _weights_list(arguments: argparse.Namespace) -> int:

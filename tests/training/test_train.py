@@ -2,18 +2,22 @@
 
 import json
 import pathlib
+import random
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 from PIL import Image
 import pytest
 from skimage import data
 from safetensors.numpy import load_file
 
 from configs import common, tiny
+from ssr_jax import cli
 from ssr_jax.training import stages
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
@@ -68,6 +72,73 @@ def test_running_again_goes_on_exactly(photos, tiny_model_dir, tmp_path):
   resumed = load_file(tmp_path / 'model' / 'nbsr.safetensors')
   for name in whole:
     np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+
+
+def _weights_at(workdir, step):
+  """The trained parameters of a checkpoint, not averaged and not rounded, with the optimiser's moments."""
+  manager = ocp.CheckpointManager(workdir / 'checkpoints', item_handlers={'state': ocp.PyTreeCheckpointHandler()})
+  tree = manager.restore(step, args=ocp.args.Composite(state=ocp.args.PyTreeRestore()))['state']['state']
+  manager.close()
+  return tree
+
+
+@pytest.mark.parametrize('stage', ['nbsr', 'depth'])
+def test_killed_at_any_moment_it_ends_with_the_same_weights(stage, photos, tiny_model_dir, tmp_path):
+  """kill -9 at a random moment after the first checkpoint, then the same command: every array is bit-equal."""
+  fields = dict(train__steps=8, train__checkpoint_every=1, train__validate_every=100, train__figures_every=100)
+  config = _config(stage, photos, tiny_model_dir, **fields)
+  train.main(config, str(tmp_path / 'whole'))
+  command = [sys.executable, 'train.py', f'--config=configs/tiny.py:{stage}', f'--workdir={tmp_path}/killed']
+  command += [f'--config.data.train=folder:{photos}', f'--config.parts_from={tiny_model_dir}']
+  command += [f'--config.{name.replace("__", ".")}={value}' for name, value in fields.items()]
+  process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+  checkpoints = tmp_path / 'killed' / 'checkpoints'
+  deadline = time.monotonic() + 300
+  while not (checkpoints.is_dir() and any(p.name.isdigit() for p in checkpoints.iterdir())):
+    assert process.poll() is None and time.monotonic() < deadline, process.stderr.read().decode()[-2000:]
+    time.sleep(0.01)
+  time.sleep(random.uniform(0, 0.3))
+  process.kill()
+  process.communicate()
+  assert not train.main(config, str(tmp_path / 'killed'))
+  whole, killed = (_weights_at(tmp_path / run, 8) for run in ('whole', 'killed'))
+  assert jax.tree.structure(whole) == jax.tree.structure(killed)
+  jax.tree.map(np.testing.assert_array_equal, whole, killed)
+
+
+def test_sigterm_saves_and_ends_with_its_own_code(photos, tiny_model_dir, tmp_path):
+  """It saves where it stands, although no checkpoint was due; the same command ends the run."""
+  fields = dict(train__steps=100000, train__checkpoint_every=100000, train__validate_every=100000)
+  command = [sys.executable, 'train.py', '--config=configs/tiny.py:nbsr', f'--workdir={tmp_path}/run']
+  command += [f'--config.data.train=folder:{photos}', f'--config.parts_from={tiny_model_dir}']
+  command += [f'--config.{name.replace("__", ".")}={value}' for name, value in fields.items()]
+  process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+  scalars = tmp_path / 'run' / 'scalars.jsonl'
+  deadline = time.monotonic() + 300
+  while not (scalars.exists() and len(scalars.read_text().splitlines()) > 2):
+    assert process.poll() is None and time.monotonic() < deadline, process.stderr.read()[-2000:]
+    time.sleep(0.05)
+  process.terminate()
+  out, _ = process.communicate(timeout=120)
+  assert process.returncode == 75 and 'asked to stop: saved step' in out
+  (saved,) = [int(p.name) for p in (tmp_path / 'run' / 'checkpoints').iterdir() if p.name.isdigit()]
+  assert saved > 2
+  # An export of that checkpoint is what a run that ends there writes.
+  assert cli.main(['export', str(tmp_path / 'run'), str(tmp_path / 'exported')]) == 0
+  train.main(_config('nbsr', photos, tiny_model_dir, train__steps=saved), str(tmp_path / 'run'))
+  exported, model = (load_file(tmp_path / where / 'nbsr.safetensors') for where in ('exported', 'run/model'))
+  assert exported.keys() == model.keys()
+  for name in model:
+    np.testing.assert_array_equal(exported[name], model[name])
+
+
+def test_steps_that_are_not_finite_are_skipped_up_to_a_limit(photos, tiny_model_dir, tmp_path):
+  """A learning rate without measure makes every step after the first NaN or infinite."""
+  config = _config(
+      'nbsr', photos, tiny_model_dir, train__steps=20, train__learning_rate=1e38, train__max_skipped=2,
+      train__checkpoint_every=100, train__validate_every=100)
+  with pytest.raises(SSRError, match='not finite, more than train.max_skipped=2 times.*the last one saw the records'):
+    train.main(config, str(tmp_path))
 
 
 def test_starts_from_the_weights_it_is_given(photos, tiny_model_dir, tmp_path):

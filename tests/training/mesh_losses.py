@@ -1,0 +1,66 @@
+"""Trains one stage of the tiny config for some steps on several meshes of 8 virtual devices and prints the losses.
+
+  python tests/training/mesh_losses.py STAGE PHOTOS MODEL_DIR STEPS MESH [MESH ...]
+
+with MESH such as 2x4x1 (data x fsdp x tensor). One JSON object on stdout: {MESH: [loss, ...]}. Run by test_sharding.py
+in a process of its own, for the number of devices is fixed when jax starts.
+"""
+
+import json
+import sys
+
+import jax
+
+jax.config.update('jax_num_cpu_devices', 8)
+
+import numpy as np  # noqa: E402
+
+from configs import common, tiny  # noqa: E402
+from ssr_jax import xla  # noqa: E402
+from ssr_jax.data import pipeline, sources  # noqa: E402
+from ssr_jax.training import sharding, stages  # noqa: E402
+from ssr_jax.training import state as state_lib  # noqa: E402
+from ssr_jax.weights import registry  # noqa: E402
+
+
+def losses(config, mesh_shape: tuple[int, ...], steps: int) -> list[float]:
+  """Loss and gradient norm of each step on one mesh."""
+  count = int(np.prod(mesh_shape))
+  mesh = sharding.make_mesh(dict(zip(sharding.AXES, mesh_shape)), jax.devices()[:count])
+  stage = stages.build(config)
+  photos = sources.from_spec(config.data.train, ('hr',))
+  make = pipeline.scene_record(photos, 64, 64) if stage.scenes else pipeline.photo_record(64)
+  data = pipeline.dataset(range(8) if stage.scenes else photos, make, config.train.batch_size, 0)
+  params, stats, constants = stage.init(jax.random.key(0))
+  frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
+  frozen |= {'constants': constants}
+  params, stats = jax.tree.map(np.asarray, stage.prepare(params, stats, frozen, data[0]))
+  optimizer = state_lib.make_optimizer(config.train)
+  create = lambda p, s: state_lib.create(p, s, optimizer)
+  # Nothing is too small to be split here.
+  places = sharding.shardings(jax.eval_shape(create, params, stats), mesh, 1)
+  split = [place for place in jax.tree.leaves(places) if any(place.spec)]
+  assert bool(split) == (mesh.shape['fsdp'] * mesh.shape['tensor'] > 1), 'the mesh splits nothing'
+  frozen_places = sharding.shardings(frozen, mesh, 1)
+  frozen = sharding.put(frozen, frozen_places)
+  state = jax.jit(create, out_shardings=places)(params, stats)
+  step = state_lib.make_step(stage.loss, optimizer, 0.99, places=(places, frozen_places))
+  seed, found = sharding.put(np.int32(0), sharding.replicated(mesh)), []
+  for i in range(steps):
+    state, scalars = step(state, frozen, sharding.put_batch(data[i], mesh), seed)
+    found += [float(scalars['loss']), float(scalars['gradient_norm'])]
+  return found
+
+
+def main(stage, photos, model, steps, *meshes):
+  """Prints the JSON object."""
+  xla.enable_compilation_cache()
+  config = common.apply(
+      tiny.get_config(stage),
+      {'data.train': f'folder:{photos}', 'parts_from': model, 'train.batch_size': 8, 'train.learning_rate': 1e-3},
+  )
+  print(json.dumps({mesh: losses(config, tuple(map(int, mesh.split('x'))), int(steps)) for mesh in meshes}))
+
+
+if __name__ == '__main__':
+  main(*sys.argv[1:])

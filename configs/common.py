@@ -108,6 +108,7 @@ def losses() -> ConfigDict:
   loss.kernel = 1e4  # MANet: L1 on 1e4 K
   loss.detail = 0.5  # vae: differences between neighbours at three scales
   loss.kl = 1e-6
+  loss.latent_noise = 0.0  # vae: largest standard deviation of noise on latents, of the latents' own
   loss.adversarial = 0.002  # not tried yet; a run at 0.02 stalled, for reasons not told apart
   loss.adversarial_start = 0.7  # fraction of the steps
   loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image

@@ -447,7 +447,15 @@ def _vae(config) -> Stage:
   def loss(params, stats, frozen, batch, key, step):
     del frozen
     hr = _images(batch)
-    image, mean, logvar = module.apply({'params': params['vae']}, hr, key)
+    variables = {'params': params['vae']}
+    mean, logvar = module.apply(variables, hr, method='encode')
+    posterior_key, amount_key, noise_key = jax.random.split(key, 3)
+    z = vae_lib.sample_posterior(posterior_key, mean, logvar)
+    if weights.latent_noise:
+      # What diffusion hands the decoder is not quite a photo's latent; so it learns to bear latents that are a bit off.
+      amount = jax.random.uniform(amount_key, (len(hr), 1, 1, 1), maxval=weights.latent_noise)
+      z += amount * jax.lax.stop_gradient(jnp.std(mean)) * jax.random.normal(noise_key, z.shape)
+    image = module.apply(variables, z, method='decode')
     reconstruction = vae_lib.reconstruction_loss(image, hr)
     detail = vae_lib.detail_loss(image, hr)
     kl = vae_lib.kl_loss(mean, logvar)

@@ -66,6 +66,8 @@ def main(config, workdir: str) -> int:
   # Validation crops and their degradation are fixed: always the same seed, whatever the run's.
   held = pipeline.dataset(held_source, held_record, 8, seed=0, **options)
   held_batches = [held[i] for i in range(train.validation_batches)]
+  for batch in held_batches:
+    del batch['record']
 
   # -- State: own workdir, then init_from, then scratch ----------------------------------------------------------------
   params, stats, constants = stage.init(jax.random.key(train.seed))
@@ -147,17 +149,18 @@ def main(config, workdir: str) -> int:
 
   bad_steps = []
 
-  def report(step, values, names):
+  def report(step, values, records):
     """Looks at a step that is done: counts it where it was skipped, writes its scalars where they are due."""
     if not jax.device_get(values['finite']):
       bad_steps.append(step)
+      names = ', '.join(source.name(int(i)) if isinstance(source, sources.Source) else f'scene {i}' for i in records)
       if lead:
         scalars.write(step, {'skipped': len(bad_steps)})
-        print(f'step {step}: loss or gradient is not finite; skipped. Records: {names}', flush=True)
+        print(f'step {step}: loss or gradient is not finite; skipped. It saw {names}', flush=True)
       if len(bad_steps) > train.max_skipped:
         raise SSRError(
             f'steps {bad_steps}: loss or gradient is not finite, more than train.max_skipped={train.max_skipped} times; '
-            f'the last one saw the records {names}; lower train.learning_rate or look at these records'
+            f'the last one saw {names}; lower train.learning_rate or look at these records'
         )
     if step % train.log_every == 0 and lead:
       values = {name: float(value) for name, value in jax.device_get(values).items() if name != 'finite'}
@@ -201,11 +204,11 @@ def main(config, workdir: str) -> int:
       if profile and step == start + profile[0]:
         jax.profiler.start_trace(workdir / 'profile')
       batch = next(iterator)
-      names = [str(index) for index in batch['seed']]
+      records = batch.pop('record')
       state, values = step_fn(state, frozen, sharding.put_batch(batch, mesh), seed)
       if pending:
         report(*pending)
-      pending = step + 1, values, names
+      pending = step + 1, values, records
       if profile and step + 1 == start + sum(profile):
         jax.block_until_ready(state)
         jax.profiler.stop_trace()

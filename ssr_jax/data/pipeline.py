@@ -110,6 +110,8 @@ def scene_record(photos: sources.Source, height: int, width: int) -> Callable[[A
 class Dataset:
   """An endless sequence of batches; `dataset[i]` is batch i (this process's part of it), made on the spot.
 
+  Beside what `record` makes, a batch has 'record' int32 [b]: the indices in the source that its records came from.
+
   Attributes:
     source: records by index; a `Source`, or a range where `record` makes everything itself.
     record: (what the source holds at an index, generator) to one record of a batch.
@@ -264,7 +266,7 @@ class _Load:
     candidates = None
     while True:
       try:
-        return self.record(self.source[index], rng) | {_BAD: tuple(bad)}
+        return self.record(self.source[index], rng) | {'record': np.int32(index), _BAD: tuple(bad)}
       except sources.BadRecord as error:
         name = self.source.name(index) if isinstance(self.source, sources.Source) else ''
         line = str(error) if name in str(error) else f'{name}: {error}'

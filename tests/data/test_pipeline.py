@@ -58,6 +58,16 @@ def test_records_are_those_of_earlier_versions(folder):
   assert digest.hexdigest() == '65cc1116e2205be3682171169e60885697afe8def74a493078da07058fd40de9'
 
 
+def test_a_batch_says_which_records_it_came_from(folder):
+  data = _data(folder)
+  for batch in (data[i] for i in range(3)):
+    for index, patch in zip(batch['record'], batch['hr']):
+      photo = data.source[int(index)]['hr']
+      windows = np.lib.stride_tricks.sliding_window_view(photo, patch.shape).reshape(-1, *patch.shape)
+      turned = [np.rot90(p, -k) for p in (patch, patch[:, ::-1]) for k in range(4)]
+      assert any((windows == t).all((1, 2, 3)).any() for t in turned)
+
+
 def test_threads_and_the_place_of_the_start_do_not_matter(folder):
   data = _data(folder)
   first = _take(data, 6, threads=1)

@@ -14,24 +14,30 @@ _PARTS = {
     'unet': ('ssr_jax.models.amf', 'AMFUNet'),
 }
 PARTS = tuple(_PARTS)
+# Other networks for a part, by the config's field 'family'.
+_FAMILIES = {('depth', 'dpt'): ('ssr_jax.models.dpt', 'DPT')}
 
 
-def build(part: str, **config: Any):
+def build(part: str, family: str = 'compact', **config: Any):
   """Makes the Flax module of a part.
 
   Args:
     part: 'depth', 'dkenet', 'nbsr', 'vae' or 'unet'.
+    family: which network, where a part has several: 'dpt' (ViT and DPT head) for 'depth'.
     **config: the module's attributes; lists become tuples, so that values read from JSON work.
 
   Returns:
     A Linen module.
 
   Raises:
-    SSRError: an unknown part or attribute; the message lists the known ones.
+    SSRError: an unknown part, family or attribute; the message lists the known ones.
   """
   if part not in _PARTS:
     raise SSRError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
-  module, name = _PARTS[part]
+  if family != 'compact' and (part, family) not in _FAMILIES:
+    known = ['compact', *(f for p, f in _FAMILIES if p == part)]
+    raise SSRError(f"{part}: unknown family {family!r}; known: {', '.join(known)}")
+  module, name = _FAMILIES.get((part, family), _PARTS[part])
   cls = getattr(importlib.import_module(module), name)
   known = [f.name for f in dataclasses.fields(cls) if f.name not in ('parent', 'name')]
   unknown = [field for field in config if field not in known]

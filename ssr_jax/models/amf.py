@@ -30,6 +30,8 @@ class AMFUNet(nn.Module):
     map_features: channels of f_1 and f_2.
     lr_features: channels of f_3.
     code_channels: channels of the kernel code.
+    prompt_tokens: n > 0: the fixed prompt's embedding [n, cross_attention_dim] comes with the weights, as the constant
+      'prompt', and is the context where none is given.
     dtype: dtype of the computation; parameters and normalisation statistics stay float32.
   """
 
@@ -50,6 +52,7 @@ class AMFUNet(nn.Module):
   map_features: int = 64
   lr_features: int = 256
   code_channels: int = 15
+  prompt_tokens: int = 0
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -76,6 +79,10 @@ class AMFUNet(nn.Module):
         self.lr_channels, self.lr_features, self.lr_blocks, self.mid_attention, self.head_dim, self.groups, self.dtype
     )
     self.reconstruction = Heads((self.code_channels, 1, self.latent_channels), dtype=self.dtype)
+    if self.prompt_tokens:
+      if self.cross_attention_dim is None:
+        raise ValueError('prompt_tokens needs a cross_attention_dim')
+      self.prompt = self.variable('constants', 'prompt', jnp.zeros, (self.prompt_tokens, self.cross_attention_dim))
 
   def __call__(
       self,
@@ -93,7 +100,7 @@ class AMFUNet(nn.Module):
       z_t: noisy latent [b, hl, wl, c]; hl and wl multiples of 2**(len(channels) - 1).
       t: [b], time steps.
       conditions: at any resolution but lr_latent, which has z_t's shape.
-      context: [b, n, e], exactly where cross_attention_dim is set.
+      context: [b, n, e], where cross_attention_dim is set; None takes the prompt that comes with the weights.
       train: whether AMF's batch norms use batch statistics and update 'batch_stats' (to be made mutable).
       return_features: whether to return the features too.
       maps: f_1 and f_2 from `encode_maps`; a sampler computes them once, for they do not depend on t.
@@ -107,6 +114,8 @@ class AMFUNet(nn.Module):
     """
     if conditions.lr_latent.shape != z_t.shape:
       raise ValueError(f'lr_latent {conditions.lr_latent.shape} must have the shape of z_t {z_t.shape}')
+    if context is None and self.prompt_tokens:
+      context = jnp.broadcast_to(self.prompt.value, (len(z_t), *self.prompt.value.shape))
     if maps is None:
       maps = self.encode_maps(conditions)
     features = (*maps, self.lr_encoder(conditions.lr, conditions.lr_latent, t))

@@ -40,7 +40,7 @@ DEFAULTS: dict[str, Any] = {
     'sampling': {'sampler': 'dpmpp_2m', 'steps': 8, 'start': 0.5},
 }
 
-_BUNDLED = {'compact': pathlib.Path(__file__).parent / 'bundled'}
+BUNDLED = {'compact': pathlib.Path(__file__).parent / 'bundled'}
 _TRAINING_ONLY = ('params/reconstruction/',)  # AMF-UNet's heads, which sampling never calls, may be left out
 _LISTED = 6  # names shown in an error before it says how many more there are
 
@@ -60,19 +60,27 @@ class Model:
   directory: pathlib.Path
 
 
+def home() -> pathlib.Path:
+  """The folder of imported models: $SSR_WEIGHTS, else `ssr_jax` under the user's data directory."""
+  if 'SSR_WEIGHTS' in os.environ:
+    return pathlib.Path(os.environ['SSR_WEIGHTS'])
+  return pathlib.Path(os.environ.get('XDG_DATA_HOME', pathlib.Path.home() / '.local' / 'share')) / 'ssr_jax'
+
+
 def known() -> list[str]:
-  """Names that `resolve` accepts besides paths."""
-  return sorted(_BUNDLED)
+  """Names that `resolve` accepts besides paths: the bundled model's and those of imported ones."""
+  imported = (path.parent.name for path in home().glob(f'*/{MODEL_FILE}'))
+  return sorted({*BUNDLED, *imported})
 
 
 def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
-  """The directory of a model given by name ('compact') or by path.
+  """The directory of a model given by name ('compact', or an imported one) or by path.
 
   Raises:
     SSRError: neither a known name nor a directory with a model.json.
   """
-  if str(name_or_path) in _BUNDLED:
-    directory = _BUNDLED[str(name_or_path)]
+  if str(name_or_path) in BUNDLED:
+    directory = BUNDLED[str(name_or_path)]
     if not (directory / MODEL_FILE).is_file():
       raise SSRError(f"model '{name_or_path}': {directory / MODEL_FILE} is missing; install the package again")
     return directory
@@ -81,6 +89,8 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
     directory = directory.parent
   if (directory / MODEL_FILE).is_file():
     return directory
+  if len(directory.parts) == 1 and (home() / directory / MODEL_FILE).is_file():
+    return home() / directory
   what = f'the directory has no {MODEL_FILE}' if directory.is_dir() else 'unknown model'
   raise SSRError(f"model '{name_or_path}': {what}; known: {', '.join(known())}, or the path of a model directory")
 
@@ -89,6 +99,11 @@ def flatten(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:
   """{'params': {'conv': {'kernel': x}}} -> {'params/conv/kernel': x}, arrays as NumPy."""
   flat = traverse_util.flatten_dict(unfreeze(variables), sep='/')
   return {name: np.asarray(value) for name, value in flat.items()}
+
+
+def flatten_shapes(shapes: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
+  """`flatten` for what `jax.eval_shape` gives."""
+  return traverse_util.flatten_dict(unfreeze(shapes), sep='/')
 
 
 def unflatten(tensors: Mapping[str, Any]) -> dict[str, Any]:
@@ -292,8 +307,7 @@ def abstract_variables(part: str, config: Mapping[str, Any]) -> dict[str, jax.Sh
 def _abstract_variables(part: str, config: str) -> dict[str, jax.ShapeDtypeStruct]:
   """`abstract_variables` of a config as JSON, remembered: tracing a large UNet takes a second."""
   module = build(part, json.loads(config))
-  shapes = jax.eval_shape(module.init, jax.random.key(0), *example_inputs(part, module))
-  return traverse_util.flatten_dict(unfreeze(shapes), sep='/')
+  return flatten_shapes(jax.eval_shape(module.init, jax.random.key(0), *example_inputs(part, module)))
 
 
 def example_inputs(part: str, module: Any) -> tuple[Any, ...]:

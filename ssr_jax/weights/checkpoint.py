@@ -1,0 +1,272 @@
+"""Reads the tensors of a public checkpoint: safetensors, sharded or not, and PyTorch's own files without running them.
+
+A `.pth` or `.bin` file is a pickle, and unpickling runs whatever the file says. The reader here knows the few calls that
+rebuild tensors and refuses everything else, by name, before anything of it is called.
+"""
+
+import collections
+import functools
+import io
+import json
+import pathlib
+import pickle
+import re
+from typing import Any, Callable, Iterator, Mapping, NamedTuple
+import zipfile
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+from ssr_jax.types import SSRError
+
+SUFFIXES = ('.safetensors', '.bin', '.pth', '.pt', '.ckpt')
+_STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')  # what diffusers and transformers call a network's file
+_NESTED = ('params_ema', 'params', 'state_dict', 'model')  # BasicSR and others put the state dict one level down
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+_STORAGES = {
+    'DoubleStorage': np.float64, 'FloatStorage': np.float32, 'HalfStorage': np.float16,
+    'BFloat16Storage': ml_dtypes.bfloat16, 'LongStorage': np.int64, 'IntStorage': np.int32, 'ShortStorage': np.int16,
+    'CharStorage': np.int8, 'ByteStorage': np.uint8, 'BoolStorage': np.bool_,
+}
+
+
+class Tensors(Mapping[str, np.ndarray]):
+  """The tensors of a checkpoint by name; each is read when it is asked for.
+
+  Attributes:
+    source: the file or folder they come from, for messages.
+  """
+
+  def __init__(self, source: pathlib.Path, readers: Mapping[str, Callable[[], np.ndarray]]):
+    self.source = source
+    self._readers = dict(readers)
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    return self._readers[name]()
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._readers)
+
+  def __len__(self) -> int:
+    return len(self._readers)
+
+
+def find(folder: pathlib.Path) -> pathlib.Path:
+  """The file that holds a network's tensors in a folder of diffusers or transformers: an index of shards, or one file.
+
+  safetensors are preferred to pickles, and full precision to a variant such as fp16.
+
+  Raises:
+    SSRError: there is none.
+  """
+  patterns = []
+  for variant in (r'', r'\.\w+'):
+    for stem in _STEMS:
+      patterns.append(rf'{stem}{variant}\.safetensors')
+      # Both orders of 'index' and the variant are about.
+      patterns.append(rf'{stem}{variant}\.safetensors\.index\.json|{stem}\.safetensors\.index{variant}\.json')
+  for variant in (r'', r'\.\w+'):
+    for stem in _STEMS:
+      patterns.append(rf'{stem}{variant}\.(?:bin|pth|pt)')
+      patterns.append(rf'{stem}{variant}\.bin\.index\.json|{stem}\.bin\.index{variant}\.json')
+  names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+  for pattern in patterns:
+    for name in names:
+      if re.fullmatch(pattern, name):
+        return folder / name
+  raise SSRError(f'{folder}: no weights here; put {_STEMS[0]}.safetensors or {_STEMS[1]}.safetensors into this folder')
+
+
+def read(path: pathlib.Path) -> Tensors:
+  """Tensors of a file, of the shards that an index file names, or of a network's folder.
+
+  Raises:
+    SSRError: nothing there, a damaged file, a shard that is missing, or a pickle that holds more than tensors.
+  """
+  if path.is_dir():
+    path = find(path)
+  if path.name.endswith('.json'):
+    return _sharded(path)
+  if not path.is_file():
+    raise SSRError(f'{path}: no such file; fetch it and put it there')
+  return _safetensors(path) if path.suffix == '.safetensors' else _pickled(path)
+
+
+def _sharded(index: pathlib.Path) -> Tensors:
+  try:
+    places = json.loads(index.read_text(encoding='utf-8'))['weight_map']
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise SSRError(f'{index}: not an index of shards ({error}); fetch it again') from error
+  readers = {}
+  for shard in sorted(set(places.values())):
+    if pathlib.PurePath(shard).name != shard:
+      raise SSRError(f'{index}: a shard must lie beside it; got {shard!r}')
+    tensors = read(index.parent / shard)
+    for name in (n for n, place in places.items() if place == shard):
+      if name not in tensors:
+        raise SSRError(f'{index.parent / shard}: lacks {name}, which {index.name} promises; fetch the file again')
+      readers[name] = functools.partial(tensors.__getitem__, name)
+  return Tensors(index, readers)
+
+
+def _safetensors(path: pathlib.Path) -> Tensors:
+  try:
+    file = safetensors.safe_open(path, framework='numpy')
+    return Tensors(path, {name: functools.partial(file.get_tensor, name) for name in file.keys()})
+  except (safetensors.SafetensorError, OSError) as error:
+    raise SSRError(f'{path}: not a safetensors file ({error}); fetch it again') from error
+
+
+# ---- PyTorch's files -------------------------------------------------------------------------------------------------
+
+
+class _Storage(NamedTuple):
+  kind: str
+  key: str
+  count: int
+
+
+class _Tensor(NamedTuple):
+  storage: _Storage
+  offset: int
+  size: tuple[int, ...]
+  stride: tuple[int, ...]
+
+
+class _RebuildTensor:
+  """torch._utils._rebuild_tensor_v2, as a description: nothing is read before all of the pickle has been."""
+
+  __slots__ = ()
+
+  def __call__(self, storage, offset, size, stride, *_) -> _Tensor:
+    return _Tensor(storage, offset, tuple(size), tuple(stride))
+
+
+class _RebuildParameter:
+  """torch._utils._rebuild_parameter: the tensor."""
+
+  __slots__ = ()
+
+  def __call__(self, data, *_):
+    return data
+
+
+# What a pickle may ask for. None of it has attributes that a pickle could set.
+_ALLOWED = {
+    ('torch._utils', '_rebuild_tensor_v2'): _RebuildTensor(),
+    ('torch._utils', '_rebuild_parameter'): _RebuildParameter(),
+    ('collections', 'OrderedDict'): collections.OrderedDict,
+    **{('torch', name): name for name in _STORAGES},
+}
+
+
+class _Unpickler(pickle.Unpickler):
+  """Unpickles tensors in dicts and lists and nothing else: a pickle can only call what `find_class` hands out."""
+
+  def __init__(self, path: pathlib.Path, file):
+    super().__init__(file)
+    self._path = path
+
+  def find_class(self, module: str, name: str) -> Any:
+    if (module, name) not in _ALLOWED:
+      raise SSRError(
+          f'{self._path}: asks for {module}.{name}, which is no tensor; it was not run. Save model.state_dict() alone')
+    return _ALLOWED[module, name]
+
+  def persistent_load(self, pid) -> _Storage:
+    name, kind, key, _, count, *_ = pid
+    if name != 'storage' or kind not in _STORAGES or not isinstance(count, int):
+      raise ValueError('an unknown kind of storage')
+    return _Storage(kind, str(key), count)
+
+
+def _pickled(path: pathlib.Path) -> Tensors:
+  try:
+    with open(path, 'rb') as file:
+      zipped = zipfile.is_zipfile(file)
+      file.seek(0)
+      tree, load = (_open_zip if zipped else _open_legacy)(path, file)
+  except SSRError:
+    raise
+  except Exception as error:  # a damaged pickle can raise nearly anything
+    raise SSRError(f'{path}: not a PyTorch state dict ({type(error).__name__}: {error}); fetch it again') from error
+  while isinstance(tree, dict) and not any(isinstance(value, _Tensor) for value in tree.values()):
+    inner = [tree[key] for key in _NESTED if isinstance(tree.get(key), dict)]
+    if not inner:
+      break
+    tree = inner[0]
+  if not isinstance(tree, dict) or not tree or not all(isinstance(value, _Tensor) for value in tree.values()):
+    raise SSRError(f'{path}: holds no state dict (names and tensors, nothing else); save model.state_dict()')
+  return Tensors(path, {str(name): functools.partial(_view, path, str(name), value, load) for name, value in tree.items()})
+
+
+def _view(path: pathlib.Path, name: str, tensor: _Tensor, load: Callable[[_Storage], np.ndarray]) -> np.ndarray:
+  """The array that a tensor describes, checked against its storage."""
+  _, offset, size, stride = tensor
+  numbers = (offset, *size, *stride)
+  if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(size) != len(stride):
+    raise SSRError(f'{path}: {name} has an impossible shape; fetch the file again')
+  try:
+    storage = load(tensor.storage)
+  except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+    raise SSRError(f'{path}: the data of {name} cannot be read ({error}); fetch the file again') from error
+  if 0 not in size and offset + sum((n - 1) * step for n, step in zip(size, stride)) >= storage.size:
+    raise SSRError(f'{path}: {name} reaches beyond its data; fetch the file again')
+  steps = tuple(step * storage.itemsize for step in stride)
+  return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)
+
+
+def _open_zip(path: pathlib.Path, file) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+  with zipfile.ZipFile(file) as archive:
+    names = archive.namelist()
+    (table,) = [name for name in names if name.endswith('/data.pkl') or name == 'data.pkl']
+    prefix = table.removesuffix('data.pkl')
+    little = f'{prefix}byteorder' not in names or archive.read(f'{prefix}byteorder') == b'little'
+    tree = _Unpickler(path, io.BytesIO(archive.read(table))).load()
+  _check_order(path, little)
+
+  def load(storage: _Storage) -> np.ndarray:
+    with zipfile.ZipFile(path) as archive:
+      return np.frombuffer(archive.read(f'{prefix}data/{storage.key}'), _STORAGES[storage.kind], storage.count)
+
+  return tree, load
+
+
+def _open_legacy(path: pathlib.Path, file) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+  """The format before PyTorch 1.6: five pickles, then each storage as its length and its bytes."""
+  magic, _, system, tree, keys = (_Unpickler(path, file).load() for _ in range(5))
+  if magic != _LEGACY_MAGIC:
+    raise ValueError('no magic number')
+  _check_order(path, system.get('little_endian', True))
+  kinds = {}  # a storage's own record does not say what it holds
+  for tensor in _tensors(tree):
+    kinds[tensor.storage.key] = np.dtype(_STORAGES[tensor.storage.kind])
+  places = {}
+  for key in keys:
+    count = int.from_bytes(file.read(8), 'little', signed=True)
+    places[str(key)] = file.tell(), count
+    file.seek(count * kinds[str(key)].itemsize, io.SEEK_CUR)
+
+  def load(storage: _Storage) -> np.ndarray:
+    place, count = places[storage.key]
+    with open(path, 'rb') as file:
+      file.seek(place)
+      dtype = np.dtype(_STORAGES[storage.kind])
+      return np.frombuffer(file.read(count * dtype.itemsize), dtype, count)
+
+  return tree, load
+
+
+def _tensors(tree: Any) -> Iterator[_Tensor]:
+  if isinstance(tree, _Tensor):
+    yield tree
+  elif isinstance(tree, (dict, list, tuple)):
+    for value in tree.values() if isinstance(tree, dict) else tree:
+      yield from _tensors(value)
+
+
+def _check_order(path: pathlib.Path, little: bool) -> None:
+  if not little:
+    raise SSRError(f'{path}: written on a big-endian machine, which is not supported; save it as safetensors')

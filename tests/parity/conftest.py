@@ -1,0 +1,391 @@
+"""The networks that are compared with PyTorch's, at small width, and what the comparisons share.
+
+Every weight is drawn from its own name, so that the same weights can be made with torch and without: the golden files
+hold outputs only. `python tests/parity/make_golden.py` writes them.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from typing import Any, Callable
+import zlib
+
+import jax
+import numpy as np
+import pytest
+
+from ssr_jax.models.clip import CLIPText
+from ssr_jax.models.dkenet import DKENet
+from ssr_jax.models.dpt import DPT, SIZES
+from ssr_jax.models.rrdb import NBSR
+from ssr_jax.models.unet import UNet
+from ssr_jax.models.vae import VAE
+from ssr_jax.weights import convert, registry
+
+TOLERANCE = 2e-5
+"""Largest absolute error in float32 on a CPU, where the reference has unit scale or less."""
+GOLDEN = pathlib.Path(__file__).parent / 'golden'
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One network on both sides.
+
+  Attributes:
+    module: ours.
+    table: names of both.
+    inputs: NumPy arguments of both calls, NHWC.
+    theirs: makes the torch module.
+    run: (torch module, torch inputs with images NCHW) -> output, a torch tensor.
+    options: keyword arguments of our call.
+    constants: variables besides the parameters.
+  """
+
+  module: Any
+  table: convert.Table
+  inputs: tuple[np.ndarray, ...]
+  theirs: Callable[[], Any]
+  run: Callable[..., Any]
+  options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  constants: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+
+  @functools.cached_property
+  def expected(self) -> dict[str, jax.ShapeDtypeStruct]:
+    shapes = jax.eval_shape(lambda *a: self.module.init(jax.random.key(0), *a, **self.options), *self.inputs)
+    return {name: s for name, s in registry.flatten_shapes(shapes).items() if name.startswith('params/')}
+
+  @functools.cached_property
+  def state(self) -> dict[str, np.ndarray]:
+    """Their state dict, but for what the network never uses, drawn by name, in the order of `expected`."""
+    names = self.table.to_theirs({name: np.zeros(s.shape, np.float32) for name, s in self.expected.items()})
+    return {name: draw(name, array.shape) for name, array in names.items()}
+
+  def variables(self) -> dict[str, Any]:
+    ours = self.table.to_ours(self.state, self.expected, 'drawn')
+    return registry.unflatten({**ours, **self.constants})
+
+  def ours(self):
+    """Our output, and that of every module within, by path."""
+    options = dict(self.options, capture_intermediates=True, mutable=['intermediates'])
+    with jax.default_matmul_precision('highest'):
+      out, state = jax.jit(lambda v, *a: self.module.apply(v, *a, **options))(self.variables(), *self.inputs)
+    return np.asarray(out[0] if isinstance(out, tuple) else out), _calls(state['intermediates'])
+
+  def torch_module(self):
+    """Theirs, with the same weights; what the network never uses keeps its own."""
+    torch = pytest.importorskip('torch')
+    pytest.importorskip('diffusers')
+    pytest.importorskip('transformers')
+    module = self.theirs().eval()
+    state = {name: torch.from_numpy(array) for name, array in self.state.items()}
+    used = {self.today(name, module): tensor for name, tensor in state.items()}
+    missing, unexpected = module.load_state_dict(used, strict=False)
+    unused = [name for name in missing if not any(re.fullmatch(p, name) for p in (*self.table.unused, 'pca_matrix'))]
+    assert not unexpected and not unused, (unexpected, unused)
+    return module
+
+  def today(self, name: str, module) -> str:
+    """A checkpoint's name in the module that the library builds from it today."""
+    own = dict(module.named_parameters())
+    if name in own:
+      return name
+    for candidate in own:
+      known = candidate
+      for pattern, replacement in self.table.aliases:
+        known = re.sub(pattern, replacement, known)
+      if known == name:
+        return candidate
+    return name
+
+  def torch_run(self, module):
+    torch = pytest.importorskip('torch')
+    tensors = [nchw(x) if x.ndim == 4 else torch.from_numpy(x) for x in self.inputs]
+    with torch.no_grad():
+      return self.run(module, *tensors)
+
+
+def _calls(tree, path='') -> dict[str, np.ndarray]:
+  found = {}
+  for name, value in tree.items():
+    if name == '__call__':
+      last = value[-1]  # of several calls, as theirs
+      found[path] = np.asarray(last[0] if isinstance(last, tuple) else last)
+    else:
+      found |= _calls(value, f'{path}/{name}' if path else name)
+  return found
+
+
+def draw(name: str, shape) -> np.ndarray:
+  """A weight by its name: no zero and no one to hide behind, outputs of about unit scale."""
+  rng = np.random.default_rng(zlib.crc32(name.encode()))
+  if name.endswith(('head.head.4.bias', 'head.conv3.bias')):
+    return np.full(shape, 3, np.float32)  # a last ReLU would hide half of the output
+  if 'embedding' in name or name.endswith('cls_token'):
+    return rng.normal(0, 1, shape).astype(np.float32)
+  if len(shape) < 2:
+    return rng.normal(1.0 if name.endswith(('weight', 'lambda1')) else 0.0, 0.2, shape).astype(np.float32)
+  return rng.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
+
+
+def random(shape, seed: int = 0) -> np.ndarray:
+  return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def image(shape, seed: int = 0) -> np.ndarray:
+  return np.random.default_rng(seed).random(shape).astype(np.float32)
+
+
+def nchw(x):
+  import torch
+
+  return torch.from_numpy(np.ascontiguousarray(np.moveaxis(np.asarray(x), -1, 1)))
+
+
+def nhwc(x) -> np.ndarray:
+  x = x.detach().numpy()
+  return np.moveaxis(x, 1, -1) if x.ndim == 4 else x
+
+
+def assert_close(ours, theirs, tolerance: float = TOLERANCE, what: str = ''):
+  """Largest absolute error, over the reference's deviation where that is above one."""
+  ours, theirs = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
+  assert ours.shape == theirs.shape, (what, ours.shape, theirs.shape)
+  assert theirs.std() > 1e-2, f'{what}: the reference says nothing'
+  error = np.abs(ours - theirs).max() / max(theirs.std(), 1)
+  assert error <= tolerance, (what, error)
+
+
+# ---- the networks ----------------------------------------------------------------------------------------------------
+
+
+def _unet(linear: bool) -> Case:
+  heads = (2, 4, 4) if linear else 4
+
+  def theirs():
+    import diffusers
+
+    return diffusers.UNet2DConditionModel(
+        sample_size=8, block_out_channels=(32, 64, 64), cross_attention_dim=24, norm_num_groups=8,
+        down_block_types=('CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D'),
+        up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D'),
+        attention_head_dim=heads, use_linear_projection=linear)
+
+  return Case(
+      UNet(channels=(32, 64, 64), attention=(True, True, False), heads=heads, cross_attention_dim=24, groups=8),
+      convert.unet(linear), (random((2, 8, 12, 4)), np.array([3, 700]), random((2, 7, 24), 1)), theirs,
+      lambda m, z, t, c: m(z, t, c).sample)
+
+
+def _vae() -> Case:
+  def theirs():
+    import diffusers
+
+    return diffusers.AutoencoderKL(
+        block_out_channels=(16, 32), down_block_types=('DownEncoderBlock2D',) * 2,
+        up_block_types=('UpDecoderBlock2D',) * 2, layers_per_block=1, norm_num_groups=8, sample_size=16)
+
+  return Case(
+      VAE(channels=(16, 32), encoder_blocks=1, decoder_blocks=2, groups=8), convert.vae(), (image((2, 16, 24, 3)),),
+      theirs, lambda m, x: (m(2 * x - 1, sample_posterior=False).sample + 1) / 2)
+
+
+def _clip(activation: str) -> Case:
+  def theirs():
+    import transformers
+
+    return transformers.CLIPTextModel(transformers.CLIPTextConfig(
+        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, vocab_size=99,
+        hidden_act=activation, max_position_embeddings=20, bos_token_id=0, eos_token_id=1, pad_token_id=1))
+
+  return Case(
+      CLIPText(32, 3, 4, 48, activation, 99, 20), convert.clip_text(),
+      (np.random.default_rng(0).integers(0, 99, (2, 17)),), theirs, lambda m, ids: m(ids).last_hidden_state)
+
+
+_SMALL_DPT = dict(width=32, layers=5, heads=4, taps=(1, 2, 3, 4), neck=(16, 24, 32, 40), fusion=16)
+
+
+def _depth(module: DPT, table: convert.Table, theirs) -> Case:
+  def run(m, x):
+    mean, deviation = (x.new_tensor(values)[:, None, None] for values in (module.mean, module.deviation))
+    return m((x - mean) / deviation).predicted_depth[:, None]
+
+  return Case(module, table, (image((2, *module.resolution, 3)),), theirs, run, options={'raw': True})
+
+
+def _dpt() -> Case:
+  def theirs():
+    import transformers
+
+    return transformers.DPTForDepthEstimation(transformers.DPTConfig(
+        hidden_size=32, num_hidden_layers=5, num_attention_heads=4, intermediate_size=48, image_size=64, patch_size=16,
+        backbone_out_indices=[1, 2, 3, 4], neck_hidden_sizes=[16, 24, 32, 40], fusion_hidden_size=16, is_hybrid=False,
+        readout_type='project'))
+
+  return _depth(DPT(resolution=(64, 64), hidden=48, positions=4, **_SMALL_DPT), convert.dpt(), theirs)
+
+
+def _depth_anything(resolution: tuple[int, int]) -> Case:
+  def theirs():
+    import transformers
+
+    backbone = transformers.Dinov2Config(
+        hidden_size=32, num_hidden_layers=5, num_attention_heads=4, mlp_ratio=2, image_size=70, patch_size=14,
+        out_indices=[2, 3, 4, 5], reshape_hidden_states=False, apply_layernorm=True)
+    return transformers.DepthAnythingForDepthEstimation(transformers.DepthAnythingConfig(
+        backbone_config=backbone, reassemble_hidden_size=32, patch_size=14, neck_hidden_sizes=[16, 24, 32, 40],
+        fusion_hidden_size=16, head_hidden_size=8))
+
+  sizes = {**SIZES['depth-anything-v2-small'], **_SMALL_DPT, 'hidden': 64, 'head': 8, 'positions': 5}
+  return _depth(DPT(**{**sizes, 'resolution': resolution}), convert.depth_anything(), theirs)
+
+
+def _manet() -> Case:
+  """MANet as its paper and state dict have it, stated again; nf 8 instead of 128."""
+
+  def theirs():
+    import torch
+    from torch import nn
+
+    class MAConv(nn.Module):
+      def __init__(self, c):
+        super().__init__()
+        for i in range(2):
+          setattr(self, f'fc{i}', nn.Sequential(nn.Conv2d(c // 2, c // 4, 1), nn.ReLU(), nn.Conv2d(c // 4, c, 1)))
+          setattr(self, f'conv{i}', nn.Conv2d(c // 2, c // 2, 3, padding=1))
+
+      def forward(self, x):
+        a, b = x.chunk(2, 1)
+        out = []
+        for own, other, fc, conv in ((a, b, self.fc0, self.conv0), (b, a, self.fc1, self.conv1)):
+          scale, shift = fc(other).chunk(2, 1)
+          out.append(conv(own * scale.sigmoid() + shift))
+        return torch.cat(out, 1)
+
+    class MABlock(nn.Module):
+      def __init__(self, c):
+        super().__init__()
+        self.res = nn.Sequential(MAConv(c), nn.ReLU(), MAConv(c))
+
+      def forward(self, x):
+        return x + self.res(x)
+
+    class MANet(nn.Module):
+      def __init__(self, c=8):
+        super().__init__()
+        self.m_head = nn.Conv2d(3, c, 3, padding=1)
+        self.m_down1 = nn.Sequential(MABlock(c), nn.Conv2d(c, 2 * c, 2, 2))
+        self.m_body = MABlock(2 * c)
+        self.m_up1 = nn.Sequential(nn.ConvTranspose2d(2 * c, c, 2, 2), MABlock(c))
+        self.m_tail = nn.Conv2d(c, 441, 3, padding=1)
+
+      def forward(self, x):
+        h, w = x.shape[-2:]
+        x = nn.functional.pad(x, (0, -w % 8, 0, -h % 8), mode='replicate')
+        first = self.m_head(x)
+        down = self.m_down1(first)
+        x = self.m_tail(self.m_up1(self.m_body(down) + down) + first)
+        return 21 * x[..., :h, :w].softmax(1)  # kernels of 21 instead of 1, nearer to unit scale
+
+    return MANet()
+
+  class Scaled(DKENet):
+
+    def __call__(self, lr):
+      return 21 * super().__call__(lr)
+
+  return Case(Scaled(features=8, depth_features=0), convert.manet(), (image((2, 10, 13, 3)),), theirs, lambda m, x: m(x))
+
+
+def _rrdb_sft() -> Case:
+  """RRDB-SFT stated again; 2 blocks, nf 8, gc 4, kernels of 5 x 5 pixels with a code of 6."""
+  pca = random((25, 6), 3) / 5
+
+  def theirs():
+    import torch
+    from torch import nn
+
+    leaky = nn.LeakyReLU(0.2)
+    conv = lambda a, b: nn.Conv2d(a, b, 3, padding=1)
+
+    class SFT(nn.Module):
+      def __init__(self):
+        super().__init__()
+        for name in ('mul', 'add'):
+          setattr(self, f'{name}_conv1', conv(14, 32))
+          setattr(self, f'{name}_conv2', conv(32, 8))
+
+      def forward(self, x, code):
+        both = torch.cat([x, code], 1)
+        mul = self.mul_conv2(leaky(self.mul_conv1(both))).sigmoid()
+        return x * mul + self.add_conv2(leaky(self.add_conv1(both)))
+
+    class RDB(nn.Module):
+      def __init__(self):
+        super().__init__()
+        for i in range(5):
+          setattr(self, f'conv{i + 1}', conv(8 + 4 * i, 4 if i < 4 else 8))
+
+      def forward(self, x):
+        seen = [x]
+        for i in range(4):
+          seen.append(leaky(getattr(self, f'conv{i + 1}')(torch.cat(seen, 1))))
+        return x + 0.2 * self.conv5(torch.cat(seen, 1))
+
+    class Block(nn.Module):
+      def __init__(self):
+        super().__init__()
+        self.SFT, self.RDB1, self.RDB2, self.RDB3 = SFT(), RDB(), RDB(), RDB()
+
+      def forward(self, x, code):
+        return x + 0.2 * self.RDB3(self.RDB2(self.RDB1(self.SFT(x, code))))
+
+    class RRDBSFT(nn.Module):
+      def __init__(self):
+        super().__init__()
+        self.register_buffer('pca_matrix', torch.from_numpy(pca)[None, :, :, None, None])
+        self.conv_first = conv(3, 8)
+        self.RRDB_trunk = nn.ModuleList([Block(), Block()])
+        self.trunk_conv = conv(8, 8)
+        self.upsampler = nn.Sequential(conv(8, 48), nn.PixelShuffle(4))
+
+      def forward(self, x, kernels):
+        code = (kernels[:, :, None] * self.pca_matrix).sum(1)
+        first = self.conv_first(x)
+        x = first
+        for block in self.RRDB_trunk:
+          x = block(x, code)
+        return self.upsampler(first + self.trunk_conv(x))
+
+    return RRDBSFT()
+
+  kernels = image((2, 6, 7, 25), 1)
+  kernels /= kernels.sum(-1, keepdims=True)
+  return Case(
+      NBSR(blocks=2, features=8, growth=4, components=6, taps=25), convert.rrdb_sft(), (image((2, 6, 7, 3)), kernels),
+      theirs, lambda m, x, k: m(x, k), constants={'constants/pca': pca})
+
+
+CASES = {
+    'unet_sd21': lambda: _unet(True),
+    'unet_sd15': lambda: _unet(False),
+    'vae': _vae,
+    'clip_sd15': lambda: _clip('quick_gelu'),
+    'clip_sd21': lambda: _clip('gelu'),
+    'dpt': _dpt,
+    'depth_anything': lambda: _depth_anything((70, 70)),
+    'depth_anything_resized': lambda: _depth_anything((56, 84)),
+    'manet': _manet,
+    'rrdb_sft': _rrdb_sft,
+}
+
+
+def pytest_generate_tests(metafunc):
+  if 'case' in metafunc.fixturenames:
+    metafunc.parametrize('case', CASES, indirect=True)
+
+
+@pytest.fixture(scope='session')
+def case(request) -> Case:
+  return CASES[request.param]()

@@ -57,6 +57,7 @@ def base(stage: str) -> ConfigDict:
   config.train.validation_batches = 8  # of 8 held-out patches each, always the same ones
   config.train.figures_every = 1000
   config.train.keep = 2  # checkpoints; the best one stays besides
+  config.train.dtype = 'float32'  # or 'bfloat16': of the networks' computation; parameters stay float32
   config.train.accumulate = 1  # parts that a batch is worked through in, to save memory
   config.train.max_skipped = 10  # steps with a loss or gradient that is not finite; one more is an error
 

@@ -71,7 +71,15 @@ def build(config) -> Stage:
 def _module(config, part: str):
   if part not in config.model:
     raise SSRError(f'config.model has no part {part!r}; the stage {config.stage!r} needs it')
-  return models.build(part, **config.model[part].to_dict())
+  return models.build(part, dtype=_dtype(config), **config.model[part].to_dict())
+
+
+def _dtype(config):
+  """The dtype of the networks' computation; parameters, their moments and losses stay float32."""
+  known = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
+  if config.train.dtype not in known:
+    raise SSRError(f"config.train.dtype is {config.train.dtype!r}; known: {', '.join(known)}")
+  return known[config.train.dtype]
 
 
 def _frozen_modules(config, parts: tuple[str, ...]) -> dict[str, Any]:
@@ -83,7 +91,7 @@ def _frozen_modules(config, parts: tuple[str, ...]) -> dict[str, Any]:
           f'parts_from={config.parts_from}: that model has no {part!r}, which the stage {config.stage!r} needs; '
           'train that part first, or name a model that has it'
       )
-  return {part: models.build(part, **entries[part]['config']) for part in parts}
+  return {part: models.build(part, dtype=_dtype(config), **entries[part]['config']) for part in parts}
 
 
 def _recipe(config) -> Recipe:
@@ -440,7 +448,7 @@ def _vae(config) -> Stage:
   from ssr_jax.models import vae as vae_lib
 
   module = _module(config, 'vae')
-  critic = disc_lib.Discriminator()
+  critic = disc_lib.Discriminator(dtype=_dtype(config))
   weights = config.loss
   start = int(weights.adversarial_start * config.train.steps)
 

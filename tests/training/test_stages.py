@@ -1,0 +1,51 @@
+"""What the stages' programs are made of, read from their jaxprs: nothing is compiled."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import common, tiny
+from ssr_jax.training import stages
+from ssr_jax.types import SSRError
+from ssr_jax.weights import registry
+
+STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion')
+
+
+def _products(jaxpr):
+  """All matrix products and convolutions of a program, those in loops and calls included."""
+  for equation in jaxpr.eqns:
+    if equation.primitive.name in ('dot_general', 'conv_general_dilated'):
+      yield equation
+    for value in equation.params.values():
+      for inner in jax.tree.leaves(value, is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')):
+        inner = getattr(inner, 'jaxpr', inner)
+        if hasattr(inner, 'eqns'):
+          yield from _products(inner)
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_bfloat16_is_in_the_networks_and_not_in_their_parameters(stage, tiny_model_dir, monkeypatch):
+  # NumPy's PCA cannot be traced; only its shape matters here.
+  monkeypatch.setattr(stages, 'kernel_basis', lambda key, recipe, components: jnp.zeros((441, components)))
+  config = common.apply(tiny.get_config(stage), {'train.dtype': 'bfloat16', 'parts_from': str(tiny_model_dir)})
+  built = stages.build(config)
+  params, stats, constants = jax.eval_shape(built.init, jax.random.key(0))
+  frozen = {'constants': constants}
+  if built.needs:
+    frozen |= dict(registry.load_model(config.parts_from, parts=built.needs).variables)
+  batch = {'hr': np.zeros((2, 64, 64, 3), np.uint8), 'seed': np.zeros(2, np.uint32), 'depth': np.zeros((2, 64, 64), np.float32)}
+  gradient = jax.grad(lambda *a: built.loss(*a)[0])
+  arguments = params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32)
+  shapes = jax.eval_shape(gradient, *arguments)
+  assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
+  products = list(_products(jax.make_jaxpr(gradient)(*arguments).jaxpr))
+  convolutions = [e for e in products if e.primitive.name == 'conv_general_dilated']
+  assert convolutions and {v.aval.dtype for e in convolutions for v in e.invars} == {jnp.dtype(jnp.bfloat16)}
+
+
+def test_another_dtype_is_refused(tiny_model_dir):
+  config = common.apply(tiny.get_config('nbsr'), {'train.dtype': 'float16'})
+  with pytest.raises(SSRError, match="train.dtype is 'float16'; known: float32, bfloat16"):
+    stages.build(config)

@@ -45,20 +45,22 @@ def main(config, workdir: str) -> int:
 
   # -- Data ------------------------------------------------------------------------------------------------------------
   settings = config.data
-  # Scenes are drawn from photos alone, unless every part of the source brings depth of its own.
-  everything = sources.from_spec(settings.train, ('hr',), optional=('depth',) if stage.scenes else ())
-  scenes = stage.scenes and 'depth' not in everything.keys
+  everything = sources.from_spec(settings.train, ('hr',), optional=() if stage.depth == 'none' else ('depth',))
+  # Where the source has no depth of its own, rendered scenes have it: all records of a stage that needs depth.
+  rendered = {'needs': 1.0, 'uses': settings.scenes, 'none': 0.0}[stage.depth] * ('depth' not in everything.keys)
   photos, held_photos = sources.split(everything, settings.holdout)
   held_photos = held_photos if len(held_photos) else photos
   cache = settings.cache_mb << 20
-  if scenes:
+  record = held_record = pipeline.photo_record(settings.patch)
+  source, held_source = photos, held_photos
+  if rendered:
     # A scene draws its photos itself, so each worker keeps those it drew.
     textures = [sources.Cached(p, cache // max(1, settings.workers)) for p in (photos, held_photos)]
     record, held_record = (pipeline.scene_record(p, settings.patch, settings.patch) for p in textures)
-    source, held_source = range(len(photos) * 16), range(64)
-  else:
-    record = held_record = pipeline.photo_record(settings.patch)
-    source, held_source = photos, held_photos
+    if rendered < 1:
+      record, held_record = (pipeline.partly(rendered, r, settings.patch) for r in (record, held_record))
+    else:
+      source, held_source = range(len(photos) * 16), range(64)
   options = dict(max_bad_records=settings.max_bad_records, cache_bytes=cache)
   index, count = sharding.piece(mesh)
   data = pipeline.dataset(

@@ -29,6 +29,8 @@ def base(stage: str) -> ConfigDict:
   config.data.train = 'folder:data/train'
   config.data.holdout = 20  # every n-th photo is kept for validation; 0 keeps none
   config.data.patch = 128
+  # Share of records that are rendered scenes, in stages that use true depth (kernel, svkr) but have photos without it.
+  config.data.scenes = 0.0
   config.data.threads = 2  # that decode in this process; they share the cache, which suits a set that fits in it
   config.data.workers = 0  # processes that decode instead, for larger sets; what comes out is the same
   config.data.prefetch = 4  # batches read ahead

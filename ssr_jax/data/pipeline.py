@@ -103,6 +103,21 @@ def scene_record(photos: sources.Source, height: int, width: int) -> Callable[[A
   return record
 
 
+def partly(share: float, scene: Callable[[Any, np.random.Generator], Batch], patch: int):
+  """Record that is a rendered scene with this probability, else a patch of the photo.
+
+  Besides what both have: 'has_depth' bool, and 'depth', which means nothing where that is False.
+  """
+  photo = photo_record(patch)
+
+  def record(whole: sources.Record, rng: np.random.Generator) -> Batch:
+    if rng.random() < share:
+      return scene(None, rng) | {'has_depth': np.bool_(True)}
+    return photo(whole, rng) | {'depth': np.zeros((patch, patch), np.float32), 'has_depth': np.bool_(False)}
+
+  return record
+
+
 # ---- batches ---------------------------------------------------------------------------------------------------------
 
 

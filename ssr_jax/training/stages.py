@@ -38,7 +38,8 @@ class Stage:
     figures: (params, stats, frozen, batch, key) -> {name: images [b, H, W, 3]}, shown side by side.
     export: (params, stats, frozen, batch) -> {part: {config field: scalar}}, measured on held-out images.
     prepare: (params, stats, frozen, batch) -> (params, stats), before the first step of a start from scratch.
-    scenes: whether records are rendered scenes instead of photos.
+    depth: whether its batches have true depth: 'needs' it (of rendered scenes where the source has none), 'uses' what
+      there is, or 'none'.
   """
 
   parts: tuple[str, ...]
@@ -52,7 +53,7 @@ class Stage:
   figures: Callable[..., dict[str, Array]]
   export: Callable[..., dict[str, dict[str, Any]]] = lambda *_: {}
   prepare: Callable[..., tuple[Tree, Tree]] = lambda params, stats, frozen, batch: (params, stats)
-  scenes: bool = False
+  depth: str = 'none'
 
 
 def build(config) -> Stage:
@@ -164,6 +165,16 @@ def variance_map(kernels: Array, scale: int) -> Array:
   return jnp.repeat(upscale(jnp.clip(trace, 0, 1), scale, 'nearest'), 3, -1)
 
 
+def _true_depth(batch: Batch, estimate: Array) -> Array:
+  """The batch's own depth at the estimate's size, 0 to 1 in each image; the estimate where a record has none."""
+  if 'depth' not in batch:
+    return estimate
+  depth = resize(batch['depth'][..., None], estimate.shape[1:3], 'area')
+  low, high = depth.min((1, 2, 3), keepdims=True), depth.max((1, 2, 3), keepdims=True)
+  depth = (depth - low) / jnp.maximum(high - low, 1e-6)
+  return jnp.where(batch['has_depth'][:, None, None, None], depth, estimate) if 'has_depth' in batch else depth
+
+
 def _gray(depth: Array) -> Array:
   return jnp.repeat(depth, 3, -1)
 
@@ -221,7 +232,7 @@ def _depth(config) -> Stage:
       metric='aligned_l1',
       higher_is_better=False,
       figures=figures,
-      scenes=True,
+      depth='needs',
   )
 
 
@@ -234,15 +245,15 @@ def _kernel(config) -> Stage:
   recipe = _recipe(config)
 
   def inputs(frozen, batch) -> tuple[Array, Degraded, Array]:
-    """HR, its degradation, and the depth at LR size that both the defocus and DKENet see.
+    """HR, its degradation, and the depth at LR size that DKENet sees: the depth net's estimate on HR, as in SVKR.
 
-    Photos come without depth: the depth net's estimate on HR stands for it, so that a defocus field and the depth that
-    DKENet reads agree, which is what depth can teach it.
+    A defocus field follows the true depth where it is known. Where it is not, the estimate stands for it, so that the
+    two agree, which is what depth can teach.
     """
     hr = _images(batch)
     h, w = hr.shape[1] // recipe.scale, hr.shape[2] // recipe.scale
     depth = resize(depth_module.apply(frozen['depth'], hr), (h, w), 'area')
-    return hr, degrade(_keys(batch), hr, recipe, depth), depth
+    return hr, degrade(_keys(batch), hr, recipe, _true_depth(batch, depth)), depth
 
   def loss(params, stats, frozen, batch, key, step):
     del key, step
@@ -290,6 +301,7 @@ def _kernel(config) -> Stage:
       metric='kernel_l1',
       higher_is_better=False,
       figures=figures,
+      depth='uses',
   )
 
 
@@ -386,7 +398,7 @@ def _svkr(config) -> Stage:
     hr = _images(batch)
     h, w = hr.shape[1] // recipe.scale, hr.shape[2] // recipe.scale
     depth = resize(depth_module.apply(frozen['depth'], hr), (h, w), 'area')
-    return hr, degrade(_keys(batch), hr, recipe, depth)
+    return hr, degrade(_keys(batch), hr, recipe, _true_depth(batch, depth))
 
   def loss(params, stats, frozen, batch, key, step):
     del key, step
@@ -436,6 +448,7 @@ def _svkr(config) -> Stage:
       metric='psnr',
       higher_is_better=True,
       figures=figures,
+      depth='uses',
   )
 
 

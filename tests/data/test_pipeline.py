@@ -325,3 +325,16 @@ def test_scenes_survive_a_bad_photo(damaged):
   iterator = pipeline.batches(data)
   shapes = collections.Counter(next(iterator)['depth'].shape for _ in range(4))
   assert shapes == {(2, 16, 16): 4} and any('cut.jpg' in line for line in iterator.bad_records)
+
+
+def test_scenes_come_in_the_share_asked_for_and_only_they_have_depth(folder):
+  source = sources.from_spec(f'folder:{folder}')
+  scene = lambda unused, rng: {
+      'hr': np.full((16, 16, 3), 7, np.uint8), 'depth': np.ones((16, 16), np.float32), 'seed': np.uint32(0)}
+  data = pipeline.dataset(source, pipeline.partly(0.3, scene, 16), 100, seed=1)
+  batches = [data[i] for i in range(6)]
+  known = np.concatenate([batch['has_depth'] for batch in batches])
+  depth = np.concatenate([batch['depth'] for batch in batches])
+  assert abs(known.mean() - 0.3) < 5 * (0.3 * 0.7 / 600) ** 0.5
+  assert (depth[known] == 1).all() and (depth[~known] == 0).all()
+  assert (np.concatenate([batch['hr'] for batch in batches])[known] == 7).all()

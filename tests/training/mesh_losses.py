@@ -29,8 +29,8 @@ def losses(config, mesh_shape: tuple[int, ...], steps: int) -> list[float]:
   mesh = sharding.make_mesh(dict(zip(sharding.AXES, mesh_shape)), jax.devices()[:count])
   stage = stages.build(config)
   photos = sources.from_spec(config.data.train, ('hr',))
-  make = pipeline.scene_record(photos, 64, 64) if stage.scenes else pipeline.photo_record(64)
-  data = pipeline.dataset(range(8) if stage.scenes else photos, make, config.train.batch_size, 0)
+  make = pipeline.scene_record(photos, 64, 64) if stage.depth == 'needs' else pipeline.photo_record(64)
+  data = pipeline.dataset(range(8) if stage.depth == 'needs' else photos, make, config.train.batch_size, 0)
   params, stats, constants = stage.init(jax.random.key(0))
   frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
   frozen |= {'constants': constants}

@@ -49,3 +49,17 @@ def test_another_dtype_is_refused(tiny_model_dir):
   config = common.apply(tiny.get_config('nbsr'), {'train.dtype': 'float16'})
   with pytest.raises(SSRError, match="train.dtype is 'float16'; known: float32, bfloat16"):
     stages.build(config)
+
+
+def test_blur_follows_the_true_depth_where_a_record_has_it():
+  """A depth step across the image: with it the kernels on either side differ, without it they follow the estimate."""
+  true = np.zeros((2, 64, 64), np.float32)
+  true[:, :, 32:] = 0.2  # inverse depth in 1/m, not yet 0 to 1
+  estimate = np.full((2, 16, 16, 1), 0.5, np.float32)
+  batch = {'depth': true, 'has_depth': np.array([True, False])}
+  depth = np.asarray(stages._true_depth(batch, estimate))
+  np.testing.assert_allclose(depth[0, :, :7], 0, atol=1e-6)
+  np.testing.assert_allclose(depth[0, :, 9:], 1, atol=1e-6)
+  np.testing.assert_array_equal(depth[1], estimate[1])
+  np.testing.assert_allclose(stages._true_depth({'depth': true}, estimate)[1], depth[0], atol=1e-6)
+  np.testing.assert_array_equal(stages._true_depth({}, estimate), estimate)

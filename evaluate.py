@@ -23,7 +23,6 @@ import pathlib
 import sys
 import time
 from typing import Any, Iterator, Sequence
-import zlib
 
 import jax
 from ml_collections import ConfigDict
@@ -66,7 +65,7 @@ class Case:
 
   Attributes:
     image: file name of the HR photo.
-    recipe: 'field/mode', or 'paired'.
+    recipe: its name, or 'paired'.
     hr: [H, W, 3] uint8.
     lr: [h, w, 3] uint8.
     lr_clean: [h, w, 3] float32 before noise, JPEG and rounding; None where it is not known.
@@ -263,8 +262,10 @@ class Dataset:
     recipes = [degrade.Recipe.parse(name, scale=SCALE) for name in _words(names)]
     if not recipes:
       raise SSRError("eval.recipes is empty; give some such as ('smooth/no_noise',)")
-    if any(recipe.field == 'depth' for recipe in recipes):
-      raise SSRError("eval.recipes: field 'depth' needs a depth map, which photos lack; choose another field")
+    for recipe in recipes:
+      if recipe.needs_depth:
+        raise SSRError(f"eval.recipes: field '{recipe.field}' needs a depth map, which photos lack; choose another field, "
+                       'or make the LR images with `ssr degrade`')
     return cls(files, (), recipes, seed)
 
   def __len__(self) -> int:
@@ -287,12 +288,11 @@ class Dataset:
         failures.append(str(error))
 
   def _degraded(self, name: str, recipe: degrade.Recipe, hr: np.ndarray) -> Case:
-    # crc32 rather than hash(), which differs from process to process.
-    key = jax.random.key(zlib.crc32(f'{self.seed}:{name}'.encode()))
+    key = degrade.image_key(self.seed, name)  # the LR images that `ssr degrade` makes
     made = _degrade(key, hr[None].astype(np.float32) / 255, recipe)
     lr = np.rint(np.asarray(made.lr[0]) * 255).astype(np.uint8)
-    clean, kernels = np.asarray(made.lr_clean[0]), np.asarray(made.kernels[0])
-    return Case(name, f'{recipe.field}/{recipe.mode}', hr, lr, clean, kernels)
+    clean, kernels = (None if truth is None else np.asarray(truth[0]) for truth in (made.lr_clean, made.kernels))
+    return Case(name, recipe.name, hr, lr, clean, kernels)
 
 
 _degrade = xla.jit(degrade.degrade, static_argnums=2)

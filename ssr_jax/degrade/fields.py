@@ -14,7 +14,8 @@ from ssr_jax.types import Array
 Field = tuple[Array, Array, Array]
 
 MODES = ('mode1', 'mode2', 'mode3', 'mode4', 'mode5', 'mode6')
-KINDS = ('invariant', 'smooth', *MODES, 'depth', 'motion', 'mixed')
+KINDS = ('invariant', 'smooth', *MODES, 'depth', 'motion', 'depth_motion', 'mixed')
+NEED_DEPTH = ('depth', 'depth_motion')
 _BLOCK = 40  # HR pixels, side of the blocks of MANet's test modes.
 _SHORTEST_PERIOD = 12.0  # LR pixels between the nodes of a smooth field, at least.
 
@@ -71,10 +72,15 @@ def motion(key: Array, height: int, width: int, eigenvalues: tuple[float, float]
   k1, k2, k3 = jax.random.split(key, 3)
   dy = 2 * smooth_noise(k1, height, width, period) - 1
   dx = 2 * smooth_noise(k2, height, width, period) - 1
-  strength = jax.random.uniform(k3, (), minval=0.5, maxval=1.5)
+  strength = motion_strength(k3)
   speed = jnp.sqrt(dx**2 + dy**2)
   lambda1 = jnp.clip(low + strength * (high - low) * speed**2, low, high)
   return lambda1, jnp.full((height, width), low), jnp.arctan2(dy, dx)
+
+
+def motion_strength(key: Array) -> Array:
+  """How far `motion` reaches: a factor of the variance along the motion."""
+  return jax.random.uniform(key, (), minval=0.5, maxval=1.5)
 
 
 def defocus(key: Array, depth: Array, eigenvalues: tuple[float, float]) -> Field:
@@ -91,13 +97,48 @@ def defocus(key: Array, depth: Array, eigenvalues: tuple[float, float]) -> Field
   Returns:
     An isotropic field.
   """
+  low, _ = eigenvalues
+  focus, widest = lens(key, depth, eigenvalues)
+  coc = jnp.abs(depth - focus)
+  variance = low + (widest - low) * (coc / jnp.maximum(coc.max(), 1e-6)) ** 2
+  return variance, variance, jnp.zeros_like(variance)
+
+
+def lens(key: Array, depth: Array, eigenvalues: tuple[float, float]) -> tuple[Array, Array]:
+  """What `defocus` draws: the inverse depth in focus, and the variance of the most blurred part."""
   low, high = eigenvalues
   k1, k2 = jax.random.split(key)
   focus = jax.random.uniform(k1, (), minval=depth.min(), maxval=depth.max() + 1e-6)
-  coc = jnp.abs(depth - focus)
-  widest = low + (high - low) * jax.random.uniform(k2, (), minval=1 / 3, maxval=1.0)
-  variance = low + (widest - low) * (coc / jnp.maximum(coc.max(), 1e-6)) ** 2
-  return variance, variance, jnp.zeros_like(variance)
+  return focus, low + (high - low) * jax.random.uniform(k2, (), minval=1 / 3, maxval=1.0)
+
+
+def depth_motion(
+    key: Array, depth: Array, eigenvalues: tuple[float, float], period: Array | float
+) -> tuple[Field, dict[str, Array]]:
+  """Defocus and motion jitter one after the other: Gaussians in a row add their covariances.
+
+  A quarter to three quarters of the range, drawn, go to defocus and the rest to motion, so that the sum stays within it.
+  Defocus is isotropic and leaves the direction to motion.
+
+  Args:
+    key: one key.
+    depth: inverse depth at LR size, [h, w], relative in [0, 1].
+    eigenvalues: (low, high) variances.
+    period: distance between the nodes of the motion field.
+
+  Returns:
+    the field, and what was drawn: period, strength, focus, widest, share.
+  """
+  low, high = eigenvalues
+  share_key, lens_key, motion_key = jax.random.split(key, 3)
+  share = jax.random.uniform(share_key, (), minval=0.25, maxval=0.75)
+  sharpest_to_widest = low, low + share * (high - low)
+  added = defocus(lens_key, depth, sharpest_to_widest)[0] - low
+  along, across, theta = motion(motion_key, *depth.shape, (low, high - share * (high - low)), period)
+  focus, widest = lens(lens_key, depth, sharpest_to_widest)
+  strength = motion_strength(jax.random.split(motion_key, 3)[2])
+  draws = {'period': period, 'strength': strength, 'focus': focus, 'widest': widest, 'share': share}
+  return (along + added, across + added, theta), draws
 
 
 def manet_mode(key: Array, mode: str, height: int, width: int, scale: int) -> Field:

@@ -1,4 +1,7 @@
-"""The spatially variant blur operator of Eq. 1, the one place where a kernel field meets an image."""
+"""The spatially variant blur operator of Eq. 1, the one place where a kernel field meets an image.
+
+And `convolve`, one kernel per image at the image's own size, which the stages of the Real-ESRGAN chain need.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -114,3 +117,48 @@ def blur_downsample_adjoint(lr: Array, kernels: Array, scale: int) -> Array:
   template = jax.ShapeDtypeStruct((b, scale * h, scale * w, c), lr.dtype)
   (image,) = jax.linear_transpose(lambda x: blur_downsample(x, kernels, scale), template)(lr)
   return image
+
+
+def convolve(planes: Array, kernels: Array, size: tuple[Array, Array] | None = None) -> Array:
+  """Filters each image with its own kernel at full resolution: correlation, border reflected (not repeating its edge).
+
+  Through the Fourier domain: one kernel per image is a grouped convolution otherwise, which XLA's CPU backend runs thirty
+  times slower.
+
+  Args:
+    planes: [b, c, H, W], any range.
+    kernels: [b, k*k], k odd. Not normalised here.
+    size: heights and widths, each [b] integer, of images that fill only the top left of their canvas; None where they
+      fill it.
+
+  Returns:
+    [b, c, H, W]. Below and to the right of `size`, of no meaning.
+  """
+  b, _, H, W = planes.shape
+  k = kernel_lib.side(kernels)
+  radius = k // 2
+  if size is None:
+    size = jnp.full(b, H), jnp.full(b, W)
+  padded = jax.vmap(lambda image, h, w: image[:, _reflected(H, radius, h)][:, :, _reflected(W, radius, w)])(planes, *size)
+  fast = tuple(_fast_length(n + 2 * radius) for n in (H, W))
+  spectrum = jnp.fft.rfft2(padded, fast) * jnp.conj(jnp.fft.rfft2(kernels.reshape(b, 1, k, k), fast))
+  return jnp.fft.irfft2(spectrum, fast)[:, :, :H, :W]
+
+
+def _reflected(canvas: int, radius: int, n: Array) -> Array:
+  """Indices of samples -radius to canvas + radius - 1 of an axis whose first n samples are reflected at both ends."""
+  period = jnp.maximum(2 * (n - 1), 1)
+  position = (jnp.arange(canvas + 2 * radius) - radius) % period
+  return jnp.minimum(position, period - position) * (n > 1)
+
+
+def _fast_length(n: int) -> int:
+  """The next length from n on that has no prime factor above 5."""
+  while True:
+    rest = n
+    for prime in (2, 3, 5):
+      while rest % prime == 0:
+        rest //= prime
+    if rest == 1:
+      return n
+    n += 1

@@ -40,7 +40,7 @@ def _dct_matrix() -> np.ndarray:
 _DCT = _dct_matrix()
 
 
-def jpeg(image: jax.Array, quality: jax.Array) -> jax.Array:
+def jpeg(image: jax.Array, quality: jax.Array, size: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
   """An image after a baseline JPEG file of the given quality, 4:2:0, as libjpeg writes and reads it (Pillow's default).
 
   Fixed shapes: jit and vmap at will. Its derivative is zero almost everywhere, as that of any rounding.
@@ -48,9 +48,11 @@ def jpeg(image: jax.Array, quality: jax.Array) -> jax.Array:
   Args:
     image: [b, H, W, 3] RGB in [0, 1], any H and W; rounded to 8 bits first.
     quality: [b] or scalar, 1 to 100, rounded to an integer.
+    size: heights and widths, each [b] integer or scalar, of images that fill only the top left of their canvas; None
+      where they fill it.
 
   Returns:
-    [b, H, W, 3] float32 in [0, 1], multiples of 1/255.
+    [b, H, W, 3] float32 in [0, 1], multiples of 1/255. Below and to the right of `size`, of no meaning.
 
   Raises:
     ValueError: not [b, H, W, 3].
@@ -62,10 +64,13 @@ def jpeg(image: jax.Array, quality: jax.Array) -> jax.Array:
   quality = jnp.broadcast_to(jnp.asarray(quality, jnp.float32), (b,))
   luminance, chrominance = (quantisation_table(table, quality) for table in (_LUMINANCE, _CHROMINANCE))
 
+  heights, widths = (H, W) if size is None else (jnp.broadcast_to(n, (b,)) for n in size)
+  half_heights, half_widths = (heights + 1) // 2, (widths + 1) // 2
+
   rgb = jnp.clip(jnp.round(image.astype(jnp.float32) * 255), 0, 255).astype(jnp.int32)
   # libjpeg replicates the border at full resolution to the right, but below only up to the pair that chroma needs;
   # the rest of a chroma block's rows repeat the last averaged row.
-  rgb = _pad_to(rgb, 2 * half_H, -(-W // 16) * 16)
+  rgb = _extend(rgb, heights, widths, 2 * half_H, -(-W // 16) * 16)
   y = _weigh(rgb, (19595, 38470, 7471))  # .299, .587, .114 in 16 bits
   # Chroma halves go down: blue minus an equal red and green is a half wherever the difference is odd.
   cb = _weigh(rgb, (-11059, -21709, 32768), 128 * 65536 - 1)
@@ -73,8 +78,11 @@ def jpeg(image: jax.Array, quality: jax.Array) -> jax.Array:
 
   y = _code_blocks(y, luminance)[:, :H, :W]
   chroma = jnp.concatenate([_halve(cb), _halve(cr)])  # [2b, half_H, ...]: both in one go
+  if size is not None:
+    half_heights, half_widths = (jnp.concatenate([n, n]) for n in (half_heights, half_widths))
+    chroma = jax.vmap(_take_up_to)(chroma, half_heights)
   chroma = _code_blocks(chroma, jnp.concatenate([chrominance, chrominance]))[:, :half_H, :half_W]
-  chroma = _double(chroma)[:, :H, :W] - 128
+  chroma = _double(chroma, half_heights, half_widths)[:, :H, :W] - 128
   chroma = jnp.stack(jnp.split(chroma, 2), axis=-1)
 
   red, green, blue = _weigh(chroma, (0, 91881)), _weigh(chroma, (-22554, -46802)), _weigh(chroma, (116130, 0))
@@ -110,6 +118,20 @@ def _round(x: jax.Array) -> jax.Array:
   return jnp.floor(x + 0.5)  # halves go up, as in libjpeg's shifts
 
 
+def _extend(x: jax.Array, heights, widths, H: int, W: int) -> jax.Array:
+  """Repeats the last valid row and column up to [b, H, W, ...]; heights and widths are numbers, or arrays [b]."""
+  if isinstance(heights, int):
+    return _pad_to(x, H, W)
+  x = _pad_to(x, H, W)
+  x = jax.vmap(_take_up_to)(x, heights)
+  return jax.vmap(jax.vmap(_take_up_to, (0, None)))(x, widths)
+
+
+def _take_up_to(x: jax.Array, n: jax.Array) -> jax.Array:
+  """The first n elements of the first axis, the last of them repeated over the rest."""
+  return x[jnp.minimum(jnp.arange(x.shape[0]), n - 1)]
+
+
 def _pad_to(x: jax.Array, H: int, W: int) -> jax.Array:
   widths = [(0, 0), (0, H - x.shape[1]), (0, W - x.shape[2])] + [(0, 0)] * (x.ndim - 3)
   return jnp.pad(x, widths, mode='edge')
@@ -123,17 +145,21 @@ def _halve(x: jax.Array) -> jax.Array:
   return (total + bias) >> 2
 
 
-def _double(x: jax.Array) -> jax.Array:
-  """libjpeg's 'fancy' upsampling, [b, h, w] -> [b, 2h, 2w]: weights 9 3 3 1, borders repeated."""
+def _double(x: jax.Array, heights, widths) -> jax.Array:
+  """libjpeg's 'fancy' upsampling, [b, h, w] -> [b, 2h, 2w]: weights 9 3 3 1, borders (of the valid size) repeated."""
   b, h, w = x.shape
-  if w <= 2:  # too narrow for libjpeg to interpolate
-    return x.repeat(2, 1).repeat(2, 2)
-  rows = jnp.pad(x, ((0, 0), (1, 1), (0, 0)), mode='edge')
+  plain = x.repeat(2, 1).repeat(2, 2)
+  if isinstance(widths, int) and w <= 2:  # too narrow for libjpeg to interpolate
+    return plain
+  padded = _extend(x, heights, widths, h + 1, w + 1)
+  x = padded[:, :h, :w]
+  rows = jnp.concatenate([padded[:, :1], padded], 1)[:, :, :w]
   rows = jnp.stack([3 * x + rows[:, :-2], 3 * x + rows[:, 2:]], 2).reshape(b, 2 * h, w)
-  columns = jnp.pad(rows, ((0, 0), (0, 0), (1, 1)), mode='edge')
+  columns = jnp.concatenate([rows[:, :, :1], rows, rows[:, :, -1:]], 2)
   left = (3 * rows + columns[:, :, :-2] + 8) >> 4
   right = (3 * rows + columns[:, :, 2:] + 7) >> 4
-  return jnp.stack([left, right], 3).reshape(b, 2 * h, 2 * w)
+  fancy = jnp.stack([left, right], 3).reshape(b, 2 * h, 2 * w)
+  return fancy if isinstance(widths, int) else jnp.where((widths <= 2)[:, None, None], plain, fancy)
 
 
 def _code_blocks(plane: jax.Array, table: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""Blur kernels: anisotropic Gaussians from covariance fields, and their PCA code.
+"""Blur kernels: anisotropic Gaussians from covariance fields and their PCA code; generalised, plateau and sinc kernels.
 
 A kernel is the weights with which an LR sample gathers HR pixels (correlation, no flip). LR sample (i, j) is read at HR
 pixel (s*i, s*j), but its place on the HR grid is the centre of the s x s cell, s*i + (s-1)/2: the kernels drawn here are
@@ -53,6 +53,79 @@ def gaussian_kernels(
   c = sin**2 / lambda1 + cos**2 / lambda2
   weights = jnp.where(mask, jnp.exp(-0.5 * (a * x**2 + 2 * b * x * y + c * y**2)), 0.0)
   return weights / weights.sum(-1, keepdims=True)
+
+
+def shaped_kernels(
+    sigma1: ArrayLike, sigma2: ArrayLike, theta: ArrayLike, beta: ArrayLike, plateau: ArrayLike, side: ArrayLike,
+    size: int = SIZE,
+) -> Array:
+  """Generalised Gaussian and plateau-shaped kernels (Real-ESRGAN, section 3.1), centred on the middle tap.
+
+  With q = x^T Sigma^-1 x: exp(-q^beta / 2), or 1 / (1 + q^beta) where `plateau`; beta = 1 makes the first a Gaussian.
+
+  Args:
+    sigma1: standard deviation along the direction theta, in pixels, any shape [...].
+    sigma2: standard deviation across it, [...].
+    theta: angle in radians from the x axis towards the y axis (down), [...].
+    beta: shape, positive, [...].
+    plateau: which of the two, bool [...].
+    side: odd number of taps on each axis that are not zero, at most `size`, [...].
+    size: k, odd.
+
+  Returns:
+    [..., k*k] row-major taps (y, x), non-negative, each kernel summing to one.
+  """
+  y, x, inside = _centred_taps(side, size)
+  sigma1, sigma2, theta, beta, plateau = (
+      jnp.asarray(a)[..., None] for a in (sigma1, sigma2, theta, beta, plateau)
+  )
+  cos, sin = jnp.cos(theta), jnp.sin(theta)
+  q = ((cos * x + sin * y) / sigma1) ** 2 + ((cos * y - sin * x) / sigma2) ** 2
+  # The floor keeps the logarithm finite at the middle tap, and 1e-12^beta is nothing beside what it is added to.
+  powered = jnp.exp(jnp.minimum(beta * jnp.log(jnp.maximum(q, 1e-12)), 80.0))
+  powered = jnp.where(q > 0, powered, 0.0)
+  weights = jnp.where(inside, jnp.where(plateau, 1 / (1 + powered), jnp.exp(-0.5 * powered)), 0.0)
+  return weights / weights.sum(-1, keepdims=True)
+
+
+def sinc_kernels(omega: ArrayLike, side: ArrayLike, size: int = SIZE) -> Array:
+  """Circular low-pass kernels cut to a square: omega J1(omega r) / (2 pi r), which make ringing (Real-ESRGAN, 3.4).
+
+  Args:
+    omega: cut-off frequency in radians per pixel, up to pi, any shape [...].
+    side: odd number of taps on each axis that are not zero, at most `size`, [...].
+    size: k, odd.
+
+  Returns:
+    [..., k*k] row-major taps, of both signs, each kernel summing to one.
+  """
+  y, x, inside = _centred_taps(side, size)
+  # J1 is needed at the few distances that a grid has.
+  squares, where = np.unique(x**2 + y**2, return_inverse=True)
+  radius = np.sqrt(squares[1:].astype(np.float32))
+  omega = jnp.asarray(omega, jnp.float32)[..., None]
+  ring = omega * _bessel_j1(omega * radius) / (2 * jnp.pi * radius)
+  middle = omega**2 / (4 * jnp.pi)  # the limit at r = 0
+  weights = jnp.where(inside, jnp.concatenate([middle, ring], -1)[..., where.reshape(-1)], 0.0)
+  return weights / weights.sum(-1, keepdims=True)
+
+
+def _centred_taps(side: ArrayLike, size: int) -> tuple[np.ndarray, np.ndarray, Array]:
+  """y and x of k*k taps around the middle one, [k*k], and which lie in a square of `side` taps, [..., k*k]."""
+  if size % 2 == 0:
+    raise ValueError(f'kernel size must be odd; got {size}')
+  y, x = (a.reshape(-1) for a in np.mgrid[:size, :size] - size // 2)
+  inside = np.maximum(np.abs(y), np.abs(x)) <= jnp.asarray(side)[..., None] // 2
+  return y, x, inside
+
+
+def _bessel_j1(x: Array) -> Array:
+  """J1 by the midpoint rule on Bessel's integral, (1/pi) int_0^pi cos(t - x sin t) dt; exact to rounding for x < 80.
+
+  The integrand is periodic and smooth, so that the error of n nodes is about J of order 2n - 1.
+  """
+  nodes = (np.arange(64) + 0.5) * np.pi / 64
+  return jnp.cos(nodes - x[..., None] * np.sin(nodes).astype(np.float32)).mean(-1)
 
 
 def moments(kernels: Array, scale: int = 4) -> tuple[Array, Array]:

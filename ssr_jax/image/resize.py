@@ -1,4 +1,8 @@
-"""Resizing with half-pixel centres: Pillow's antialiased bicubic and bilinear, and area averages."""
+"""Resizing with half-pixel centres: Pillow's antialiased bicubic and bilinear, and area averages.
+
+`resize` knows both sizes when it is traced. `resampling_weights` and `resample` take sizes that are drawn on the device:
+images then lie in the top left corner of a canvas of fixed size.
+"""
 
 from typing import Literal
 
@@ -8,6 +12,9 @@ import jax.numpy as jnp
 from ssr_jax.types import Array
 
 Method = Literal['bicubic', 'bilinear', 'area', 'nearest']
+
+RESAMPLING = ('area', 'bilinear', 'bicubic')
+"""Methods of `resampling_weights`, which takes their index."""
 
 
 def resize(image: Array, size: tuple[int, int], method: Method = 'bicubic', eight_bit: bool = False) -> Array:
@@ -54,6 +61,50 @@ def upscale(image: Array, scale: int, method: Method = 'bicubic') -> Array:
   """`resize` by a whole factor: [..., h, w, c] -> [..., s*h, s*w, c]."""
   *_, h, w, _ = image.shape
   return resize(image, (scale * h, scale * w), method)
+
+
+def resampling_weights(method: Array, source: Array, target: Array, columns: int, rows: int) -> Array:
+  """One axis of a resize between sizes that are known only on the device, as a matrix.
+
+  The filters are those of the published degradation chains, that is of PyTorch's `interpolate` between two sizes:
+  nothing is widened when shrinking, so that 'bilinear' and 'bicubic' alias; bicubic is Keys' with a = -0.75; 'area' is
+  the mean over the whole samples that an output sample touches. Borders are replicated.
+
+  Args:
+    method: index into `RESAMPLING`, scalar.
+    source: samples of the input, scalar integer, 1 to `columns`.
+    target: samples of the output, scalar integer, 1 to `rows`.
+    columns: length of the input's canvas.
+    rows: length of the output's canvas.
+
+  Returns:
+    [rows, columns]; the first `target` rows sum to one, the others are zero. Columns from `source` on are zero.
+  """
+  i, j = jnp.arange(rows)[:, None], jnp.arange(columns)[None, :]
+  # The centre of sample i in the input, (i + 1/2) source / target - 1/2, in whole numbers: a position that falls on a
+  # sample must not land beside it.
+  numerator, denominator = (2 * i + 1) * source - target, 2 * target
+  floor = numerator // denominator
+  t = (numerator - floor * denominator).astype(jnp.float32) / denominator
+
+  def taps(weights, first):
+    return sum(
+        jnp.where(j == jnp.clip(floor + first + n, 0, source - 1), weight, 0.0) for n, weight in enumerate(weights)
+    )
+
+  a = -0.75
+  near = lambda d: ((a + 2) * d - (a + 3)) * d * d + 1  # distances up to 1
+  far = lambda d: ((a * d - 5 * a) * d + 8 * a) * d - 4 * a  # 1 to 2
+  start, end = i * source // target, -((-(i + 1) * source) // target)
+  area = ((j >= start) & (j < end)) / jnp.maximum(end - start, 1).astype(jnp.float32)
+  weights = jnp.stack([area, taps([1 - t, t], 0), taps([far(1 + t), near(t), near(1 - t), far(2 - t)], -1)])[method]
+  return jnp.where(i < target, weights, 0.0)
+
+
+def resample(planes: Array, rows: Array, columns: Array) -> Array:
+  """Applies `resampling_weights` to both axes: planes [b, c, H, W], rows [b, H', H], columns [b, W', W] -> [b, c, H', W']."""
+  planes = jnp.einsum('brh,bchw->bcrw', rows, planes, precision='highest')
+  return jnp.einsum('bcrw,bsw->bcrs', planes, columns, precision='highest')
 
 
 def space_to_depth(image: Array, block: int) -> Array:

@@ -77,6 +77,48 @@ def test_defocus_is_sharp_at_the_focus_and_grows_away_from_it():
   assert (np.diff(variance[sharpest:]) >= -1e-5).all() and (np.diff(variance[: sharpest + 1]) <= 1e-5).all()
 
 
+def test_defocus_and_motion_together_add_their_covariances():
+  """Sharp where the depth is in focus and nothing moves; the sum of both elsewhere, direction that of the motion."""
+  depth = jnp.linspace(0, 1, 64)[None, :] * jnp.ones((48, 1))
+  for seed in range(3):
+    key = jax.random.key(seed)
+    (along, across, theta), draws = jax.jit(fields.depth_motion, static_argnums=2)(key, depth, (0.7, 10.0), 20.0)
+    added = np.asarray(across) - 0.7  # motion adds nothing across itself, so this is defocus alone
+    assert np.abs(added - added[:1]).max() < 1e-5  # a function of depth, which varies along x only
+    circle = np.abs(np.asarray(depth)[0] - float(draws['focus']))
+    expected = (float(draws['widest']) - 0.7) * (circle / circle.max()) ** 2
+    np.testing.assert_allclose(added[0], expected, atol=1e-4)
+    moved = np.asarray(along - across)
+    assert moved.min() > -1e-5 and np.ptp(moved) > 0.5 and np.ptp(theta) > 1
+    assert 0.25 <= float(draws['share']) <= 0.75
+    assert draws['widest'] <= 0.7 + draws['share'] * 9.3 + 1e-5 and moved.max() <= (1 - draws['share']) * 9.3 + 1e-4
+
+
+def test_what_is_returned_tells_the_whole_story():
+  """Kernels come from the field, the target is HR, and what was drawn is what the field was made from."""
+  hr, depth = _photo(), jnp.broadcast_to(jnp.linspace(0, 1, 16), (1, 16, 16))
+  out = degrade(jax.random.key(4), hr, Recipe('depth', 'no_jpeg'), depth)
+  np.testing.assert_array_equal(out.target, hr)
+  np.testing.assert_array_equal(out.depth, depth)
+  np.testing.assert_allclose(out.kernels, kernels.gaussian_kernels(*out.field), atol=1e-7)
+  assert fields.KINDS[int(out.draws['kind'][0])] == 'depth'
+  sharpest = np.asarray(depth)[0, 0, np.asarray(out.field[0])[0, 0].argmin()]
+  assert abs(sharpest - float(out.draws['focus'][0])) <= 0.5 / 15 + 1e-6
+  assert float(out.field[0].max()) == pytest.approx(float(out.draws['widest'][0]), abs=1e-4)
+
+
+def test_mixed_draws_each_field_equally_often_and_says_which():
+  keys = jax.random.split(jax.random.key(0), 400)
+  depth = jnp.broadcast_to(jnp.linspace(0, 1, 8), (400, 8, 8))
+  out = degrade(keys, jnp.zeros((400, 32, 32, 3)), Recipe('mixed'), depth)
+  drawn = np.array([fields.KINDS[i] for i in np.asarray(out.draws['kind'])])
+  for name in ('invariant', 'smooth', 'motion', 'depth'):
+    assert (drawn == name).mean() == pytest.approx(0.25, abs=0.09)  # 4 sigma
+  flat = np.asarray(jnp.ptp(out.field[0].reshape(400, -1), axis=1)) == 0
+  assert flat[drawn == 'invariant'].all()
+  assert flat[drawn != 'invariant'].mean() < 0.05  # a patch where nothing moves
+
+
 def test_noise_free_is_the_operator_and_modes_add_noise_and_jpeg():
   hr = _photo()
   clean = degrade(jax.random.key(0), hr, Recipe('smooth', 'no_noise'))
@@ -122,5 +164,6 @@ def test_kernels_returned_are_distributions():
 def test_unknown_recipes_are_one_line(bad):
   with pytest.raises(SSRError, match='recipe'):
     Recipe(**bad)
-  with pytest.raises(SSRError, match='depth'):
-    degrade(jax.random.key(0), _photo(), Recipe('depth'))
+  for name in ('depth', 'depth_motion'):
+    with pytest.raises(SSRError, match='needs a depth map'):
+      degrade(jax.random.key(0), _photo(), Recipe(name))

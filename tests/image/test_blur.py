@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from ssr_jax.image import blur, kernels
 
@@ -64,6 +65,30 @@ def test_needs_no_array_of_all_taps_at_hr_size():
   gradient = jax.grad(lambda x, k: (blur.blur_downsample(x, k, 4) ** 2).sum(), argnums=(0, 1))
   memory = jax.jit(gradient).lower(image, field).compile().memory_analysis()
   assert memory.temp_size_in_bytes < 200e6
+
+
+def test_rows_in_blocks_are_the_rows():
+  """17 rows are blocks of one, 18 of six, 16 of eight: each is the loop's result."""
+  rng = np.random.default_rng(3)
+  for rows in (17, 18, 16):
+    image = rng.random((2, 2 * rows, 6, 1), np.float32)
+    field = rng.normal(size=(2, rows, 3, 25)).astype(np.float32)
+    out = jax.jit(blur.blur_downsample, static_argnums=2)(image, field, 2)
+    np.testing.assert_allclose(out, _reference(image, field, 2), atol=2e-5)
+
+
+def test_convolve_is_scipys_on_the_image_that_a_canvas_holds():
+  rng = np.random.default_rng(4)
+  sizes = [(37, 51), (50, 34), (3, 4), (52, 60), (1, 5)]
+  canvas = rng.random((len(sizes), 3, 52, 60), np.float32)
+  field = rng.normal(size=(len(sizes), 441)).astype(np.float32) / 21
+  out = np.asarray(jax.jit(blur.convolve)(canvas, field, tuple(jnp.array(n) for n in zip(*sizes))))
+  for i, (h, w) in enumerate(sizes):
+    for c in range(3):
+      expected = scipy.ndimage.correlate(canvas[i, c, :h, :w], field[i].reshape(21, 21), mode='mirror')
+      np.testing.assert_allclose(out[i, c, :h, :w], expected, atol=5e-6)
+  whole = np.asarray(blur.convolve(canvas[3:4], field[3:4]))
+  np.testing.assert_allclose(whole[0], out[3], atol=5e-6)
 
 
 def test_sizes_that_do_not_fit_are_named():

@@ -51,6 +51,21 @@ def test_vmap_over_another_axis():
   np.testing.assert_array_equal(np.rint(np.asarray(mapped) * 255)[:, 0], _run(images[:, 0], quality[:, 0]))
 
 
+def test_an_image_on_a_larger_canvas_is_coded_as_if_cropped():
+  """The borders of each size come out as libjpeg's; what lies around the image must not matter."""
+  rng = np.random.default_rng(0)
+  sizes = [(37, 51), (50, 34), (3, 4), (72, 80), (64, 63)]
+  quality = [30, 60, 90, 50, 75]
+  canvas = rng.integers(256, size=(len(sizes), 72, 80, 3)).astype(np.float32)
+  for i, (h, w) in enumerate(sizes):
+    canvas[i, :h, :w] = data.astronaut()[200 : 200 + h, 200 : 200 + w]
+  out = np.asarray(_jpeg(canvas / 255, jnp.array(quality), tuple(jnp.array(n) for n in zip(*sizes))))
+  for i, (h, w) in enumerate(sizes):
+    expected = jpeg_lib.jpeg_pillow(canvas[i, :h, :w].astype(np.uint8), quality[i]).astype(np.int32)
+    difference = np.abs(np.rint(out[i, :h, :w] * 255) - expected)
+    assert difference.mean() < 0.1 and difference[-1].mean() < 0.3 and difference[:, -1].mean() < 0.3, sizes[i]
+
+
 def test_quantisation_tables_are_those_in_pillows_files():
   import io
 

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.special
 
 from ssr_jax.image import blur, kernels
 
@@ -38,6 +39,41 @@ def test_no_shift_against_the_hr_grid(lambda1, lambda2, theta):
   centres = 4 * np.arange(24.0)[6:-6] + 1.5
   assert np.abs(out[..., 0] - centres[:, None]).max() < 0.05
   assert np.abs(out[..., 1] - centres[None, :]).max() < 0.05
+
+
+@pytest.mark.parametrize('plateau', [False, True])
+@pytest.mark.parametrize('sigma1,sigma2,theta,beta,side', [
+    (0.2, 0.2, 0.0, 4.0, 7), (3.0, 0.4, 0.7, 0.5, 21), (1.3, 2.2, -2.0, 1.0, 15), (0.5, 0.5, 0.0, 1.7, 9)])
+def test_shaped_kernels_are_the_papers_formulas(sigma1, sigma2, theta, beta, side, plateau):
+  """With the covariance matrix and its inverse by NumPy, on a grid of the kernel's own size."""
+  y, x = np.mgrid[:side, :side] - side // 2
+  rotation = np.array([[np.cos(theta), -np.sin(theta)], [np.sin(theta), np.cos(theta)]])
+  inverse = np.linalg.inv(rotation @ np.diag([sigma1**2, sigma2**2]) @ rotation.T)
+  at = np.stack([x, y], -1)
+  q = np.einsum('...i,ij,...j->...', at, inverse, at)
+  expected = 1 / (1 + q**beta) if plateau else np.exp(-0.5 * q**beta)
+  pad = (21 - side) // 2
+  expected = np.pad(expected / expected.sum(), pad)
+  got = np.asarray(kernels.shaped_kernels(sigma1, sigma2, theta, beta, plateau, side)).reshape(21, 21)
+  np.testing.assert_allclose(got, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize('omega,side', [(np.pi / 5, 21), (np.pi / 3, 7), (2.0, 13), (np.pi, 21)])
+def test_sinc_kernels_are_scipys_bessel_function(omega, side):
+  y, x = np.mgrid[:side, :side] - side // 2
+  r = np.hypot(y, x)
+  r[side // 2, side // 2] = 1  # of no use
+  expected = omega * scipy.special.j1(omega * r) / (2 * np.pi * r)
+  expected[side // 2, side // 2] = omega**2 / (4 * np.pi)
+  expected = np.pad(expected / expected.sum(), (21 - side) // 2)
+  np.testing.assert_allclose(np.asarray(kernels.sinc_kernels(omega, side)).reshape(21, 21), expected, atol=2e-6)
+
+
+def test_a_kernel_of_no_side_is_a_lone_tap():
+  impulse = np.zeros(441)
+  impulse[220] = 1
+  np.testing.assert_array_equal(kernels.sinc_kernels(1.0, 0), impulse)
+  np.testing.assert_array_equal(kernels.shaped_kernels(1.0, 1.0, 0.0, 1.0, False, 0), impulse)
 
 
 def test_pca_basis_is_the_best_linear_code():

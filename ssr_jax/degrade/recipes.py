@@ -1,0 +1,82 @@
+"""Recipes: named degradations, one registry for configs, command lines, evaluation and contact sheets."""
+
+import dataclasses
+import zlib
+
+import jax
+
+from ssr_jax.degrade import fields
+from ssr_jax.degrade import realesrgan
+from ssr_jax.types import Array, SSRError
+
+MODES = ('no_noise', 'no_jpeg', 'noise_jpeg', 'mixed')
+FIELDS = (*fields.KINDS, *realesrgan.CHAINS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+  """What degradation to draw; hashable, so that it can be a static argument of jit.
+
+  Attributes:
+    field: kind of kernel field, one of `fields.KINDS`; or 'realesrgan', 'realesrgan-light': the second-order chain, which
+      has blur, noise and JPEG of its own, so that of the other fields only the scale applies to it. 'mixed' draws per
+      image among invariant, smooth and motion, and defocus where a depth is given.
+    mode: the paper's Table 3, which does not give its levels (the ranges below are ours): 'no_noise' (blur and
+      subsampling alone), 'no_jpeg' (and Gaussian noise), 'noise_jpeg' (and JPEG); 'mixed' draws one per image.
+    scale: s.
+    eigenvalues: range of the covariance eigenvalues in HR pixels squared; MANet's anisotropic range at x4.
+    period: range of the distance between the nodes of smooth fields, LR pixels.
+    noise: range of the noise's standard deviation, of 1.
+    quality: range of the JPEG quality.
+  """
+
+  field: str = 'smooth'
+  mode: str = 'no_noise'
+  scale: int = 4
+  eigenvalues: tuple[float, float] = (0.7, 10.0)
+  period: tuple[float, float] = (16.0, 64.0)
+  noise: tuple[float, float] = (1 / 255, 15 / 255)
+  quality: tuple[float, float] = (40.0, 95.0)
+
+  def __post_init__(self):
+    if self.field not in FIELDS:
+      raise SSRError(f"recipe: unknown field {self.field!r}; known: {', '.join(FIELDS)}")
+    if self.mode not in MODES:
+      raise SSRError(f"recipe: unknown mode {self.mode!r}; known: {', '.join(MODES)}")
+    if not 0 < self.eigenvalues[0] <= self.eigenvalues[1]:
+      raise SSRError(f'recipe: eigenvalues must be a positive range; got {self.eigenvalues}')
+
+  @classmethod
+  def parse(cls, name: str, **kwargs) -> 'Recipe':
+    """A recipe by its name: `'FIELD/MODE'` such as 'smooth/no_noise', `'FIELD'` (mode no_noise), or 'realesrgan'."""
+    field, _, mode = name.partition('/')
+    if mode and field in realesrgan.CHAINS:
+      raise SSRError(f'recipe {name!r}: {field} has noise and JPEG of its own and takes no mode; write {field!r}')
+    return cls(field=field, mode=mode or 'no_noise', **kwargs)
+
+  @property
+  def name(self) -> str:
+    """What `parse` makes this kind of recipe from."""
+    return self.field if self.chain else f'{self.field}/{self.mode}'
+
+  @property
+  def chain(self) -> realesrgan.Chain | None:
+    """The parameter set of a second-order chain; None for Eq. 1."""
+    return realesrgan.CHAINS.get(self.field)
+
+  @property
+  def needs_depth(self) -> bool:
+    return self.field in fields.NEED_DEPTH
+
+
+NAMES = (*(f'{field}/{mode}' for field in fields.KINDS for mode in MODES), *realesrgan.CHAINS)
+"""Every recipe."""
+
+
+def image_key(seed: int, name: str) -> Array:
+  """The key of an image in a set: a function of the seed and its file name, whatever else is in the set.
+
+  evaluate.py and `ssr degrade` both use it and so make the same LR image of a file.
+  """
+  # crc32 rather than hash(), which differs from process to process.
+  return jax.random.key(zlib.crc32(f'{seed}:{name}'.encode()))

@@ -245,7 +245,7 @@ def _amf_unet(path: pathlib.Path, prompt: str):
   theirs = _read_json(folder / 'config.json')
   config = unet_config(theirs, str(folder / 'config.json'))
   levels = len(config['channels'])
-  config |= {field: list((*values, *values[-1:] * levels)[:levels]) for field, values in _ENCODERS.items()}
+  config |= {field: list((*widths, *widths[-1:] * levels)[:levels]) for field, widths in _WIDTHS.items()}
   context = prompt_embedding(path, prompt)
   if context.shape[1] != config['cross_attention_dim']:
     raise SSRError(
@@ -263,7 +263,7 @@ def _amf_unet(path: pathlib.Path, prompt: str):
 
 
 # Widths of the encoders, per UNet level; the paper is silent.
-_ENCODERS = {
+_WIDTHS = {
     'kernel_channels': (64, 64, 128, 128), 'depth_channels': (64, 64, 128, 128), 'lr_channels': (256, 256, 512, 512)}
 
 

@@ -50,6 +50,8 @@ class Tokenizer:
     for token in (START, END, pad):
       if token not in vocabulary:
         raise SSRError(f"the vocabulary has no token '{token}'; is this CLIP's vocab.json?")
+    # Found in a text before anything else, as in transformers: SD 2.1, whose padding is '!', reads '!!' as two tokens.
+    self._special = (START, END, pad)
     self._vocabulary = vocabulary
     self._ranks = {pair: rank for rank, pair in enumerate(merges)}
     self.start, self.end, self.pad, self.length = vocabulary[START], vocabulary[END], vocabulary[pad], length
@@ -87,8 +89,8 @@ class Tokenizer:
   def encode(self, text: str) -> list[int]:
     """Numbers of the text's tokens alone."""
     numbers = []
-    for part in re.split(f'({re.escape(START)}|{re.escape(END)})', text):
-      if part in (START, END):
+    for part in re.split(f"({'|'.join(map(re.escape, self._special))})", text):
+      if part in self._special:
         numbers.append(self._vocabulary[part])
         continue
       text = re.sub(r'\s+', ' ', unicodedata.normalize('NFC', part)).lower()
@@ -117,10 +119,10 @@ class Tokenizer:
 
 
 def _words(text: str) -> Iterator[str]:
-  """CLIP's words: a special token, a contraction's end, a run of letters, one digit, or a run of anything else."""
+  """CLIP's words: a contraction's end, a run of letters, one digit, or a run of anything else but blanks."""
   i = 0
   while i < len(text):
-    fixed = next((piece for piece in (START, END, *_CONTRACTIONS) if text.startswith(piece, i)), None)
+    fixed = next((piece for piece in _CONTRACTIONS if text.startswith(piece, i)), None)
     if fixed:
       yield fixed
       i += len(fixed)

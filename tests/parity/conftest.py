@@ -156,6 +156,47 @@ def assert_close(ours, theirs, tolerance: float = TOLERANCE, what: str = ''):
   assert error <= tolerance, (what, error)
 
 
+# ---- a tokenizer -----------------------------------------------------------------------------------------------------
+
+TEXTS = (
+    '', ' ', 'a photo of a cat', 'clean, high-resolution', "It's  CAT'S  24/7!!! we'll isn't I'M they'VE o'clock",
+    'tabs\tand\nlines\r\n', 'na\u00efve cafe\u0301 \u00c5ngstr\u00f6m STRASSE \u00df \u0130stanbul', '\u4f60\u597d\u4e16\u754c', '\U0001f642\U0001f3fd\u200d\u2695',
+    'x\u00b2 + \u00bd = \u2163 \u0663\u0664', '<|endoftext|> in <|startoftext|>the middle', '<|ENDOFTEXT|>', '$1,000.00 (50%) _under_score_ --- ...',
+    '\u00a0no-break\u2003em\u3000wide', "''s 'sa 's", 'e\u0301\u0301 \u0928\u092e\u0938\u094d\u0924\u0947 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35', 'word ' * 90)
+"""What tokenizers stumble over: case, accents, other scripts, digits, blanks, contractions, special tokens, length."""
+
+
+def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
+  """A small byte-pair vocabulary with CLIP's layout: bytes, bytes that end a word, merges, start and end.
+
+  Merges are learnt from `TEXTS`: always the pair that is most frequent now.
+  """
+  from ssr_jax.weights import tokenizer
+
+  letters = tokenizer._LETTERS
+  words = [[letters[byte] for byte in word.encode()] for text in TEXTS[2:-1] for word in text.lower().split()] * 2
+  words += [[letters[byte] for byte in word.encode()] for word in ('photo', 'photos', 'resolution', 'cat', 'cats', 'word')]
+  words = [[*word[:-1], word[-1] + '</w>'] for word in words]
+  merges = []
+  for _ in range(150):
+    counts: dict[tuple[str, str], int] = {}
+    for word in words:
+      for pair in zip(word, word[1:]):
+        counts[pair] = counts.get(pair, 0) + 1
+    best = max(counts, key=lambda pair: (counts[pair], pair), default=None)
+    if best is None:
+      break
+    merges.append(best)
+    for word in words:
+      i = 0
+      while i < len(word) - 1:
+        if (word[i], word[i + 1]) == best:
+          word[i : i + 2] = [word[i] + word[i + 1]]
+        i += 1
+  tokens = [*letters, *(letter + '</w>' for letter in letters), *(a + b for a, b in merges), tokenizer.START, tokenizer.END]
+  return {token: number for number, token in enumerate(dict.fromkeys(tokens))}, merges
+
+
 # ---- the networks ----------------------------------------------------------------------------------------------------
 
 

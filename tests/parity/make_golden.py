@@ -1,12 +1,14 @@
-"""Writes golden/outputs.npz: some outputs of PyTorch's networks with the weights of conftest.
+"""Writes golden/outputs.npz and golden/tokens.json: some outputs of PyTorch's networks with the weights of conftest, and tokens.
 
   python tests/parity/make_golden.py      (needs torch, diffusers and transformers)
 """
 
+import json
 import pathlib
 import sys
 
 import numpy as np
+import transformers
 
 sys.path[:0] = [str(pathlib.Path(__file__).parent), str(pathlib.Path(__file__).parents[2])]
 
@@ -25,6 +27,11 @@ def main():
     print(f'{name}: {out.shape}, deviation {out.std():.3f}')
   conftest.GOLDEN.mkdir(exist_ok=True)
   np.savez_compressed(conftest.GOLDEN / 'outputs.npz', **arrays)
+
+  vocabulary, merges = conftest.vocabulary()
+  theirs = transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token='!', model_max_length=77)
+  tokens = [theirs(text, padding='max_length', truncation=True).input_ids for text in conftest.TEXTS]
+  (conftest.GOLDEN / 'tokens.json').write_text(json.dumps(tokens) + '\n')
 
 
 if __name__ == '__main__':

@@ -1,14 +1,31 @@
-"""Every network against stored outputs of PyTorch's, so that a machine without torch compares as well."""
+"""Every network and the tokenizer against stored outputs of PyTorch's, so that a machine without torch compares as well."""
+
+import json
 
 import numpy as np
 import pytest
 
+from ssr_jax.weights import tokenizer
 
-def test_outputs_are_those_of_pytorch(case, request):
+
+@pytest.fixture
+def helpers(request):
+  """The conftest beside this file, which is no module to import."""
+  return next(p for p in request.config.pluginmanager.get_plugins() if getattr(p, 'CASES', None))
+
+
+def test_outputs_are_those_of_pytorch(case, helpers, request):
   name = request.node.callspec.params['case']
-  conftest = request.config.pluginmanager  # the helpers live in conftest, which is no module to import
-  helpers = next(p for p in conftest.get_plugins() if getattr(p, 'CASES', None))
   golden = np.load(helpers.GOLDEN / 'outputs.npz')
   out, _ = case.ours()
   assert tuple(golden[f'{name}/shape']) == out.shape
   helpers.assert_close(out.reshape(-1)[golden[f'{name}/places']], golden[f'{name}/values'], what=name)
+
+
+def test_tokens_are_those_of_transformers(helpers):
+  vocabulary, merges = helpers.vocabulary()
+  ours = tokenizer.Tokenizer(vocabulary, merges, '!')
+  golden = json.loads((helpers.GOLDEN / 'tokens.json').read_text())
+  assert len(golden) == len(helpers.TEXTS)
+  for text, tokens in zip(helpers.TEXTS, golden):
+    assert ours(text).tolist() == tokens, text

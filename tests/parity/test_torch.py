@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 
+from ssr_jax.weights import tokenizer
+
 torch = pytest.importorskip('torch')
 
 
@@ -72,3 +74,12 @@ def test_back_to_their_names_is_their_state_dict(case):
     np.testing.assert_array_equal(back[name], state[name], err_msg=name)
   module = case.torch_module()  # and it is what torch loads: names and shapes of both are compared in there
   assert sum(array.size for array in back.values()) <= sum(p.numel() for p in module.parameters())
+
+
+def test_tokens_are_those_of_transformers(helpers):
+  transformers = pytest.importorskip('transformers')
+  vocabulary, merges = helpers.vocabulary()
+  theirs = transformers.CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token='!', model_max_length=77)
+  ours = tokenizer.Tokenizer(vocabulary, merges, '!')
+  for text in helpers.TEXTS:
+    assert ours(text).tolist() == theirs(text, padding='max_length', truncation=True).input_ids, text

@@ -134,7 +134,7 @@ def main(config, workdir: str) -> int:
 
   def about(step, validation):
     """What an export of the present weights has to know."""
-    measured = jax.tree.map(float, jax.device_get(export_fn(state.ema, state.stats, frozen, held_batches[0])))
+    measured = jax.tree.map(lambda x: x.tolist(), jax.device_get(export_fn(state.ema, state.stats, frozen, held_batches[0])))
     return {
         'name': config.name,
         'parts': {part: config.model[part].to_dict() | measured.get(part, {}) for part in stage.parts},

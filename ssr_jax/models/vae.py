@@ -1,6 +1,6 @@
 """The KL autoencoder of latent diffusion, and the reconstruction losses it is trained with."""
 
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 from flax import linen as nn
 import jax
@@ -35,7 +35,8 @@ class VAE(nn.Module):
       square, around encoder and decoder (the residual autoencoding of DC-AE, arXiv 2410.10733, with a learned map). The
       group norms in both hide an image's brightness and colour from what follows; with the shortcut these pass at
       once, and training starts from a linear code instead of a gray image. Stable Diffusion has none.
-    scaling_factor: to_latents multiplies by it, so that latents have about unit variance.
+    scaling_factor: to_latents multiplies by it, so that latents have about unit variance; one number, or one for each
+      channel.
     dtype: dtype of the computation; parameters and normalisation statistics stay float32.
   """
 
@@ -47,7 +48,7 @@ class VAE(nn.Module):
   mid_attention: bool = True
   patch: int = 1
   shortcut: bool = False
-  scaling_factor: float = 0.18215
+  scaling_factor: float | Sequence[float] = 0.18215
   dtype: Any = jnp.float32
 
   def setup(self):
@@ -111,11 +112,11 @@ class VAE(nn.Module):
       float32 [b, H/f, W/f, c].
     """
     mean, logvar = self.encode(x)
-    return self.scaling_factor * (mean if key is None else sample_posterior(key, mean, logvar))
+    return jnp.asarray(self.scaling_factor) * (mean if key is None else sample_posterior(key, mean, logvar))
 
   def from_latents(self, z: jax.Array) -> jax.Array:
     """Image [b, f*h, f*w, 3] of a latent of `to_latents` [b, h, w, c]."""
-    return self.decode(z / self.scaling_factor)
+    return self.decode(z / jnp.asarray(self.scaling_factor))
 
   def __call__(self, x: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Reconstruction, mean and logvar of image x [b, H, W, 3]; from a posterior sample where a key is given."""
@@ -214,6 +215,32 @@ class SelfAttention(nn.Module):
 def sample_posterior(key: jax.Array, mean: jax.Array, logvar: jax.Array) -> jax.Array:
   """One draw of N(mean, exp(logvar)), the shape of mean."""
   return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
+
+
+def visible_scaling(decode: Callable[[jax.Array], jax.Array], mean: jax.Array, key: jax.Array) -> jax.Array:
+  """A scaling factor for each channel that makes its deviation go with the root of what it changes in the image.
+
+  Channels of equal deviation, as those of a whitened code, are a bad fit for diffusion: noise that hides fine detail
+  then hides brightness and colour as much, and an error that nobody sees in the one is a mosaic in the other. In
+  proportion to what they show, on the other hand, detail would drown at once. The root lies between.
+
+  Args:
+    decode: unscaled latent [b, h, w, c] -> image.
+    mean: unscaled latents of photos, [b, h, w, c].
+    key: of the signs of the small changes that measure a channel's effect.
+
+  Returns:
+    [c]; the scaled latents' mean square deviation over the channels is 1.
+  """
+  deviation = jnp.std(mean, (0, 1, 2))
+  signs = jax.random.rademacher(key, mean.shape, mean.dtype)
+
+  def effect(channel):
+    change = signs * deviation * (jnp.arange(len(deviation)) == channel)
+    return jnp.sqrt(jnp.mean(jax.jvp(decode, (mean,), (change,))[1] ** 2))
+
+  effects = jnp.stack([effect(i) for i in range(len(deviation))])
+  return jnp.sqrt(effects / effects.mean()) / deviation
 
 
 def kl_loss(mean: jax.Array, logvar: jax.Array) -> jax.Array:

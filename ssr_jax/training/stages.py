@@ -515,10 +515,15 @@ def _vae(config) -> Stage:
     return {'image': hr, 'reconstruction': module.apply({'params': params['vae']}, hr)[0]}
 
   def export(params, stats, frozen, batch):
-    """The scaling factor makes the latents of photos unit variance, as Stable Diffusion's does."""
+    """The scaling factor makes the latents of photos unit variance: of Stable Diffusion's kind by one number; where the
+    shortcut begins as a whitened code, channel by channel."""
     del stats, frozen
-    mean, _ = module.apply({'params': params['vae']}, _images(batch), method='encode')
-    return {'vae': {'scaling_factor': 1 / jnp.std(mean)}}
+    variables = {'params': params['vae']}
+    mean, _ = module.apply(variables, _images(batch), method='encode')
+    if not module.shortcut:
+      return {'vae': {'scaling_factor': 1 / jnp.std(mean)}}
+    decode = lambda z: module.apply(variables, z, method='decode')
+    return {'vae': {'scaling_factor': vae_lib.visible_scaling(decode, mean, jax.random.key(0))}}
 
   def prepare(params, stats, frozen, batch):
     """The shortcut starts as the PCA of squares of pixels, whitened; the networks around it start silent.
@@ -604,8 +609,8 @@ def _diffusion(config) -> Stage:
     refined = refine(frozen, lr, iterations)
     return hr, lr, refined, condition(frozen, lr, refined)
 
-  def variables(params, stats):
-    return {'params': params['unet'], 'batch_stats': stats['unet']}
+  def variables(params, stats, frozen):  # the constant is the prompt's embedding, where there is one
+    return {'params': params['unet'], 'batch_stats': stats['unet'], 'constants': frozen['constants']['unet']}
 
   def objective(params, stats, frozen, batch, key, train):
     hr, _, _, conditions = inputs(frozen, batch, config.svkr.iterations)
@@ -614,7 +619,7 @@ def _diffusion(config) -> Stage:
     z0 = jax.lax.stop_gradient(latents(frozen, hr, latent_key))
 
     def predict(z_t, t):
-      v = variables(params, stats)
+      v = variables(params, stats, frozen)
       if train:
         (prediction, features), updated = module.apply(
             v, z_t, t, conditions, train=True, return_features=True, mutable=['batch_stats']
@@ -641,7 +646,7 @@ def _diffusion(config) -> Stage:
     batch = {name: value[:4] for name, value in batch.items()}
     hr, lr, refined, conditions = inputs(frozen, batch, 3)
     z = diffusion.sample(
-        lambda z_t, t: module.apply(variables(params, stats), z_t, t, conditions),
+        lambda z_t, t: module.apply(variables(params, stats, frozen), z_t, t, conditions),
         schedule,
         jax.random.split(key, len(hr)),
         latent=latents(frozen, refined.image),
@@ -663,7 +668,7 @@ def _diffusion(config) -> Stage:
     z0 = latents(frozen, _images(batch))
     t = jnp.linspace(0, schedule.steps - 1, len(z0)).astype(jnp.int32)
     noise = jax.random.normal(jax.random.key(0), z0.shape)
-    calibrated = amf_lib.calibrate(module, variables(params, stats), schedule.add_noise(z0, noise, t), t, conditions)
+    calibrated = amf_lib.calibrate(module, variables(params, stats, frozen), schedule.add_noise(z0, noise, t), t, conditions)
     return {'unet': calibrated['params']}, {'unet': calibrated['batch_stats']}
 
   return Stage(

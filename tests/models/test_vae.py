@@ -170,3 +170,28 @@ def test_the_posterior_starts_quiet():
   module = VAE(channels=(8, 8), encoder_blocks=1, decoder_blocks=1, groups=4, mid_attention=False)
   v = jax.jit(module.init)(jax.random.key(1), x)
   np.testing.assert_array_equal(v['params']['quant_conv']['bias'], [0, 0, 0, 0, -6, -6, -6, -6])
+
+
+def test_channels_are_scaled_by_the_root_of_what_they_show():
+  """A linear decoder whose effects are known: deviations 1, 2, 4 by gains 9, 2, 1/4 show 9, 4 and 1."""
+  rng = np.random.default_rng(0)
+  mean = jnp.asarray(rng.normal(size=(4, 16, 16, 3)) * [1, 2, 4], jnp.float32)
+  mixing = np.linalg.qr(rng.normal(size=(12, 3)))[0].T * np.sqrt(12) * [[9], [2], [0.25]]
+  scaling = vae_lib.visible_scaling(lambda z: z @ jnp.asarray(mixing, jnp.float32) + 0.5, mean, jax.random.key(0))
+  mean = np.asarray(mean)
+  shown = np.array([9, 4, 1]) * np.std(mean, (0, 1, 2)) / np.array([1, 2, 4])
+  np.testing.assert_allclose(scaling, np.sqrt(shown / shown.mean()) / np.std(mean, (0, 1, 2)), rtol=1e-4)
+  scaled = np.std(np.asarray(mean * scaling), (0, 1, 2))
+  np.testing.assert_allclose(np.mean(scaled**2), 1, rtol=1e-3)
+
+
+def test_latents_with_a_factor_for_each_channel_come_back():
+  factors = np.arange(1, 5, dtype=np.float32)
+  image = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
+  one = VAE(**SMALL | dict(scaling_factor=1.0))
+  many = VAE(**SMALL | dict(scaling_factor=tuple(factors.tolist())))
+  variables = filled(one, image)
+  z = one.apply(variables, image, method='to_latents')
+  np.testing.assert_allclose(many.apply(variables, image, method='to_latents'), z * factors, rtol=1e-5)
+  np.testing.assert_allclose(
+      many.apply(variables, z * factors, method='from_latents'), one.apply(variables, z, method='from_latents'), atol=1e-5)

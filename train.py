@@ -138,6 +138,7 @@ def main(config, workdir: str) -> int:
     return {
         'name': config.name,
         'parts': {part: config.model[part].to_dict() | measured.get(part, {}) for part in stage.parts},
+        'sections': {'schedule': config.schedule.to_dict()} if 'unet' in stage.parts else {},
         'training': {
             'stage': config.stage,
             'steps': step,

@@ -114,8 +114,74 @@ def losses() -> ConfigDict:
   loss.latent_noise = 0.0  # vae: largest standard deviation of noise on latents, of the latents' own
   loss.adversarial = 0.002  # not tried yet; a run at 0.02 stalled, for reasons not told apart
   loss.adversarial_start = 0.7  # fraction of the steps
+  loss.focus = (0.0, 1.0)  # diffusion: this share of the time steps lies below this fraction of the schedule
   loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image
   return loss
+
+
+def full_size(stage: str, name: str) -> ConfigDict:
+  """The paper's size, for the UNet's config to be completed with a Stable Diffusion's heads and context.
+
+  The paper gives the autoencoder (f = 8, 4 channels), AMF's hidden width (128) and no more; the other widths are those
+  of MANet and RRDB-SFT where there are such, else ours. So are the training fields.
+
+  Args:
+    stage: as in `base`.
+    name: of the imported model that the parts come from, `ssr weights import ... --as NAME`.
+  """
+  config = base(stage)
+  config.name = config.parts_from = name
+  model = config.model
+  model.depth = dict(family='dpt')  # the defaults are DPT-Large's
+  model.dkenet = dict(features=128, depth_features=64)
+  model.nbsr = dict(blocks=10, features=64, growth=32)
+  model.vae = dict(
+      channels=(128, 256, 512, 512),
+      latent_channels=4,
+      encoder_blocks=2,
+      decoder_blocks=3,
+      groups=32,
+      scaling_factor=0.18215,
+  )
+  model.unet = dict(
+      channels=(320, 640, 1280, 1280),
+      blocks=2,
+      attention=(True, True, True, False),
+      prompt_tokens=77,
+      groups=32,
+      amf_hidden=128,
+      kernel_channels=(64, 64, 128, 128),
+      depth_channels=(64, 64, 128, 128),
+      lr_channels=(256, 256, 512, 512),
+      lr_blocks=2,
+      map_features=64,
+      lr_features=256,
+  )
+  match stage:
+    case 'kernel' | 'nbsr':
+      # MANet's and RRDB-SFT's: HR patches of 192 pixels, 16 at a time, Adam at 2e-4 for 300 000 steps.
+      overrides = {'data.patch': 192, 'train.steps': 300_000}
+    case 'svkr':
+      overrides = {'data.patch': 192, 'train.steps': 50_000, 'train.batch_size': 8, 'train.learning_rate': 1e-5}
+    case 'vae':
+      overrides = {'data.patch': 256, 'train.steps': 100_000, 'train.learning_rate': 1e-5, 'init_from': name}
+    case 'diffusion':
+      overrides = {
+          'init_from': name,
+          'data.patch': 512,
+          'train.steps': 100_000,
+          'train.batch_size': 32,
+          'train.learning_rate': 5e-5,
+          'train.dtype': 'bfloat16',
+          'svkr.iterations': 0,  # as in configs/compact.py
+      }
+    case 'depth':
+      overrides = {'data.patch': 384, 'train.learning_rate': 1e-5, 'init_from': name}
+    case _:
+      overrides = {}
+  if stage:
+    overrides |= {'train.checkpoint_every': 5000, 'train.validate_every': 5000}
+  return apply(config, overrides)
 
 
 def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:

@@ -50,6 +50,8 @@ def get_config(stage: str = ''):
       lr_features=32,
   )
 
+  config.schedule.prediction = 'v'  # its clean latent stays exact where the noise is strong
+
   match stage:
     case 'depth':
       overrides = {
@@ -73,6 +75,8 @@ def get_config(stage: str = ''):
           'train.learning_rate': 5e-4,
           # The first estimates of D and K condition training: refined ones differ little and cost three times as much.
           'svkr.iterations': 0,
+          # Sampling starts from the restored image with some noise, so that most of what is learned is learned there.
+          'loss.focus': (0.75, 0.6),
       }
     case _:
       overrides = {}

@@ -119,6 +119,8 @@ def main(argv: list[str] | None = None) -> int:
     moved = arguments.stage == 'vae' and 'unet' in entries and latents_change(run / 'run' / 'model', target)
     for part in summary['parts']:
       registry.copy_part(run / 'run' / 'model', part, target)
+    if 'unet' in summary['parts']:
+      registry.update(target, schedule=registry.read_config(run / 'run' / 'model')['schedule'])
     if moved:
       print('the latents changed: train the stage diffusion again before the model is used', file=sys.stderr)
   shutil.rmtree(run)

@@ -17,10 +17,11 @@ def diffusion_loss(
     schedule: Schedule,
     targets: Sequence[jax.Array] = (),
     lambdas: Sequence[float] = (),
+    focus: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[jax.Array, dict[str, Any]]:
   """`l + sum_i lambda_i C_i(f_i)`, Eq. 5: noise prediction, and modalities reconstructed from their features.
 
-  One step t, uniform over the schedule, and one noise are drawn per latent. l is the mean squared error of the
+  One step t, uniform over the schedule unless `focus` says otherwise, and one noise are drawn per latent. l is the mean squared error of the
   prediction (of the noise, or of v where the schedule says so). The paper does not define C_i; ours is
   `reconstruction_error`. A term whose lambda is 0 is not computed, so with all of them 0 the loss is l exactly.
 
@@ -33,6 +34,8 @@ def diffusion_loss(
     schedule: the forward process.
     targets: modalities at any resolution: kernel code, depth, clean latent.
     lambdas: weight of each target, plain numbers.
+    focus: (share, end): this share of the steps is drawn below `end`, a fraction of the schedule, for models whose
+      sampling starts there.
 
   Returns:
     The loss, a scalar, and {'noise': l, 'constraints': [C_i or None], 'aux': what predict handed through}.
@@ -43,7 +46,12 @@ def diffusion_loss(
   if len(targets) != len(lambdas):
     raise ValueError(f'{len(targets)} targets for {len(lambdas)} lambdas')
   t_key, noise_key = jax.random.split(key)
+  share, end = focus
   t = jax.random.randint(t_key, (z0.shape[0],), 0, schedule.steps)
+  if share:
+    coin = jax.random.bernoulli(jax.random.fold_in(t_key, 0), share, t.shape)
+    low = jax.random.randint(jax.random.fold_in(t_key, 1), t.shape, 0, max(round(end * schedule.steps), 1))
+    t = jnp.where(coin, low, t)
   eps = jax.random.normal(noise_key, z0.shape, z0.dtype)
   prediction, reconstructions, aux = predict(schedule.add_noise(z0, eps, t), t)
   noise = jnp.mean((prediction - schedule.target(z0, eps, t)) ** 2)

@@ -629,7 +629,7 @@ def _diffusion(config) -> Stage:
       return prediction, module.apply(v, features, method='reconstruct'), updated
 
     targets = (conditions.kernel_code, conditions.depth, z0)
-    return diffusion.diffusion_loss(loss_key, predict, z0, schedule, targets, lambdas)
+    return diffusion.diffusion_loss(loss_key, predict, z0, schedule, targets, lambdas, tuple(config.loss.focus))
 
   def loss(params, stats, frozen, batch, key, step):
     del step

@@ -63,3 +63,15 @@ def test_numbers_and_channels_that_differ_are_named():
     diffusion_loss(jax.random.key(0), predict, Z0, Schedule(), [Z0], [1.0])
   with pytest.raises(ValueError, match='3 channels'):
     reconstruction_error([jnp.zeros((1, 2, 2, 3))], jnp.zeros((1, 4, 4, 1)))
+
+
+def test_focus_draws_its_share_of_the_steps_below_its_end():
+  """Over 4000 draws with (0.75, 0.2): 0.75 + 0.25 * 0.2 of them below 200, and uniform on either side."""
+  seen = []
+  z0 = jnp.zeros((4000, 1, 1, 1))
+  diffusion_loss(jax.random.key(5), lambda z, t: (seen.append(t) or z, (), None), z0, Schedule(), focus=(0.75, 0.2))
+  t = np.asarray(seen[0])
+  share = 0.75 + 0.25 * 0.2
+  assert abs((t < 200).mean() - share) < 5 * (share * (1 - share) / 4000) ** 0.5
+  assert abs(t[t < 200].mean() - 99.5) < 5 and abs(t[t >= 200].mean() - 599.5) < 5 * 231 / (0.2 * 4000) ** 0.5
+  assert t.min() >= 0 and t.max() <= 999

@@ -75,6 +75,12 @@ class Table:
   aliases: Sequence[tuple[str, str]] = ()
   unused: Sequence[str] = ()
 
+  def canonical(self, name: str) -> str:
+    """The name that the rules know for one of theirs."""
+    for pattern, replacement in self.aliases:
+      name = re.sub(pattern, replacement, name)
+    return name
+
   def to_ours(self, tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
     """Converts a state dict.
 
@@ -94,9 +100,7 @@ class Table:
     found: dict[str, np.ndarray] = {}
     unmapped, wrong = [], []
     for name in tensors:
-      known = name
-      for pattern, replacement in self.aliases:
-        known = re.sub(pattern, replacement, known)
+      known = self.canonical(name)
       if any(re.fullmatch(pattern, known) for pattern in self.unused):
         continue
       ours, layout = _lookup(compiled, known)

@@ -256,7 +256,7 @@ def _amf_unet(path: pathlib.Path, prompt: str):
           if name.startswith('params/unet/') and '/amf/' not in name}
   table = convert.unet(theirs.get('use_linear_projection', False))
   found = table.to_ours(checkpoint.read(folder), base, str(folder))
-  tensors = _untrained(expected, seed=0)
+  tensors = untrained(expected, seed=0)
   tensors |= {f"params/unet/{name.removeprefix('params/')}": array for name, array in found.items()}
   tensors['constants/prompt'] = context
   return config, registry.unflatten(tensors), {'prompt': prompt, 'untrained': 'AMF and the three encoders'}
@@ -267,7 +267,7 @@ _WIDTHS = {
     'kernel_channels': (64, 64, 128, 128), 'depth_channels': (64, 64, 128, 128), 'lr_channels': (256, 256, 512, 512)}
 
 
-def _untrained(expected: Mapping[str, jax.ShapeDtypeStruct], seed: int) -> dict[str, np.ndarray]:
+def untrained(expected: Mapping[str, jax.ShapeDtypeStruct], seed: int) -> dict[str, np.ndarray]:
   """Start values of an AMF-UNet's own parameters, by name: those of its initialisers, without compiling them.
 
   Batch norms start as the identity, which they are with a variance of 1 - epsilon.

@@ -90,13 +90,7 @@ class Case:
     own = dict(module.named_parameters())
     if name in own:
       return name
-    for candidate in own:
-      known = candidate
-      for pattern, replacement in self.table.aliases:
-        known = re.sub(pattern, replacement, known)
-      if known == name:
-        return candidate
-    return name
+    return next((candidate for candidate in own if self.table.canonical(candidate) == name), name)
 
   def torch_run(self, module):
     torch = pytest.importorskip('torch')

@@ -1,0 +1,16 @@
+"""The paper's size on Stable Diffusion 1.5: as configs/sd21.py, with eight heads at every level and CLIP ViT-L's context.
+
+  ssr weights import sd15 --as sd15
+  ssr weights import dpt-large --as sd15
+  python train.py --config=configs/sd15.py:STAGE --workdir=runs/STAGE --config.data.train='folder:DIR'
+"""
+
+from configs import common
+
+
+def get_config(stage: str = ''):
+  """The config of one stage (or of evaluation, without one)."""
+  config = common.full_size(stage, 'sd15')
+  config.model.unet.heads = 8
+  config.model.unet.cross_attention_dim = 768
+  return config

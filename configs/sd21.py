@@ -1,0 +1,25 @@
+"""The paper's size on Stable Diffusion 2.1-base: f = 8 latents of 4 channels, x4.
+
+Paper: SSR (spatially variant kernel refinement with diffusion for blind super-resolution). UNet and autoencoder come
+from the public checkpoint and so does the depth net (MiDaS DPT-Large); AMF and its encoders (hidden 128), DKENet (nf 128)
+and NBSR (10 blocks, nf 64, gc 32) are trained.
+
+  ssr weights import sd21-base --as sd21           # vae and unet; without a network it names the folder to fill
+  ssr weights import dpt-large --as sd21           # depth
+  python train.py --config=configs/sd21.py:STAGE --workdir=runs/STAGE --config.data.train='folder:DIR'
+
+with STAGE kernel, nbsr, svkr, then diffusion. A stage takes the parts that it does not train from the model 'sd21', or
+from `--config.parts_from=MODEL`. Not trained yet: there is no hardware, run time or result to tell. Parameters,
+operations and memory of each part: docs/sizes.md.
+"""
+
+from configs import common
+
+
+def get_config(stage: str = ''):
+  """The config of one stage (or of evaluation, without one)."""
+  config = common.full_size(stage, 'sd21')
+  config.model.unet.heads = (5, 10, 20, 20)
+  config.model.unet.cross_attention_dim = 1024
+  config.schedule.prediction = 'eps'  # 2.1-base; the 2.1 of 768 pixels predicts v
+  return config

@@ -104,6 +104,17 @@ def _recipe(config) -> Recipe:
   return Recipe(**fields)
 
 
+def _recipe_with_kernels(config) -> Recipe:
+  """The recipe of a stage that learns from true kernels."""
+  recipe = _recipe(config)
+  if recipe.chain:
+    raise SSRError(
+        f'config.recipe.field={recipe.field}: the stage {config.stage!r} learns from the kernel at each pixel, which that '
+        'chain does not have; choose a field of Eq. 1, such as mixed'
+    )
+  return recipe
+
+
 def _images(batch: Batch) -> Array:
   """uint8 [b, H, W, 3] -> float [0, 1]."""
   return batch['hr'].astype(jnp.float32) / 255
@@ -242,7 +253,7 @@ def _depth(config) -> Stage:
 
 def _kernel(config) -> Stage:
   module, depth_module = _module(config, 'dkenet'), _frozen_modules(config, ('depth',))['depth']
-  recipe = _recipe(config)
+  recipe = _recipe_with_kernels(config)
 
   def inputs(frozen, batch) -> tuple[Array, Degraded, Array]:
     """HR, its degradation, and the depth at LR size that DKENet sees: the depth net's estimate on HR, as in SVKR.
@@ -331,7 +342,7 @@ def _nbsr_example(config, recipe):
 
 def _nbsr(config) -> Stage:
   module = _module(config, 'nbsr')
-  recipe = _recipe(config)
+  recipe = _recipe_with_kernels(config)
 
   def restore(params, frozen, lr, kernels):
     return module.apply({'params': params['nbsr'], 'constants': frozen['constants']['nbsr']}, lr, kernels)
@@ -377,7 +388,7 @@ def _nbsr(config) -> Stage:
 def _svkr(config) -> Stage:
   modules = {part: _module(config, part) for part in ('dkenet', 'nbsr')}
   depth_module = _frozen_modules(config, ('depth',))['depth']
-  recipe = _recipe(config)
+  recipe = _recipe_with_kernels(config)
 
   def run(params, frozen, lr):
     return svkr_lib.svkr(
@@ -605,9 +616,9 @@ def _diffusion(config) -> Stage:
 
   def inputs(frozen, batch, iterations):
     hr = _images(batch)
-    lr = degrade(_keys(batch), hr, recipe).lr
-    refined = refine(frozen, lr, iterations)
-    return hr, lr, refined, condition(frozen, lr, refined)
+    low = degrade(_keys(batch), hr, recipe)
+    refined = refine(frozen, low.lr, iterations)
+    return low.target, low.lr, refined, condition(frozen, low.lr, refined)
 
   def variables(params, stats, frozen):  # the constant is the prompt's embedding, where there is one
     return {'params': params['unet'], 'batch_stats': stats['unet'], 'constants': frozen['constants']['unet']}
@@ -664,8 +675,8 @@ def _diffusion(config) -> Stage:
 
   def prepare(params, stats, frozen, batch):
     """BN's scale and offset start at the deviation and mean of what they normalise."""
-    _, _, _, conditions = inputs(frozen, batch, config.svkr.iterations)
-    z0 = latents(frozen, _images(batch))
+    target, _, _, conditions = inputs(frozen, batch, config.svkr.iterations)
+    z0 = latents(frozen, target)
     t = jnp.linspace(0, schedule.steps - 1, len(z0)).astype(jnp.int32)
     noise = jax.random.normal(jax.random.key(0), z0.shape)
     calibrated = amf_lib.calibrate(module, variables(params, stats, frozen), schedule.add_noise(z0, noise, t), t, conditions)

@@ -63,3 +63,10 @@ def test_blur_follows_the_true_depth_where_a_record_has_it():
   np.testing.assert_array_equal(depth[1], estimate[1])
   np.testing.assert_allclose(stages._true_depth({'depth': true}, estimate)[1], depth[0], atol=1e-6)
   np.testing.assert_array_equal(stages._true_depth({}, estimate), estimate)
+
+
+@pytest.mark.parametrize('stage', ['kernel', 'nbsr', 'svkr'])
+def test_a_chain_without_kernels_is_refused_where_kernels_are_learned_from(stage, tiny_model_dir):
+  config = common.apply(tiny.get_config(stage), {'recipe.field': 'realesrgan', 'parts_from': str(tiny_model_dir)})
+  with pytest.raises(SSRError, match="config.recipe.field=realesrgan: .*choose a field of Eq. 1"):
+    stages.build(config)

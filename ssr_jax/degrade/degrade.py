@@ -135,15 +135,31 @@ def _second_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -
 
 
 def _first_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> Degraded:
-  b, H, W, channels = hr.shape
-  s = recipe.scale
-  h, w = H // s, W // s
-  keys = jax.vmap(lambda k: jax.random.split(k, 5))(keys)  # [b, 5]
-
+  h, w = (side // recipe.scale for side in hr.shape[1:3])
+  field_keys = jax.vmap(lambda k: jax.random.split(k, 5)[0])(keys)
   if depth is None:
-    field, draws = jax.vmap(lambda k: _draw_field(k, recipe, h, w, None))(keys[:, 0])
+    field, draws = jax.vmap(lambda k: _draw_field(k, recipe, h, w, None))(field_keys)
   else:
-    field, draws = jax.vmap(lambda k, d: _draw_field(k, recipe, h, w, d))(keys[:, 0], depth)
+    field, draws = jax.vmap(lambda k, d: _draw_field(k, recipe, h, w, d))(field_keys, depth)
+  return from_field(keys, hr, recipe, field).replace(depth=depth, draws=draws)
+
+
+def from_field(keys: Array, hr: Array, recipe: Recipe, field: fields.Field) -> Degraded:
+  """Eq. 1 with a field that is there already: blur, then noise and JPEG as the recipe's mode says.
+
+  Args:
+    keys: one for each image, [b]; those of `degrade` give its noise and quality.
+    hr: [b, H, W, 3] in [0, 1].
+    recipe: its `field` matters only in that an 'invariant' one has the same kernel everywhere, which is faster.
+    field: (lambda1, lambda2, theta), each [b, h, w].
+
+  Returns:
+    A `Degraded` without depth and draws.
+  """
+  b, _, _, channels = hr.shape
+  s = recipe.scale
+  h, w = field[0].shape[1:]
+  keys = jax.vmap(lambda k: jax.random.split(k, 5))(keys)  # [b, 5]
   if recipe.field == 'invariant':  # one kernel serves the whole image; the others are copies for who asks
     kernels = kernel_lib.gaussian_kernels(*(f[:, :1, :1] for f in field), scale=s)
     clean = blur.blur_downsample(hr, kernels, s)
@@ -167,5 +183,5 @@ def _first_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) ->
     coded = jpeg_lib.jpeg(lr, jnp.maximum(quality, 1))
     lr = jnp.where((quality > 0)[:, None, None, None], coded, lr)
   return Degraded(
-      lr=lr, target=hr, kernels=kernels, lr_clean=clean, noise_sigma=sigma, jpeg_quality=quality, depth=depth,
-      field=field, draws=draws)
+      lr=lr, target=hr, kernels=kernels, lr_clean=clean, noise_sigma=sigma, jpeg_quality=quality, depth=None,
+      field=field, draws={})

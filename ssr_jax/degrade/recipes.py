@@ -68,6 +68,11 @@ class Recipe:
   def needs_depth(self) -> bool:
     return self.field in fields.NEED_DEPTH
 
+  @property
+  def takes_depth(self) -> bool:
+    """Whether a depth map makes a difference: to 'mixed' it is welcome, not needed."""
+    return self.needs_depth or self.field == 'mixed'
+
 
 NAMES = (*(f'{field}/{mode}' for field in fields.KINDS for mode in MODES), *realesrgan.CHAINS)
 """Every recipe."""

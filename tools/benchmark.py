@@ -4,8 +4,9 @@
 
 Columns: first call (compilation included, reading the weights not), median of the later calls, the process's peak
 memory, and how many programs were compiled ('traces'). 'same bucket' is a second image of another size but the same
-padded size, which must compile nothing. --check exits with 1 if it does, or if the sample from 128x128 to 512x512 takes
-more than 8 s or 3 GB.
+padded size, which must compile nothing. 'a second' counts images or patches. --check exits with 1 if the same bucket
+compiles, if the sample from 128x128 to 512x512 takes more than 8 s or 3 GB, if fewer than 100 patches a second are
+degraded with one kernel each, noise and JPEG, or if a kernel per pixel costs more than 3 times one kernel per image.
 """
 
 import argparse
@@ -23,6 +24,12 @@ from typing import Any, Callable
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCALE = 4
 MAX_SECONDS, MAX_MEGABYTES = 8.0, 3000.0
+MIN_PATCHES, MAX_RATIO = 100.0, 3.0
+BATCH = 16  # patches degraded at once
+DEGRADED = (
+    'invariant/no_noise', 'invariant/no_jpeg', 'invariant/noise_jpeg', 'smooth/noise_jpeg', 'mode5/noise_jpeg',
+    'motion/noise_jpeg', 'depth/noise_jpeg', 'depth_motion/noise_jpeg', 'mixed/mixed', 'realesrgan', 'realesrgan-light')
+_VARIANT, _INVARIANT = 'blur_downsample, a kernel per pixel', '21x21 convolution, stride 4'
 
 
 def measure(call: Callable[[], Any], repeat: int) -> dict[str, float]:
@@ -86,7 +93,7 @@ def operator(options: argparse.Namespace, invariant: bool = False) -> list[dict[
     return out.transpose(3, 1, 2, 0)
 
   run = xla.jit(convolution if invariant else variant)
-  what = f'{k}x{k} convolution, stride {SCALE}' if invariant else 'blur_downsample, a kernel per pixel'
+  what = _INVARIANT if invariant else _VARIANT
   size = f'{SCALE * options.side}x{SCALE * options.side} -> {options.side}x{options.side}'
   return [{'what': what, 'size': size, **measure(lambda: run(hr, taps), options.repeat), 'traces': traces}]
 
@@ -104,12 +111,42 @@ def jpeg(options: argparse.Namespace) -> list[dict[str, Any]]:
   return [{'what': 'jpeg', 'size': f'{options.side}x{options.side}', **timed, 'traces': 1}]
 
 
+def degrade(options: argparse.Namespace) -> list[dict[str, Any]]:
+  """Batches of patches through the recipes: the LR image, its field and its levels; 'with kernels' all 441 taps too."""
+  import jax
+  import jax.numpy as jnp
+
+  from ssr_jax import degrade as degrade_lib
+  from ssr_jax import xla
+
+  side = 2 * options.side
+  hr = jnp.tile(jnp.asarray(_photo(side), jnp.float32)[None] / 255, (BATCH, 1, 1, 1))
+  depth = jnp.tile(jnp.linspace(0, 1, side // SCALE)[:, None], (BATCH, 1, side // SCALE))
+  keys = jax.random.split(jax.random.key(0), BATCH)
+  rows = []
+  for name, with_kernels in [*((name, False) for name in DEGRADED), ('smooth/noise_jpeg', True)]:
+    traces = 0
+
+    def one(keys, hr, depth, recipe=degrade_lib.Recipe.parse(name), with_kernels=with_kernels):
+      nonlocal traces
+      traces += 1
+      made = degrade_lib.degrade(keys, hr, recipe, depth).replace(target=None, lr_clean=None, depth=None)
+      return made if with_kernels else made.replace(kernels=None)
+
+    run = xla.jit(one)
+    timed = measure(lambda: run(keys, hr, depth), options.repeat)
+    what = f"degrade {name}{', with kernels' if with_kernels else ''}"
+    rows.append({'what': what, 'size': f'{BATCH} of {side}x{side}', **timed, 'rate': BATCH / timed['later'], 'traces': traces})
+  return rows
+
+
 CASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     'sample': sample,
     'restore': functools.partial(sample, steps=0),
     'operator': operator,
     'convolution': functools.partial(operator, invariant=True),
     'jpeg': jpeg,
+    'degrade': degrade,
 }
 
 
@@ -145,9 +182,10 @@ def main(argv: list[str] | None = None) -> int:
       code = 1
     else:
       rows += found
-  heads = ('what', 'size', 'first call s', 'later s', 'peak MB', 'traces')
+  heads = ('what', 'size', 'first call s', 'later s', 'a second', 'peak MB', 'traces')
   print(tables.plain(heads, [
-      (row['what'], row['size'], f"{row['first']:.2f}", f"{row['later']:.3f}", f"{row['peak']:.0f}", row['traces'])
+      (row['what'], row['size'], f"{row['first']:.2f}", f"{row['later']:.3f}", f"{row.get('rate', 1 / row['later']):.4g}",
+       f"{row['peak']:.0f}", row['traces'])
       for row in rows
   ]))
   for line in complaints(rows) if options.check else []:
@@ -167,6 +205,11 @@ def complaints(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(f"{row['what']}: {row['later']:.1f} s, more than {MAX_SECONDS:.0f} s")
       if row['peak'] > MAX_MEGABYTES:
         lines.append(f"{row['what']}: {row['peak']:.0f} MB, more than {MAX_MEGABYTES:.0f} MB")
+    if row['what'] == 'degrade invariant/noise_jpeg' and row['rate'] < MIN_PATCHES:
+      lines.append(f"{row['what']}, {row['size']}: {row['rate']:.0f} a second, fewer than {MIN_PATCHES:.0f}")
+  seconds = {row['what']: row['later'] for row in rows}
+  if {_VARIANT, _INVARIANT} <= seconds.keys() and seconds[_VARIANT] > MAX_RATIO * seconds[_INVARIANT]:
+    lines.append(f'{_VARIANT}: {seconds[_VARIANT] / seconds[_INVARIANT]:.1f} times the {_INVARIANT}, more than {MAX_RATIO:.0f}')
   return lines
 
 

@@ -29,6 +29,16 @@ def test_complaints_name_what_is_over_its_limit():
   assert ['9.0 s' in lines[0], '4000 MB' in lines[1], 'compiled 2 programs again' in lines[2]] == [True] * 3
 
 
+def test_complaints_about_degradation():
+  row = {'size': '', 'first': 1, 'later': 0.01, 'peak': 100, 'traces': 1}
+  degraded = {**row, 'what': 'degrade invariant/noise_jpeg', 'rate': 500.0}
+  variant, invariant = ({**row, 'what': what, 'later': seconds} for what, seconds in (
+      (benchmark._VARIANT, 0.029), (benchmark._INVARIANT, 0.01)))
+  assert benchmark.complaints([degraded, variant, invariant]) == []
+  lines = benchmark.complaints([{**degraded, 'rate': 99.0}, {**variant, 'later': 0.031}, invariant])
+  assert ['99 a second' in lines[0], '3.1 times' in lines[1]] == [True] * 2
+
+
 @pytest.mark.parametrize('argv', [['--cases=nothing'], ['--side=4'], ['--repeat=0']])
 def test_wrong_usage_exits_with_2(argv, capsys):
   with pytest.raises(SystemExit) as exit_:

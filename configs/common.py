@@ -114,6 +114,7 @@ def losses() -> ConfigDict:
   loss.latent_noise = 0.0  # vae: largest standard deviation of noise on latents, of the latents' own
   loss.adversarial = 0.002  # not tried yet; a run at 0.02 stalled, for reasons not told apart
   loss.adversarial_start = 0.7  # fraction of the steps
+  loss.draws = 1  # diffusion: (time step, noise) drawn for each image, whose latents and conditions are computed once
   loss.focus = (0.0, 1.0)  # diffusion: this share of the time steps lies below this fraction of the schedule
   loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image
   return loss

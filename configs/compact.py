@@ -73,6 +73,9 @@ def get_config(stage: str = ''):
       overrides = {
           'train.steps': 5000,
           'train.learning_rate': 5e-4,
+          # More than half of the work is in the frozen parts, and the loss depends on the draw more than on the image.
+          'train.batch_size': 8,
+          'loss.draws': 2,
           # The first estimates of D and K condition training: refined ones differ little and cost three times as much.
           'svkr.iterations': 0,
           # Sampling starts from the restored image with some noise, so that most of what is learned is learned there.

@@ -42,9 +42,10 @@ _GENERATING = ('vae', 'unet')
 _SECTIONS = {
     'svkr': ('iterations', 'gamma', 'rule', 'unroll'),
     'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
-    'sampling': ('sampler', 'steps', 'start', 'colour_fix'),
+    'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels'),
 }
 _NOISE_BLOCK = 64
+_WAVELET_LEVELS = 5  # of the colour fix, where model.json does not say otherwise: what varies over some 32 pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +153,8 @@ class SSR:
     for image, number in zip(images, seeds):
       found = self._one(image, int(number), shape, origins, options, keep_kernels, tick)
       if options['steps']:
-        found['image'] = _fix_colours(found['image'], found['restored'], colour_fix)
+        levels = self.config['sampling'].get('wavelet_levels', _WAVELET_LEVELS)
+        found['image'] = _fix_colours(found['image'], found['restored'], colour_fix, levels)
       results.append(finish(found))
     if np.ndim(lr) == 3:
       return Result(**results[0])
@@ -274,7 +276,9 @@ class SSR:
     Raises:
       SSRError: the option that cannot be used, or the parts that the model lacks for it.
     """
-    own = {'colour_fix': 'wavelet', **self.config['sampling']}
+    own = {'colour_fix': 'wavelet', 'wavelet_levels': _WAVELET_LEVELS, **self.config['sampling']}
+    if not isinstance(own['wavelet_levels'], int) or own['wavelet_levels'] < 1:
+      raise SSRError(f"sampling.wavelet_levels {own['wavelet_levels']!r} in model.json: must be a whole number from 1")
     steps, sampler, start, colour_fix = (
         own[field] if value is None else value
         for field, value in (('steps', steps), ('sampler', sampler), ('start', start), ('colour_fix', colour_fix)))
@@ -378,11 +382,11 @@ def _resize_plane(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   return np.asarray(resized)
 
 
-def _fix_colours(image: np.ndarray, reference: np.ndarray, how: str) -> np.ndarray:
+def _fix_colours(image: np.ndarray, reference: np.ndarray, how: str, levels: int) -> np.ndarray:
   """[H, W, 3], channel by channel: an image of many megapixels would otherwise need several times its memory."""
   if how == 'none':
     return image
-  fix = {'adain': colourfix.adain, 'wavelet': colourfix.wavelet}[how]
+  fix = {'adain': colourfix.adain, 'wavelet': functools.partial(colourfix.wavelet, levels=levels)}[how]
   return np.concatenate([fix(image[..., c : c + 1], reference[..., c : c + 1]) for c in range(image.shape[-1])], -1)
 
 

@@ -591,6 +591,7 @@ def _diffusion(config) -> Stage:
   recipe = _recipe(config)
   schedule = diffusion.Schedule(**config.schedule.to_dict())
   lambdas = tuple(config.loss.constraints)
+  draws = config.loss.draws
   needs = ('depth', 'dkenet', 'nbsr', 'vae')
   fixed = _frozen_modules(config, needs)
 
@@ -628,6 +629,8 @@ def _diffusion(config) -> Stage:
     conditions = jax.lax.stop_gradient(conditions)
     latent_key, loss_key = jax.random.split(key)
     z0 = jax.lax.stop_gradient(latents(frozen, hr, latent_key))
+    if train and draws > 1:
+      conditions, z0 = jax.tree.map(lambda x: jnp.repeat(x, draws, 0), (conditions, z0))
 
     def predict(z_t, t):
       v = variables(params, stats, frozen)

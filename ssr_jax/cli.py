@@ -105,10 +105,10 @@ def _parser() -> argparse.ArgumentParser:
 
   down = commands.add_parser(
       'degrade', parents=[common], help='make LR images for a benchmark',
-      description='Degrades images by a recipe and writes LR images, kernels, depth and a manifest, by which the same set '
-      'can be made again. An image depends on the seed and its file name alone.',
-      epilog='recipes: FIELD/MODE, such as smooth/noise_jpeg, or realesrgan, realesrgan-light. Fields: invariant, smooth, '
-      'mode1 to mode6, depth, motion, depth_motion, mixed. Modes: no_noise, no_jpeg, noise_jpeg, mixed.')
+      description='Degrades images by a recipe and writes LR images, kernels, depth and a manifest, by which the same '
+      'set can be made again. An image depends on the seed and its file name alone.',
+      epilog='recipes: FIELD/MODE, such as smooth/noise_jpeg, or realesrgan, realesrgan-light. Fields: invariant, '
+      'smooth, mode1 to mode6, depth, motion, depth_motion, mixed. Modes: no_noise, no_jpeg, noise_jpeg, mixed.')
   down.add_argument('inputs', nargs='+', metavar='IN', help='image files and folders of images')
   down.add_argument('-o', '--output', required=True, metavar='OUT', help='a folder; with --preview a .png file')
   down.add_argument('-r', '--recursive', action='store_true', help="take a folder's sub-folders too")
@@ -445,7 +445,8 @@ def _degrade_all(arguments: argparse.Namespace, paths: list[pathlib.Path], failu
     manifest = lr_set.read_manifest(arguments.remake)
     recipe, seed = lr_set.recipe_of(manifest, arguments.remake), manifest['seed']
     there = {path.name for path in paths}
-    failures += [f'{name}: in the manifest, but not among the inputs' for name in manifest['images'] if name not in there]
+    lost = [name for name in manifest['images'] if name not in there]
+    failures += [f'{name}: in the manifest, but not among the inputs' for name in lost]
     paths = [path for path in paths if path.name in manifest['images']]
   else:
     recipe, seed = recipes.Recipe.parse(arguments.recipe), arguments.seed or 0
@@ -497,8 +498,8 @@ def _degrade_all(arguments: argparse.Namespace, paths: list[pathlib.Path], failu
     finally:
       made.save()  # also after Ctrl-C: what is made is made
   if not arguments.quiet:
-    print(f'{made.directory}: {done} images made by {recipe.name}, seed {seed}' + (f'; {kept} were there' if kept else '')
-          + ('; all as in the manifest' if manifest and not failed else ''))
+    print(f'{made.directory}: {done} images made by {recipe.name}, seed {seed}'
+          + (f'; {kept} were there' if kept else '') + ('; all as in the manifest' if manifest and not failed else ''))
   return 1 if failed else 0
 
 
@@ -518,7 +519,8 @@ def _depth_map(path: pathlib.Path, arguments: argparse.Namespace):
   folder = pathlib.Path(arguments.depth or arguments.inverse_depth)
   found = [p for p in sorted(folder.glob('*')) if p.stem == path.stem and p.suffix.lower() in sources.DEPTH_SUFFIXES]
   if not found:
-    raise SSRError(f'{path}: no depth map of this name in {folder}; known suffixes: {", ".join(sources.DEPTH_SUFFIXES)}')
+    known = ', '.join(sources.DEPTH_SUFFIXES)
+    raise SSRError(f'{path}: no depth map of this name in {folder}; known suffixes: {known}')
   kind = 'depth' if arguments.depth else 'inverse'
   return sources.decode_depth(found[0].read_bytes(), kind, str(found[0])), f'{kind} map {found[0].name}'
 
@@ -729,9 +731,10 @@ def _weights_path(arguments: argparse.Namespace) -> int:
 
 
 def _weights_import(arguments: argparse.Namespace) -> int:
-  from ssr_jax.weights import importing, registry
+  from ssr_jax.weights import checkpoint, importing, registry
 
-  name = arguments.name or pathlib.Path(arguments.source.rstrip('/')).stem
+  source = pathlib.Path(arguments.source)
+  name = arguments.name or (source.stem if source.suffix in checkpoint.SUFFIXES else source.name)
   if name in registry.BUNDLED:
     raise SSRError(f"--as {name}: '{name}' comes with the package and stays as it is; choose another name")
   directory = pathlib.Path(name) if len(pathlib.PurePath(name).parts) > 1 else registry.home() / name

@@ -1,4 +1,4 @@
-"""`ssr degrade`: sets that can be made again from their manifest, byte for byte, and that evaluate.py would make too."""
+"""`ssr degrade`: sets that can be made again from their manifest, byte for byte, and evaluate.py makes too."""
 
 import hashlib
 import json
@@ -32,7 +32,8 @@ def photos(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope='module')
 def made(photos, tmp_path_factory) -> pathlib.Path:
   folder = tmp_path_factory.mktemp('sets') / 'set'
-  assert cli.main(['degrade', str(photos), '-o', str(folder), '--recipe', _RECIPE, '--seed', '3', '--write-hr', '-q']) == 0
+  arguments = ['degrade', str(photos), '-o', str(folder), '--recipe', _RECIPE, '--seed', '3', '--write-hr', '-q']
+  assert cli.main(arguments) == 0
   return folder
 
 
@@ -42,7 +43,8 @@ def _bytes(folder: pathlib.Path) -> dict[str, bytes]:
 
 def test_a_set_is_made_again_from_its_manifest_byte_for_byte(photos, made, tmp_path, capsys):
   again = tmp_path / 'again'
-  assert cli.main(['degrade', str(photos), '-o', str(again), '--remake', str(made / 'manifest.json'), '--write-hr']) == 0
+  arguments = ['degrade', str(photos), '-o', str(again), '--remake', str(made / 'manifest.json'), '--write-hr']
+  assert cli.main(arguments) == 0
   assert 'all as in the manifest' in capsys.readouterr().out
   assert _bytes(again) == _bytes(made)
   assert set(_bytes(made)) == {'manifest.json', *(f'{kind}/{name}.{suffix}' for name in 'abc' for kind, suffix in (
@@ -114,7 +116,8 @@ def test_a_changed_image_and_a_changed_result_are_named(photos, made, tmp_path, 
   manifest['images']['c.png']['lr']['pixels_sha256'] = '0' * 64
   (tmp_path / 'manifest.json').write_text(json.dumps(manifest))
   (changed / 'a.png').unlink()
-  assert cli.main(['degrade', str(changed), '-o', str(tmp_path / 'x'), '--remake', str(tmp_path / 'manifest.json')]) == 1
+  arguments = ['degrade', str(changed), '-o', str(tmp_path / 'x'), '--remake', str(tmp_path / 'manifest.json')]
+  assert cli.main(arguments) == 1
   lines = capsys.readouterr().err
   assert 'a.png: in the manifest, but not among the inputs' in lines
   assert 'b.png: not the file that the set was made from' in lines
@@ -164,7 +167,8 @@ def test_without_maps_the_models_net_estimates_depth(photos, tiny_model_dir, tmp
 
 def test_the_second_order_chain_tells_its_draws_by_name(photos, tmp_path):
   out = tmp_path / 'out'
-  assert cli.main(['degrade', str(photos / 'a.png'), '-o', str(out), '--recipe', 'realesrgan-light', '--seed', '1']) == 0
+  arguments = ['degrade', str(photos / 'a.png'), '-o', str(out), '--recipe', 'realesrgan-light', '--seed', '1']
+  assert cli.main(arguments) == 0
   manifest = json.loads((out / 'manifest.json').read_text())
   assert manifest['recipe']['chain']['second']['quality'] == [60.0, 100.0]
   draws = manifest['images']['a.png']['draws']
@@ -181,12 +185,14 @@ def test_a_preview_is_one_labelled_picture(photos, tiny_model_dir, tmp_path, mon
 
   monkeypatch.setattr(contact_sheet.fields, 'KINDS', ('invariant', 'depth'))
   monkeypatch.setattr(contact_sheet.degrade, 'MODES', ('no_noise',))
-  monkeypatch.setattr(contact_sheet, '_degrade', lambda key, image, recipe: types.SimpleNamespace(lr=image[:, ::4, ::4]))
+  every_fourth = lambda key, image, recipe: types.SimpleNamespace(lr=image[:, ::4, ::4])
+  monkeypatch.setattr(contact_sheet, '_degrade', every_fourth)  # the chain takes long to compile
   arguments = ['degrade', str(photos / 'a.png'), '-o', str(tmp_path / 'sheet.png'), '--preview']
   assert cli.main([*arguments, '--model', str(tiny_model_dir)]) == 0
   assert 'sheet.png (' in capsys.readouterr().out
   sheet = np.asarray(Image.open(tmp_path / 'sheet.png')).astype(float)
-  assert sheet.shape == (4 * 132 + 3 * 18 + 4, 108 + 2 * 132, 3)  # kernels, a mode, two chains; three rows with headings
+  # Four rows, kernels, a mode and two chains, of which three have headings.
+  assert sheet.shape == (4 * 132 + 3 * 18 + 4, 108 + 2 * 132, 3)
   lr = np.asarray(Image.fromarray(data.astronaut()[1:49, 151:215]).resize((16, 12), Image.BOX)).astype(float)
   panel = sheet[4 + 18 + 132 :][:96, 108 : 108 + 128]  # the recipe invariant/no_noise of the middle of the photo
   assert np.abs(panel[::8, ::8] - lr).mean() < 25 < np.abs(panel[::8, ::8] - lr[::-1]).mean()

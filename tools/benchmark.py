@@ -136,7 +136,8 @@ def degrade(options: argparse.Namespace) -> list[dict[str, Any]]:
     run = xla.jit(one)
     timed = measure(lambda: run(keys, hr, depth), options.repeat)
     what = f"degrade {name}{', with kernels' if with_kernels else ''}"
-    rows.append({'what': what, 'size': f'{BATCH} of {side}x{side}', **timed, 'rate': BATCH / timed['later'], 'traces': traces})
+    size = f'{BATCH} of {side}x{side}'
+    rows.append({'what': what, 'size': size, **timed, 'rate': BATCH / timed['later'], 'traces': traces})
   return rows
 
 
@@ -184,8 +185,8 @@ def main(argv: list[str] | None = None) -> int:
       rows += found
   heads = ('what', 'size', 'first call s', 'later s', 'a second', 'peak MB', 'traces')
   print(tables.plain(heads, [
-      (row['what'], row['size'], f"{row['first']:.2f}", f"{row['later']:.3f}", f"{row.get('rate', 1 / row['later']):.4g}",
-       f"{row['peak']:.0f}", row['traces'])
+      (row['what'], row['size'], f"{row['first']:.2f}", f"{row['later']:.3f}",
+       f"{row.get('rate', 1 / row['later']):.4g}", f"{row['peak']:.0f}", row['traces'])
       for row in rows
   ]))
   for line in complaints(rows) if options.check else []:
@@ -209,7 +210,8 @@ def complaints(rows: list[dict[str, Any]]) -> list[str]:
       lines.append(f"{row['what']}, {row['size']}: {row['rate']:.0f} a second, fewer than {MIN_PATCHES:.0f}")
   seconds = {row['what']: row['later'] for row in rows}
   if {_VARIANT, _INVARIANT} <= seconds.keys() and seconds[_VARIANT] > MAX_RATIO * seconds[_INVARIANT]:
-    lines.append(f'{_VARIANT}: {seconds[_VARIANT] / seconds[_INVARIANT]:.1f} times the {_INVARIANT}, more than {MAX_RATIO:.0f}')
+    ratio = seconds[_VARIANT] / seconds[_INVARIANT]
+    lines.append(f'{_VARIANT}: {ratio:.1f} times the {_INVARIANT}, more than {MAX_RATIO:.0f}')
   return lines
 
 

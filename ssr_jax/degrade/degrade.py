@@ -20,8 +20,8 @@ from ssr_jax.types import Array, SSRError
 class Degraded:
   """An LR image and all that made it.
 
-  The chain of Real-ESRGAN blurs up to three times at three resolutions, with noise and JPEG between: no kernel at each LR
-  pixel tells what it did. Its `kernels`, `field` and `lr_clean` are None, and `draws` holds the parameters of its
+  The chain of Real-ESRGAN blurs up to three times at three resolutions, with noise and JPEG between: no kernel at each
+  LR pixel tells what it did. Its `kernels`, `field` and `lr_clean` are None, and `draws` holds the parameters of its
   kernels (`realesrgan.kernels` makes them).
 
   Attributes:
@@ -29,13 +29,13 @@ class Degraded:
     target: [b, H, W, 3], the image to restore: HR, which the chain sharpens.
     kernels: [b, h, w, k*k].
     lr_clean: [b, h, w, 3], before noise, JPEG and rounding.
-    noise_sigma: [b], standard deviation of the noise, of 1; 0 where there is none. Of the chain, the root mean square of
-      the second stage's noise.
+    noise_sigma: [b], standard deviation of the noise, of 1; 0 where there is none. Of the chain, the root mean square
+      of the second stage's noise.
     jpeg_quality: [b], 0 where there is no JPEG. Of the chain, that of the last.
     depth: [b, h, w], the relative inverse depth that was given; None where none was.
     field: (lambda1, lambda2, theta), each [b, h, w]: the kernels in compact form.
-    draws: everything else that was drawn, [b] each. Of Eq. 1: `kind` (index into `fields.KINDS`), and as far as the kind
-      has them `period`, `strength`, `focus`, `widest`, `share`. Of the chain, see `realesrgan.draw`.
+    draws: everything else that was drawn, [b] each. Of Eq. 1: `kind` (index into `fields.KINDS`), and as far as the
+      kind has them `period`, `strength`, `focus`, `widest`, `share`. Of the chain, see `realesrgan.draw`.
   """
 
   lr: Array
@@ -97,7 +97,8 @@ def _draw_field(key: Array, recipe: Recipe, height: int, width: int, depth: Arra
   choice = jax.random.randint(choice_key, (), 0, len(drawn))
   kinds = jnp.array([fields.KINDS.index(name) for name in makers])
   draws = {name: value for _, found in drawn for name, value in found.items()}
-  return tuple(jnp.stack(parts)[choice] for parts in zip(*(field for field, _ in drawn))), draws | {'kind': kinds[choice]}
+  field = tuple(jnp.stack(parts)[choice] for parts in zip(*(field for field, _ in drawn)))
+  return field, draws | {'kind': kinds[choice]}
 
 
 def degrade(key: Array, hr: Array, recipe: Recipe, depth: Array | None = None) -> Degraded:

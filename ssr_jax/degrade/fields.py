@@ -117,8 +117,8 @@ def depth_motion(
 ) -> tuple[Field, dict[str, Array]]:
   """Defocus and motion jitter one after the other: Gaussians in a row add their covariances.
 
-  A quarter to three quarters of the range, drawn, go to defocus and the rest to motion, so that the sum stays within it.
-  Defocus is isotropic and leaves the direction to motion.
+  A quarter to three quarters of the range, drawn, go to defocus and the rest to motion, so that the sum stays within
+  it. Defocus is isotropic and leaves the direction to motion.
 
   Args:
     key: one key.

@@ -62,7 +62,8 @@ class LRSet:
       SSRError: a folder that holds another set, or cannot be made.
     """
     self.directory, self.recipe, self.seed, self._versions = pathlib.Path(directory), recipe, seed, dict(versions)
-    self.manifest = {'format': FORMAT, 'recipe': describe(recipe), 'seed': seed, 'versions': self._versions, 'images': {}}
+    self.manifest = {
+        'format': FORMAT, 'recipe': describe(recipe), 'seed': seed, 'versions': self._versions, 'images': {}}
     if (self.directory / MANIFEST).exists():
       there = read_manifest(self.directory / MANIFEST)
       for what in ('recipe', 'seed'):
@@ -170,8 +171,8 @@ def recipe_of(manifest: Mapping[str, Any], path: str | os.PathLike) -> recipes.R
   stored = {name: tuple(v) if isinstance(v, list) else v for name, v in manifest['recipe'].items()}
   recipe = recipes.Recipe(**{f.name: stored[f.name] for f in dataclasses.fields(recipes.Recipe) if f.name in stored})
   if describe(recipe) != manifest['recipe']:
-    raise SSRError(f"{path}: recipe {recipe.name} has other parameters in this version; use the version that made the set "
-                   f"({', '.join(f'{name} {version}' for name, version in manifest['versions'].items())})")
+    then = ', '.join(f'{name} {version}' for name, version in manifest['versions'].items())
+    raise SSRError(f'{path}: recipe {recipe.name} has other parameters in this version; use what made the set: {then}')
   return recipe
 
 
@@ -191,8 +192,8 @@ def read_kernels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path: of a file in kernels/.
 
   Returns:
-    of Eq. 1, {'kernels': [h, w, k*k]}; of the second-order chain, the kernels of its three filters, 'first', 'second' and
-    'final', [k*k] each.
+    of Eq. 1, {'kernels': [h, w, k*k]}; of the second-order chain, the kernels of its three filters, 'first', 'second'
+    and 'final', [k*k] each.
   """
   with np.load(path) as file:
     stored = {name: file[name] for name in file.files}

@@ -2,9 +2,9 @@
 
 Twice blur, resize, noise, JPEG; a last low-pass (sinc) filter before or after the last JPEG. All shapes are fixed: an
 image between two resizes lies in the top left corner of a canvas as large as the largest factor makes it, and every
-step knows the size that counts. What differs from the published program: resizes and the kind of noise are one draw a batch
-there; JPEG is libjpeg's here, to the rounding; a resize by a factor takes the ratio of the two whole sizes, so that the
-far border stays aligned.
+step knows the size that counts. What differs from the published program: resizes and the kind of noise are one draw a
+batch there; JPEG is libjpeg's here, to the rounding; a resize by a factor takes the ratio of the two whole sizes, so
+that the far border stays aligned.
 """
 
 import dataclasses
@@ -106,10 +106,10 @@ def draw(key: Array, chain: Chain) -> dict[str, Array]:
     chain: what to draw.
 
   Returns:
-    scalars: for each of the stages 'first' and 'second' `STAGE_kind` (index into `KINDS`), `_side`, `_sigma1`, `_sigma2`,
-    `_theta`, `_beta`, `_omega` (of those, what the kind has no use for is 0), `_direction` (into `DIRECTIONS`), `_factor`,
-    `_method` (into `resize.RESAMPLING`), `_gaussian`, `_level` (standard deviation, of 1, or Poisson scale), `_gray`,
-    `_quality`; and `final_sinc`, `final_side`, `final_omega`, `final_method`, `jpeg_last`.
+    scalars: for each of the stages 'first' and 'second' `STAGE_kind` (index into `KINDS`), `_side`, `_sigma1`,
+    `_sigma2`, `_theta`, `_beta`, `_omega` (of those, what the kind has no use for is 0), `_direction` (into
+    `DIRECTIONS`), `_factor`, `_method` (into `resize.RESAMPLING`), `_gaussian`, `_level` (standard deviation, of 1, or
+    Poisson scale), `_gray`, `_quality`; and `final_sinc`, `final_side`, `final_omega`, `final_method`, `jpeg_last`.
   """
   # One call of the generator for all: each call costs more to compile than all of these numbers to draw.
   u = jax.random.uniform(key, (2 * len(_UNIFORMS) + 5,))
@@ -127,7 +127,7 @@ def draw(key: Array, chain: Chain) -> dict[str, Array]:
 
 
 def kernels(draws: dict[str, Array]) -> dict[str, Array]:
-  """The three kernels of draws [b]: 'first', 'second' and 'final', [b, k*k]; where there is no blur, a lone middle tap."""
+  """The kernels of draws [b]: 'first', 'second' and 'final', [b, k*k]; where there is no blur, a lone middle tap."""
   found = {}
   for name in ('first', 'second'):
     kind, side, *shape = (draws[f'{name}_{what}'] for what in ('kind', 'side', 'sigma1', 'sigma2', 'theta', 'beta'))
@@ -179,8 +179,8 @@ def apply(key: Array, hr: Array, chain: Chain, scale: int, draws: dict[str, Arra
   return jnp.round(image.transpose(0, 2, 3, 1) * 255) / 255, target, rms
 
 
-_UNIFORMS = ('blur', 'sinc', 'kind', 'side', 'sigma1', 'sigma2', 'theta', 'below', 'beta', 'omega', 'direction', 'factor',
-             'method', 'gaussian', 'level', 'gray', 'quality')
+_UNIFORMS = ('blur', 'sinc', 'kind', 'side', 'sigma1', 'sigma2', 'theta', 'below', 'beta', 'omega', 'direction',
+             'factor', 'method', 'gaussian', 'level', 'gray', 'quality')
 
 
 def _draw_stage(uniforms: Array, stage: Stage) -> dict[str, Array]:

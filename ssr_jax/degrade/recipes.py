@@ -18,9 +18,9 @@ class Recipe:
   """What degradation to draw; hashable, so that it can be a static argument of jit.
 
   Attributes:
-    field: kind of kernel field, one of `fields.KINDS`; or 'realesrgan', 'realesrgan-light': the second-order chain, which
-      has blur, noise and JPEG of its own, so that of the other fields only the scale applies to it. 'mixed' draws per
-      image among invariant, smooth and motion, and defocus where a depth is given.
+    field: kind of kernel field, one of `fields.KINDS`; or 'realesrgan', 'realesrgan-light': the second-order chain,
+      which has blur, noise and JPEG of its own, so that of the other fields only the scale applies to it. 'mixed' draws
+      per image among invariant, smooth and motion, and defocus where a depth is given.
     mode: the paper's Table 3, which does not give its levels (the ranges below are ours): 'no_noise' (blur and
       subsampling alone), 'no_jpeg' (and Gaussian noise), 'noise_jpeg' (and JPEG); 'mixed' draws one per image.
     scale: s.

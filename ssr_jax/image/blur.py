@@ -53,7 +53,7 @@ def blur_downsample(image: Array, kernels: Array, scale: int) -> Array:
     return _sum_cells(phases, kernels.reshape(-1, k * k), kernels.shape[1:3], scale)
 
   def by_rows(phases, kernels):
-    """The same in blocks of rows: taps are the kernels' last axis and must become the first; in the cache it is cheap."""
+    """The same in blocks of rows: taps, the kernels' last axis, must become the first, which is cheap in the cache."""
     block = next(n for n in range(_BLOCK_ROWS, 0, -1) if h % n == 0)
     count = h // block
     reach = np.arange(count)[:, None] * block + np.arange(block + cells - 1)
@@ -76,7 +76,7 @@ def blur_downsample(image: Array, kernels: Array, scale: int) -> Array:
 
 
 def _sum_cells(phases: Array, kernels: Array, size: tuple[int, int], scale: int) -> Array:
-  """Sum over the cells of phases [s*s, b, rows, c, cols] weighted by kernels [b*kh*kw, k*k], size (kh, kw): [b, h, c, w]."""
+  """Sums phases [s*s, b, rows, c, cols] weighted by kernels [b*kh*kw, k*k] of size (kh, kw): [b, h, c, w]."""
   k = kernel_lib.side(kernels)
   cells = -(-k // scale)
   tail = cells * scale - k
@@ -122,8 +122,8 @@ def blur_downsample_adjoint(lr: Array, kernels: Array, scale: int) -> Array:
 def convolve(planes: Array, kernels: Array, size: tuple[Array, Array] | None = None) -> Array:
   """Filters each image with its own kernel at full resolution: correlation, border reflected (not repeating its edge).
 
-  Through the Fourier domain: one kernel per image is a grouped convolution otherwise, which XLA's CPU backend runs thirty
-  times slower.
+  Through the Fourier domain: one kernel per image is a grouped convolution otherwise, which XLA's CPU backend runs
+  thirty times slower.
 
   Args:
     planes: [b, c, H, W], any range.
@@ -139,7 +139,8 @@ def convolve(planes: Array, kernels: Array, size: tuple[Array, Array] | None = N
   radius = k // 2
   if size is None:
     size = jnp.full(b, H), jnp.full(b, W)
-  padded = jax.vmap(lambda image, h, w: image[:, _reflected(H, radius, h)][:, :, _reflected(W, radius, w)])(planes, *size)
+  pad = lambda image, h, w: image[:, _reflected(H, radius, h)][:, :, _reflected(W, radius, w)]
+  padded = jax.vmap(pad)(planes, *size)
   fast = tuple(_fast_length(n + 2 * radius) for n in (H, W))
   spectrum = jnp.fft.rfft2(padded, fast) * jnp.conj(jnp.fft.rfft2(kernels.reshape(b, 1, k, k), fast))
   return jnp.fft.irfft2(spectrum, fast)[:, :, :H, :W]

@@ -1,7 +1,7 @@
 """Resizing with half-pixel centres: Pillow's antialiased bicubic and bilinear, and area averages.
 
-`resize` knows both sizes when it is traced. `resampling_weights` and `resample` take sizes that are drawn on the device:
-images then lie in the top left corner of a canvas of fixed size.
+`resize` knows both sizes when it is traced. `resampling_weights` and `resample` take sizes that are drawn on the
+device: images then lie in the top left corner of a canvas of fixed size.
 """
 
 from typing import Literal
@@ -102,7 +102,7 @@ def resampling_weights(method: Array, source: Array, target: Array, columns: int
 
 
 def resample(planes: Array, rows: Array, columns: Array) -> Array:
-  """Applies `resampling_weights` to both axes: planes [b, c, H, W], rows [b, H', H], columns [b, W', W] -> [b, c, H', W']."""
+  """Applies `resampling_weights` to both axes: [b, c, H, W], rows [b, H', H], columns [b, W', W] -> [b, c, H', W']."""
   planes = jnp.einsum('brh,bchw->bcrw', rows, planes, precision='highest')
   return jnp.einsum('bcrw,bsw->bcrs', planes, columns, precision='highest')
 

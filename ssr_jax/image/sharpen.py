@@ -12,8 +12,8 @@ def unsharp_mask(image: Array, weight: float = 0.5, radius: int = 50, threshold:
   """Adds `weight` times what a wide Gaussian takes away, where that is more than `threshold` levels.
 
   The Gaussian has radius + 1 taps where the radius is even and OpenCV's standard deviation for that many,
-  0.3 ((taps - 1) / 2 - 1) + 0.8: 8 pixels for 51 taps. The mask of places is blurred by it too, so that sharpening fades
-  in. Border reflected.
+  0.3 ((taps - 1) / 2 - 1) + 0.8: 8 pixels for 51 taps. The mask of places is blurred by it too, so that sharpening
+  fades in. Border reflected.
 
   Args:
     image: [b, H, W, c] in [0, 1].
@@ -28,13 +28,15 @@ def unsharp_mask(image: Array, weight: float = 0.5, radius: int = 50, threshold:
   taps = radius + 1 - radius % 2
   rows, columns = _gaussian_matrix(H, taps), _gaussian_matrix(W, taps)
 
-  def blur(x):
-    x = jnp.einsum('rh,bhwc->brwc', rows, x, precision='highest')
-    return jnp.einsum('sw,brwc->brsc', columns, x, precision='highest')
+  def blur(x):  # [b, c, H, W]: both products then run along whole rows
+    x = jnp.einsum('rh,bchw->bcrw', rows, x, precision='highest')
+    return jnp.einsum('bcrw,sw->bcrs', x, columns, precision='highest')
 
+  image = image.transpose(0, 3, 1, 2)
   detail = image - blur(image)
   mask = blur((jnp.abs(detail) * 255 > threshold).astype(image.dtype))
-  return image + mask * (jnp.clip(image + weight * detail, 0, 1) - image)
+  sharp = image + mask * (jnp.clip(image + weight * detail, 0, 1) - image)
+  return sharp.transpose(0, 2, 3, 1)
 
 
 @functools.cache

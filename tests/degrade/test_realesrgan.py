@@ -261,7 +261,7 @@ def test_what_is_returned(degraded):
 
 
 def test_the_middle_of_the_image_stays_where_it_is(degraded):
-  """Resizes there and back, borders aligned: a bright square stays centred to half an LR pixel, and exactly on average."""
+  """Resizes there and back, borders aligned: a bright square in the middle stays there."""
   recipe, *_ = degraded
   image = np.zeros((3, 64, 80, 3), np.float32)
   image[:, 20:44, 28:52] = 1

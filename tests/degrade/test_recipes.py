@@ -82,5 +82,6 @@ def test_the_key_of_an_image_is_that_of_its_name_and_seed():
 
 
 if __name__ == '__main__':  # after a change that is meant: python tests/degrade/test_recipes.py
-  golden = {'fields': {name: _field(name) for name in fields.KINDS}, 'images': {name: _images(name) for name in _IMAGES}}
+  golden = {
+      'fields': {name: _field(name) for name in fields.KINDS}, 'images': {name: _images(name) for name in _IMAGES}}
   _GOLDEN.write_text(json.dumps(golden) + '\n')

@@ -80,14 +80,14 @@ def import_checkpoint(
     SSRError: nothing there, a network that we do not have, or weights that are not exactly those of the network.
   """
   path = locate(source)
-  found = []
-  for part, config, variables, notes in _networks(path, prompt, report):
+  schedule = _schedule(path / 'scheduler' / 'scheduler_config.json') if (path / 'unet').is_dir() else None
+  found = list(_networks(path, prompt, report))  # all of it before anything is written: a bad file leaves no half
+  for part, config, variables, notes in found:
     report(f'{part}: writing')
     registry.save_part(directory, part, config, variables, {'imported_from': str(source), **notes})
-    found.append(part)
-  if (path / 'unet').is_dir():
-    registry.update(directory, schedule=_schedule(path / 'scheduler' / 'scheduler_config.json'))
-  return found
+  if schedule:
+    registry.update(directory, schedule=schedule)
+  return [part for part, *_ in found]
 
 
 def locate(source: str | os.PathLike) -> pathlib.Path:
@@ -129,7 +129,7 @@ def _fetch(hub_id: str) -> pathlib.Path:
 
 
 def _networks(path: pathlib.Path, prompt: str, report):
-  """(part, config, variables, notes) of each network that a checkpoint holds, one in memory at a time."""
+  """(part, config, variables, notes) of each network that a checkpoint holds."""
   if path.is_file():
     yield from _manet_file(path)
   elif (path / 'unet').is_dir():

@@ -14,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+import skimage.data
 
+import ssr_jax
 from ssr_jax import cli, models
 from ssr_jax.models.unet import UNet
 from ssr_jax.types import SSRError
@@ -190,7 +192,12 @@ def expected(part, config):
 def theirs(table, shapes, seed=0):
   """Their state dict with random values, made from our shapes."""
   generator = rng(seed)
-  return table.to_theirs({k: generator.normal(0, 0.1, v.shape).astype(np.float32) for k, v in shapes.items()})
+
+  def draw(shape):
+    mean, deviation = (0, np.prod(shape[:-1]) ** -0.5) if len(shape) > 1 else (0.5, 0.3)
+    return generator.normal(mean, deviation, shape).astype(np.float32)
+
+  return table.to_theirs({k: draw(v.shape) for k, v in shapes.items()})
 
 
 def test_every_wrong_name_and_shape_is_listed():
@@ -394,7 +401,9 @@ def test_a_stable_diffusion_becomes_a_model_that_keeps_its_prior(pipeline, home,
   shapes = {k.replace('params/unet/', 'params/'): v for k, v in registry.abstract_variables('unet', entry['config']).items()
             if k.startswith('params/unet/') and '/amf/' not in k}
   base = registry.unflatten(convert.unet().to_ours(state, shapes, ''))
-  want = jax.jit(unet.apply)(base, z, t, jnp.asarray(prompt)[None])
+  run = jax.jit(unet.apply)
+  want = run(base, z, t, jnp.asarray(prompt)[None])
+  assert float(jnp.abs(run(base, z, t, 0 * jnp.asarray(prompt)[None]) - want).max()) > 1e-2  # the prompt matters
   got = jax.jit(module.apply)(variables, z, t, conditions)
   assert float(jnp.std(want)) > 0.05
   np.testing.assert_allclose(got, want, atol=1e-4)
@@ -424,15 +433,27 @@ def test_a_filled_downloads_folder_is_found(home):
   assert importing.locate('sd15') == folder
 
 
-def test_a_damaged_download_writes_nothing(pipeline, home):
+@pytest.mark.parametrize('network', ['vae', 'unet', 'text_encoder'])
+def test_a_damaged_download_writes_nothing(pipeline, home, network):
   root, *_ = pipeline
-  path = root / 'vae' / 'diffusion_pytorch_model.safetensors'
+  (path,) = (root / network).glob('*.safetensors')
   tensors = safetensors.numpy.load_file(path)
-  del tensors['encoder.conv_in.weight']
+  name = sorted(tensors)[0]
+  del tensors[name]
   safetensors.numpy.save_file(tensors, path)
-  with pytest.raises(SSRError, match=r'vae: not the weights .* missing encoder\.conv_in\.weight'):
+  with pytest.raises(SSRError, match=rf'{network}: not the weights .* missing {re.escape(name)}'):
     importing.import_checkpoint(root, home / 'big')
   assert not (home / 'big').exists()
+
+
+def test_an_imported_model_runs_end_to_end(pipeline, home, tiny_model_dir):
+  """The prompt's embedding comes with the weights: the pipeline knows no text encoder."""
+  root, *_ = pipeline
+  importing.import_checkpoint(root, home / 'big')
+  for part in ('depth', 'dkenet', 'nbsr'):
+    registry.copy_part(tiny_model_dir, part, home / 'big')
+  image = ssr_jax.sample(skimage.data.astronaut()[:20, :24] / 255, 'big', steps=2, start=1.0).image
+  assert image.shape == (80, 96, 3) and np.isfinite(image).all() and image.std() > 1e-3
 
 
 def test_the_list_names_licences_and_places(home, capsys):

@@ -5,12 +5,16 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: demo test clean
+.PHONY: demo test test-all clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py --output demo
 
 test: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+
+# The slow ones too: every stage on every mesh.
+test-all: $(VENV)/.installed-test
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 # The stamps keep a second `make` from installing again; they are as old as the lists they were made from.

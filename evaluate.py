@@ -2,8 +2,9 @@
 
   python evaluate.py --config=configs/compact.py --config.eval.dataset=folder:HR_DIR[,LR_DIR] --workdir=DIR
 
-With HR_DIR alone, each photo is degraded by the recipes of `config.eval.recipes`, always in the same way: the draw
-depends on the file's name and `config.eval.seed` only. With LR_DIR, its files are taken as they are, matched by name.
+The dataset is any source of ssr_jax/data/sources.py, such as set:bsd100 or rgbd:DIR. With HR alone, each photo is
+degraded by the recipes of `config.eval.recipes`, always in the same way: the draw depends on the file's name and
+`config.eval.seed` only. With LR (`folder:HR_DIR,LR_DIR` is `paired:HR_DIR,LR_DIR`), that is taken as it is.
 
 Writes under DIR: metrics.csv (one row per image, recipe and model), metrics.json (means and protocol), table.md, and
 pictures/ with LR | bicubic | restored | result | HR. Exit code 0 all done, 1 some images failed (each named, the rest
@@ -37,6 +38,7 @@ from ssr_jax import pipeline
 from ssr_jax import xla
 from ssr_jax.data import sources
 from ssr_jax.image import io
+from ssr_jax.image import resize
 from ssr_jax.report import figures
 from ssr_jax.report import tables
 from ssr_jax.types import SSRError
@@ -170,7 +172,7 @@ def evaluate(config: ConfigDict, workdir: str | None = None, ssr: pipeline.SSR |
       raise SSRError(f'{workdir}: cannot be made ({error.strerror}); choose another --workdir') from error
 
   report = Report(names, protocol={
-      'dataset': f'{eval_.dataset}, {len(dataset.files)} images',
+      'dataset': f'{eval_.dataset}, {len(dataset.photos)} images',
       'model': 'none' if ssr is None else f"{ssr.config['name']}, sampling {_sampling(ssr, sampling)}",
       'measured': 'PSNR and SSIM on Y (MATLAB BT.601, 16-235), no crop, 8-bit images, mean over images; '
                   'NIQE on full-range luma, whole 96x96 blocks',
@@ -234,74 +236,78 @@ class Dataset:
   """HR photos with their LR partners, or with recipes that make them.
 
   Attributes:
-    files: HR files.
-    partners: per HR file its LR file; empty where recipes make LR.
-    recipes: what makes LR; empty where there are partners.
+    photos: records with 'hr', and with 'lr' and 'depth' where the source has them.
+    recipes: what makes LR; empty where the source has LR.
     seed: of the recipes' draws.
   """
 
-  files: Sequence[pathlib.Path]
-  partners: Sequence[pathlib.Path]
+  photos: sources.Source
   recipes: Sequence[degrade.Recipe]
   seed: int
 
   @classmethod
   def parse(cls, spec: str, recipes: Sequence[Any], seed: int, limit: int) -> 'Dataset':
-    """'folder:HR_DIR' or 'folder:HR_DIR,LR_DIR'; recipes as 'field/mode' or (field, mode). SSRError names the field."""
-    high, _, low = spec.partition(',')
-    files = sources.parse(high)
-    files = files[:limit] if limit else files
-    if low:
-      found = {path.stem: path for path in sources.parse(low if low.startswith('folder:') else f'folder:{low}')}
-      lacking = [path.name for path in files if path.stem not in found]
-      if lacking:
-        raise SSRError(f'eval.dataset: {low} has no partner of {lacking[0]} ({len(lacking)} of {len(files)} lack one); '
-                       'an LR file is named as its HR file')
-      return cls(files, [found[path.stem] for path in files], (), seed)
+    """A source such as 'folder:HR_DIR' or 'set:bsd100'; 'folder:HR_DIR,LR_DIR' is 'paired:HR_DIR,LR_DIR'.
+
+    Args:
+      spec: the source.
+      recipes: as 'field/mode' or (field, mode).
+      seed: of their draws.
+      limit: how many photos; 0 takes all.
+
+    Raises:
+      SSRError: naming the field that is wrong.
+    """
+    if spec.startswith('folder:') and ',' in spec:
+      spec = spec.replace('folder:', 'paired:', 1).replace(',folder:', ',', 1)
+    photos = sources.from_spec(spec, ('hr',), optional=('lr', 'depth'))
+    if limit:
+      photos = sources.Subset(photos, range(min(limit, len(photos))))
+    if 'lr' in photos.keys:
+      return cls(photos, (), seed)
     names = [name if isinstance(name, str) else '/'.join(name) for name in recipes]
     recipes = [degrade.Recipe.parse(name, scale=SCALE) for name in _words(names)]
     if not recipes:
       raise SSRError("eval.recipes is empty; give some such as ('smooth/no_noise',)")
     for recipe in recipes:
-      if recipe.needs_depth:
+      if recipe.needs_depth and 'depth' not in photos.keys:
         raise SSRError(f"eval.recipes: field '{recipe.field}' needs a depth map, which photos lack; choose another field, "
-                       'or make the LR images with `ssr degrade`')
-    return cls(files, (), recipes, seed)
+                       "an eval.dataset 'rgbd:DIR', or make the LR images with `ssr degrade`")
+    return cls(photos, recipes, seed)
 
   def __len__(self) -> int:
-    return len(self.files) * max(1, len(self.recipes))
+    return len(self.photos) * max(1, len(self.recipes))
 
   def cases(self, failures: list[str]) -> Iterator[Case]:
-    """All cases, image by image; a file that cannot be used adds a line to `failures` instead."""
-    for i, file in enumerate(self.files):
+    """All cases, image by image; a record that cannot be used adds a line to `failures` instead."""
+    for i in range(len(self.photos)):
+      name = pathlib.Path(self.photos.name(i)).name
       try:
-        hr = _cropped(file.name, read(file))
-        lr = read(self.partners[i]) if self.partners else None
-        if lr is not None and (SCALE * lr.shape[0], SCALE * lr.shape[1]) != hr.shape[:2]:
-          raise SSRError(f'{self.partners[i]}: {lr.shape[1]}x{lr.shape[0]} pixels, but {SCALE} times that must be the '
-                         f'size of {file.name}, {hr.shape[1]}x{hr.shape[0]}')
-        if lr is not None:
-          yield Case(file.name, 'paired', hr, lr)
+        record = self.photos[i]
+        hr = _cropped(name, record['hr'])
+        if 'lr' in record:
+          lr = record['lr']
+          if (SCALE * lr.shape[0], SCALE * lr.shape[1]) != hr.shape[:2]:
+            raise SSRError(f"{self.photos.name(i, 'lr')}: {lr.shape[1]}x{lr.shape[0]} pixels, but {SCALE} times that must "
+                           f'be the size of {name}, {hr.shape[1]}x{hr.shape[0]}')
+          yield Case(name, 'paired', hr, lr)
         for recipe in self.recipes:
-          yield self._degraded(file.name, recipe, hr)
+          yield self._degraded(name, recipe, hr, record.get('depth') if recipe.needs_depth else None)
       except SSRError as error:
         failures.append(str(error))
 
-  def _degraded(self, name: str, recipe: degrade.Recipe, hr: np.ndarray) -> Case:
+  def _degraded(self, name: str, recipe: degrade.Recipe, hr: np.ndarray, depth: np.ndarray | None) -> Case:
     key = degrade.image_key(self.seed, name)  # the LR images that `ssr degrade` makes
-    made = _degrade(key, hr[None].astype(np.float32) / 255, recipe)
+    if depth is not None:
+      H, W, _ = hr.shape
+      depth = resize.resize(depth[None, :H, :W, None], (H // SCALE, W // SCALE), 'area')
+    made = _degrade(key, hr[None].astype(np.float32) / 255, recipe, depth)
     lr = np.rint(np.asarray(made.lr[0]) * 255).astype(np.uint8)
     clean, kernels = (None if truth is None else np.asarray(truth[0]) for truth in (made.lr_clean, made.kernels))
     return Case(name, recipe.name, hr, lr, clean, kernels)
 
 
 _degrade = xla.jit(degrade.degrade, static_argnums=2)
-
-
-def read(path: pathlib.Path) -> np.ndarray:
-  """An image file as [H, W, 3] uint8."""
-  rgb = io.read(path).rgb
-  return rgb if rgb.dtype == np.uint8 else np.rint(rgb * 255).astype(np.uint8)
 
 
 def _cropped(name: str, image: np.ndarray) -> np.ndarray:

@@ -123,7 +123,7 @@ def main(config, workdir: str) -> int:
   everywhere = jax.jit(lambda tree: tree, out_shardings=whole)
   # What steps read beside the state goes to the devices once: in the loop a transfer that is not asked for is an error.
   held_batches = [sharding.put_whole(batch, mesh) for batch in held_batches]
-  keys = [jax.device_put(jax.random.key(i), whole) for i in range(len(held_batches))]
+  keys = jax.jit(lambda: [jax.random.key(i) for i in range(len(held_batches))], out_shardings=whole)()
   seed = sharding.put(np.int32(train.seed), whole)
   scalars = logging.Scalars(workdir, start) if lead else logging.Nothing()
   progress = logging.Progress(train.steps, start, train.batch_size, _peak_share(stage, state, frozen, data, mesh))

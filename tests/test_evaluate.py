@@ -124,10 +124,10 @@ def test_paired_lr_is_taken_as_it_is(photos, tmp_path):
   Image.new('RGB', (2, 2)).save(low / 'small.png')
   config.eval.metrics = ('ssim',)
   report = evaluate.evaluate(config)
-  assert len(report.rows) == 1 and 'chelsea.png: 9x9 pixels' in report.failures[0]
+  assert len(report.rows) == 1 and 'chelsea.png: 9x9, of which its HR image' in report.failures[0]
   assert 'small.png (paired): SSIM needs at least 11x11' in report.failures[1]
   (low / 'chelsea.png').unlink()
-  with pytest.raises(SSRError, match='no partner of chelsea.png'):
+  with pytest.raises(SSRError, match='chelsea.png: has no partner'):
     evaluate.evaluate(config)
 
 
@@ -136,7 +136,7 @@ def test_one_bad_file_is_named_and_the_rest_done(photos, tmp_path, capsys):
   Image.new('RGB', (3, 80)).save(photos / 'thin.png')
   assert evaluate.main(_config(photos, models=('bicubic',)), str(tmp_path / 'out')) == 1
   written = capsys.readouterr()
-  assert 'broken.png: not an image' in written.err and 'thin.png: 3x80 pixels' in written.err
+  assert 'broken.png: cannot be read as an image' in written.err and 'thin.png: 3x80 pixels' in written.err
   assert 'failed: 2 of 4' in written.out and '| smooth/no_noise | bicubic |' in written.out
   for name in ('astronaut.png', 'chelsea.png'):
     (photos / name).unlink()

@@ -144,8 +144,8 @@ class _Job:
     notes = self._earlier()
     kept = len(notes)
     self._advance(sum(entry['taken'] for entry in notes.values()))
-    for stray in self.dest.glob(f'.{self.prefix}.array_record-*.tmp'):
-      stray.unlink()  # of a run that was killed
+    for stray in (*self.dest.glob(f'.{self.prefix}.array_record-*.tmp'), *self.dest.glob('.ssr-*.tmp')):
+      stray.unlink()  # of a run that was killed: shards, and notes beside them
     with concurrent.futures.ThreadPoolExecutor(workers, thread_name_prefix='ssr-pack') as pool:
       futures = {pool.submit(self._write, k): k for k in range(self.count) if k not in notes}
       try:

@@ -17,6 +17,7 @@ Without weights an epoch is every record of every part once. With a weight befor
 
 import abc
 import collections
+import contextlib
 import glob
 import io
 import os
@@ -89,7 +90,9 @@ class Source(abc.ABC):
       else:
         record[key] = decode_image(stored[key], self.name(index, key))
     if 'lr' in record:
-      pair_scale(record['hr'].shape[:2], record['lr'].shape[:2], self.name(index, 'lr'))
+      h, w, _ = record['lr'].shape
+      scale = pair_scale(record['hr'].shape[:2], (h, w), self.name(index, 'lr'))
+      record['hr'] = record['hr'][: scale * h, : scale * w]
     if 'depth' in record:
       record['depth'] = _fit(record['depth'], record['hr'].shape[:2], self.name(index, 'depth'))
     return record
@@ -217,9 +220,13 @@ def _fit(depth: np.ndarray, size: tuple[int, int], name: str) -> np.ndarray:
 
 
 def pair_scale(hr: Sequence[int], lr: Sequence[int], name: str) -> int:
-  """The scale between an HR and an LR size (height, width); `BadRecord` unless it is a whole number."""
+  """The whole-number scale between an HR and an LR size (height, width), up to a rest of HR that makes no LR pixel.
+
+  Raises:
+    BadRecord: there is none.
+  """
   scale = hr[0] // max(lr[0], 1)
-  if scale < 1 or (lr[0] * scale, lr[1] * scale) != tuple(hr):
+  if scale < 1 or any(not 0 <= high - low * scale < scale for high, low in zip(hr, lr)):
     raise BadRecord(f'{name}: {lr[1]}x{lr[0]}, of which its HR image of {hr[1]}x{hr[0]} is no whole multiple')
   return scale
 
@@ -285,7 +292,7 @@ class Paired(Source):
     """Pairs below two folders, or in one folder that holds *_HR and *_LRn.
 
     Raises:
-      SSRError: an image without a partner, or sizes that are not all in one whole-number proportion.
+      SSRError: an image without a partner, or pairs of several scales. A pair of no scale at all is told when it is read.
     """
     highs, lows = (Folder.open(folder).paths for folder in (hr, lr))
     if hr == lr:
@@ -297,8 +304,9 @@ class Paired(Source):
     scales = {}
     for high, low in pairs:
       sizes = _size(high), _size(low)
-      if all(sizes):  # a damaged one is told when it is read
-        scales.setdefault(pair_scale(*sizes, str(low)), low)
+      with contextlib.suppress(BadRecord):
+        if all(sizes):  # a damaged one is told when it is read, too
+          scales.setdefault(pair_scale(*sizes, str(low)), low)
     if len(scales) > 1:
       (a, first), (b, second) = list(scales.items())[:2]
       raise SSRError(

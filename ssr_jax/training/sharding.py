@@ -107,7 +107,8 @@ def put(tree: Tree, places: Tree) -> Tree:
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """This process' records of a batch, `piece(mesh)` of it -> the global batch, split over data and fsdp."""
   place = NamedSharding(mesh, _BATCH)
-  return {name: jax.make_array_from_process_local_data(place, np.asarray(value)) for name, value in batch.items()}
+  with jax.transfer_guard_host_to_device('allow'):  # the one transfer that a training loop asks for
+    return {name: jax.make_array_from_process_local_data(place, np.asarray(value)) for name, value in batch.items()}
 
 
 def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

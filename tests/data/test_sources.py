@@ -203,8 +203,15 @@ def test_pairs_that_do_not_fit_are_named(tmp_path):
     sources.from_spec(spec)
   (lr / 'alone.png').unlink()
   _write(lr / '1.png', _noise((6, 9, 3)))
-  with pytest.raises(SSRError, match='1.png: 9x6, of which its HR image of 32x24 is no whole multiple'):
-    sources.from_spec(spec)
+  source = sources.from_spec(spec)  # one bad pair does not keep the others from being used
+  with pytest.raises(sources.BadRecord, match='1.png: 9x6, of which its HR image of 32x24 is no whole multiple'):
+    source[1]
+  assert source[0]['lr'].shape == (6, 8, 3)
+  _write(lr / '1.png', _noise((6, 8, 3)))
+  _write(hr / '1.png', _noise((27, 33, 3)))  # the rest, which makes no whole LR pixel, is cut off
+  rest = sources.from_spec(spec)[1]
+  assert rest['hr'].shape == (24, 32, 3) and rest['lr'].shape == (6, 8, 3)
+  _write(hr / '1.png', _noise((24, 32, 3)))
   _write(lr / '1.png', _noise((12, 16, 3)))
   with pytest.raises(SSRError, match='one scale'):
     sources.from_spec(spec)

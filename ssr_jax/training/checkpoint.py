@@ -102,8 +102,8 @@ class Checkpoints:
     except (ValueError, KeyError, TypeError) as error:
       reason = ' '.join(str(error).split())[:300]
       raise SSRError(
-          f'{self._directory}/{step}: does not fit the config ({reason}); go on with the config it was written with, or '
-          'name another --workdir'
+          f'{self._directory}/{step}: does not fit the config ({reason}); go on with the config it was written with, '
+          'or name another --workdir'
       ) from error
     return found['state']['state'], found['state']['constants'], found['data']
 
@@ -159,7 +159,8 @@ def read_weights(run: pathlib.Path, step: int | None = None) -> tuple[dict[str, 
     has = f"has those of steps {', '.join(map(str, steps))}" if steps else 'has none'
     raise SSRError(f'{run}: no checkpoint{"" if step is None else f" of step {step}"}; it {has}')
   step = steps[-1] if step is None else step
-  handlers = {'state': ocp.PyTreeCheckpointHandler(), 'about': ocp.JsonCheckpointHandler()}
+  json = ocp.JsonCheckpointHandler
+  handlers = {'state': ocp.PyTreeCheckpointHandler(), 'data': json(), 'about': json()}
   with ocp.CheckpointManager(directory.absolute(), item_handlers=handlers) as manager:
     stored = manager.item_metadata(step)['state'].tree
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])

@@ -28,8 +28,11 @@ def export(run: str | pathlib.Path, directory: str | pathlib.Path, step: int | N
 def write(
     variables: Mapping[str, Any], about: Mapping[str, Any], directory: str | pathlib.Path
 ) -> list[pathlib.Path]:
-  """Writes {part: Flax variables}; `about` has the model's 'name', 'parts' {part: config}, 'training', and 'sections' of
-  model.json that the parts are useless without: the schedule of a UNet."""
+  """Writes {part: Flax variables}.
+
+  `about` has the model's 'name', 'parts' {part: config}, 'training', and those 'sections' of model.json that the parts
+  are useless without: the schedule of a UNet.
+  """
   files = [
       registry.save_part(directory, part, config, variables[part], about['training'], name=about['name'])
       for part, config in about['parts'].items()

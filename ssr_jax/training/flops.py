@@ -6,7 +6,7 @@ from typing import Any, Callable
 import jax
 
 PEAKS = {
-    # bf16, dense, operations a second, as their makers give them; by a part of jax's `device_kind`, longest match first.
+    # bf16, dense, operations a second, as their makers give them; by a part of jax's `device_kind`, the longest first.
     'TPU v4': 275e12,
     'TPU v5 lite': 197e12,
     'TPU v5e': 197e12,

@@ -21,7 +21,8 @@ class Scalars:
     self._pictures = workdir / 'pictures'
     self._pictures.mkdir(parents=True, exist_ok=True)
     if self._path.exists():
-      lines = [line for line in self._path.read_text().splitlines() if _whole(line) and json.loads(line)['step'] <= start]
+      lines = self._path.read_text().splitlines()
+      lines = [line for line in lines if _whole(line) and json.loads(line)['step'] <= start]
       self._path.write_text(''.join(line + '\n' for line in lines))
     self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1 if start else None)
 

@@ -50,7 +50,8 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     raise SSRError(f'config.mesh is {dict(zip(AXES, sizes))}: does not divide {len(devices)} devices')
   sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
   if math.prod(sizes) != len(devices):
-    raise SSRError(f'config.mesh is {dict(zip(AXES, sizes))}: {math.prod(sizes)} of {len(devices)} devices; use -1 once')
+    named = dict(zip(AXES, sizes))
+    raise SSRError(f'config.mesh is {named}: {math.prod(sizes)} of {len(devices)} devices; use -1 once')
   kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
   return jax.make_mesh(tuple(sizes), AXES, axis_types=kinds, devices=devices)
 
@@ -100,8 +101,12 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def put(tree: Tree, places: Tree) -> Tree:
   """Host arrays that every process holds whole, as global arrays in their places."""
-  return jax.tree.map(
-      lambda x, place: jax.make_array_from_callback(np.shape(x), place, lambda index, x=np.asarray(x): x[index]), tree, places)
+
+  def one(x, place):
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, place, lambda index: x[index])
+
+  return jax.tree.map(one, tree, places)
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
@@ -136,7 +141,8 @@ def piece(mesh: Mesh) -> tuple[int, int]:
       seen.setdefault(device.process_index, set()).add(row)
   pieces = sorted({tuple(sorted(found)) for found in seen.values()})
   if sum(map(len, pieces)) != ways or len({len(p) for p in pieces}) != 1:
-    raise SSRError(f'config.mesh is {dict(mesh.shape)}: its tensor axis cuts across processes unevenly; make it smaller')
+    named = dict(mesh.shape)
+    raise SSRError(f'config.mesh is {named}: its tensor axis cuts across processes unevenly; make it smaller')
   return pieces.index(tuple(sorted(seen[jax.process_index()]))), len(pieces)
 
 

@@ -109,8 +109,8 @@ def _recipe_with_kernels(config) -> Recipe:
   recipe = _recipe(config)
   if recipe.chain:
     raise SSRError(
-        f'config.recipe.field={recipe.field}: the stage {config.stage!r} learns from the kernel at each pixel, which that '
-        'chain does not have; choose a field of Eq. 1, such as mixed'
+        f'config.recipe.field={recipe.field}: the stage {config.stage!r} learns from the kernel at each pixel, which '
+        'that chain does not have; choose a field of Eq. 1, such as mixed'
     )
   return recipe
 

@@ -23,7 +23,7 @@ def main(config, workdir: str) -> int:
 
   from ssr_jax import xla
   from ssr_jax.data import pipeline, sources
-  from ssr_jax.training import checkpoint, distributed, export, flops, logging, sharding, stages
+  from ssr_jax.training import checkpoint, distributed, export, logging, sharding, stages
   from ssr_jax.training import state as state_lib
   from ssr_jax.types import SSRError
   from ssr_jax.weights import registry

@@ -731,10 +731,10 @@ def _weights_path(arguments: argparse.Namespace) -> int:
 
 
 def _weights_import(arguments: argparse.Namespace) -> int:
-  from ssr_jax.weights import checkpoint, importing, registry
+  from ssr_jax.weights import importing, registry, torch_files
 
   source = pathlib.Path(arguments.source)
-  name = arguments.name or (source.stem if source.suffix in checkpoint.SUFFIXES else source.name)
+  name = arguments.name or (source.stem if source.suffix in torch_files.SUFFIXES else source.name)
   if name in registry.BUNDLED:
     raise SSRError(f"--as {name}: '{name}' comes with the package and stays as it is; choose another name")
   directory = pathlib.Path(name) if len(pathlib.PurePath(name).parts) > 1 else registry.home() / name

@@ -18,7 +18,7 @@ import numpy as np
 
 from ssr_jax.models.blocks import BN_EPS
 from ssr_jax.types import SSRError
-from ssr_jax.weights import checkpoint, convert, registry
+from ssr_jax.weights import convert, registry, torch_files
 from ssr_jax.weights.tokenizer import Tokenizer
 
 Config = dict[str, Any]
@@ -227,7 +227,7 @@ def prompt_embedding(path: pathlib.Path, prompt: str) -> np.ndarray:
   tokens = Tokenizer.read(path / 'tokenizer')(prompt)[None, : config['positions']]
   module = CLIPText(**config)
   expected = _abstract(module, jnp.zeros(tokens.shape, jnp.int32))
-  variables = registry.unflatten(convert.clip_text().to_ours(checkpoint.read(folder), expected, str(folder)))
+  variables = registry.unflatten(convert.clip_text().to_ours(torch_files.read(folder), expected, str(folder)))
   with jax.default_matmul_precision('highest'):
     return np.asarray(jax.jit(module.apply)(variables, jnp.asarray(tokens))[0])
 
@@ -235,7 +235,7 @@ def prompt_embedding(path: pathlib.Path, prompt: str) -> np.ndarray:
 def _vae(folder: pathlib.Path):
   config = vae_config(_read_json(folder / 'config.json'), str(folder / 'config.json'))
   tensors = convert.vae().to_ours(
-      checkpoint.read(folder), registry.abstract_variables('vae', config), str(folder))
+      torch_files.read(folder), registry.abstract_variables('vae', config), str(folder))
   return config, registry.unflatten(tensors), {}
 
 
@@ -255,7 +255,7 @@ def _amf_unet(path: pathlib.Path, prompt: str):
   base = {f"params/{name.removeprefix('params/unet/')}": shape for name, shape in expected.items()
           if name.startswith('params/unet/') and '/amf/' not in name}
   table = convert.unet(theirs.get('use_linear_projection', False))
-  found = table.to_ours(checkpoint.read(folder), base, str(folder))
+  found = table.to_ours(torch_files.read(folder), base, str(folder))
   tensors = untrained(expected, seed=0)
   tensors |= {f"params/unet/{name.removeprefix('params/')}": array for name, array in found.items()}
   tensors['constants/prompt'] = context
@@ -375,7 +375,7 @@ def _out_indices(backbone: Mapping[str, Any], layers: int, where: str) -> list[i
 
 def _depth(translate: Callable[..., Config], table: Callable[[], convert.Table], folder: pathlib.Path):
   config = translate(_read_json(folder / 'config.json'), str(folder / 'config.json'))
-  tensors = table().to_ours(checkpoint.read(folder), registry.abstract_variables('depth', config), str(folder))
+  tensors = table().to_ours(torch_files.read(folder), registry.abstract_variables('depth', config), str(folder))
   return config, registry.unflatten(tensors), {}
 
 
@@ -393,7 +393,7 @@ _ESTIMATOR = 'kernel_estimation.'
 
 def _manet_file(path: pathlib.Path):
   """DKENet without depth, NBSR, or both, by what the file holds: MANet's stages 1, 2 and 3."""
-  tensors = checkpoint.read(path)
+  tensors = torch_files.read(path)
   estimator = {name.removeprefix(_ESTIMATOR) for name in tensors if name.startswith((_ESTIMATOR, 'm_'))}
   names = [name for name in tensors if not name.startswith((_ESTIMATOR, 'm_'))]
   if not estimator and 'RRDB_trunk.0.SFT.mul_conv1.weight' not in tensors:

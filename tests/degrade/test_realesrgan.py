@@ -12,7 +12,6 @@ from ssr_jax import degrade as degrade_lib
 from ssr_jax.degrade import Recipe, realesrgan
 from ssr_jax.degrade import noise as noise_lib
 from ssr_jax.image import jpeg as jpeg_lib
-from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.image import sharpen
 
 _COUNT = 6000

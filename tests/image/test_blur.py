@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from ssr_jax.image import blur, kernels
+from ssr_jax.image import blur
 
 
 def _reference(image, field, scale):

@@ -7,6 +7,7 @@ import pytest
 
 from configs import common, tiny
 from ssr_jax.training import stages
+from ssr_jax.training.stages import base
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 
@@ -28,7 +29,7 @@ def _products(jaxpr):
 @pytest.mark.parametrize('stage', STAGES)
 def test_bfloat16_is_in_the_networks_and_not_in_their_parameters(stage, tiny_model_dir, monkeypatch):
   # NumPy's PCA cannot be traced; only its shape matters here.
-  monkeypatch.setattr(stages, 'kernel_basis', lambda key, recipe, components: jnp.zeros((441, components)))
+  monkeypatch.setattr(base, 'kernel_basis', lambda key, recipe, components: jnp.zeros((441, components)))
   config = common.apply(tiny.get_config(stage), {'train.dtype': 'bfloat16', 'parts_from': str(tiny_model_dir)})
   built = stages.build(config)
   params, stats, constants = jax.eval_shape(built.init, jax.random.key(0))
@@ -57,12 +58,12 @@ def test_blur_follows_the_true_depth_where_a_record_has_it():
   true[:, :, 32:] = 0.2  # inverse depth in 1/m, not yet 0 to 1
   estimate = np.full((2, 16, 16, 1), 0.5, np.float32)
   batch = {'depth': true, 'has_depth': np.array([True, False])}
-  depth = np.asarray(stages._true_depth(batch, estimate))
+  depth = np.asarray(base.true_depth(batch, estimate))
   np.testing.assert_allclose(depth[0, :, :7], 0, atol=1e-6)
   np.testing.assert_allclose(depth[0, :, 9:], 1, atol=1e-6)
   np.testing.assert_array_equal(depth[1], estimate[1])
-  np.testing.assert_allclose(stages._true_depth({'depth': true}, estimate)[1], depth[0], atol=1e-6)
-  np.testing.assert_array_equal(stages._true_depth({}, estimate), estimate)
+  np.testing.assert_allclose(base.true_depth({'depth': true}, estimate)[1], depth[0], atol=1e-6)
+  np.testing.assert_array_equal(base.true_depth({}, estimate), estimate)
 
 
 @pytest.mark.parametrize('stage', ['kernel', 'nbsr', 'svkr'])

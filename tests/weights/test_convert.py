@@ -20,7 +20,7 @@ import ssr_jax
 from ssr_jax import cli, models
 from ssr_jax.models.unet import UNet
 from ssr_jax.types import SSRError
-from ssr_jax.weights import checkpoint, convert, importing, registry, tokenizer
+from ssr_jax.weights import convert, importing, registry, tokenizer, torch_files
 
 
 def rng(seed=0):
@@ -93,7 +93,7 @@ def test_torchs_files_are_read_without_torch(tmp_path, dump):
   old += dump(['0', '1']) + struct.pack('<q', 24) + data.tobytes() + struct.pack('<q', 2) + half.tobytes()
   (tmp_path / 'old.pth').write_bytes(old)
   for name in ('new.pth', 'old.pth'):
-    tensors = checkpoint.read(tmp_path / name)
+    tensors = torch_files.read(tmp_path / name)
     assert sorted(tensors) == ['h', 'v', 'w']
     np.testing.assert_array_equal(tensors['w'], [[4, 6, 8], [5, 7, 9]])
     np.testing.assert_array_equal(tensors['v'], data)
@@ -119,7 +119,7 @@ def test_a_pickle_that_does_more_than_tensors_is_refused_and_not_run(tmp_path, d
   else:
     write_zip(tmp_path / 'evil.pth', table, {})
   with pytest.raises(SSRError, match=r'evil.pth: asks for .*, which is no tensor; it was not run'):
-    checkpoint.read(tmp_path / 'evil.pth')
+    torch_files.read(tmp_path / 'evil.pth')
   assert not target.exists()
 
 
@@ -129,7 +129,7 @@ def test_attributes_cannot_be_planted(tmp_path):
                 b'ctorch\nFloatStorage\n}X\x01\x00\x00\x00xK\x01sb.'):
     write_zip(tmp_path / 'a.pth', build, {})
     with pytest.raises(SSRError, match='not a PyTorch state dict'):
-      checkpoint.read(tmp_path / 'a.pth')
+      torch_files.read(tmp_path / 'a.pth')
 
 
 def test_a_tensor_stays_within_its_storage(tmp_path, dump):
@@ -138,26 +138,26 @@ def test_a_tensor_stays_within_its_storage(tmp_path, dump):
     path = tmp_path / f'{i}.pth'
     write_zip(path, dump({'w': _Tensor(_Storage('0', data), offset, size, stride)}), {'0': data})
     with pytest.raises(SSRError, match='beyond its data|impossible shape'):
-      checkpoint.read(path)['w']
+      torch_files.read(path)['w']
 
 
 @pytest.mark.parametrize('content', [b'', b'hello', b'PK\x05\x06' + bytes(18), pickle.dumps([1, 2])])
 def test_what_is_no_state_dict_is_named(tmp_path, content):
   (tmp_path / 'a.bin').write_bytes(content)
   with pytest.raises(SSRError, match=r'a\.bin: (not a PyTorch|holds no) state dict'):
-    checkpoint.read(tmp_path / 'a.bin')
+    torch_files.read(tmp_path / 'a.bin')
   (tmp_path / 'a.safetensors').write_bytes(content)
   with pytest.raises(SSRError, match=r'a\.safetensors: not a safetensors file'):
-    checkpoint.read(tmp_path / 'a.safetensors')
+    torch_files.read(tmp_path / 'a.safetensors')
 
 
 def test_full_precision_and_safetensors_come_first(tmp_path):
   names = ['pytorch_model.bin', 'model.fp16.safetensors', 'model.safetensors.index.json', 'model.safetensors']
   for name in names:
     (tmp_path / name).touch()
-    assert checkpoint.find(tmp_path).name == name  # each is preferred to those before it
+    assert torch_files.find(tmp_path).name == name  # each is preferred to those before it
   with pytest.raises(SSRError, match='no weights here; put'):
-    checkpoint.find(tmp_path / 'absent')
+    torch_files.find(tmp_path / 'absent')
 
 
 def test_shards_and_those_that_are_missing(tmp_path):
@@ -166,17 +166,17 @@ def test_shards_and_those_that_are_missing(tmp_path):
     safetensors.numpy.save_file({name: array}, tmp_path / f'{name}.safetensors')
   index = tmp_path / 'model.safetensors.index.fp16.json'
   index.write_text(json.dumps({'weight_map': {'a': 'a.safetensors', 'b': 'b.safetensors'}}))
-  tensors = checkpoint.read(tmp_path)
+  tensors = torch_files.read(tmp_path)
   assert {name: tensors[name].tolist() for name in tensors} == {'a': [1, 1], 'b': [0, 0, 0]}
   index.write_text(json.dumps({'weight_map': {'a': 'a.safetensors', 'c': 'b.safetensors'}}))
   with pytest.raises(SSRError, match='b.safetensors: lacks c'):
-    checkpoint.read(tmp_path)
+    torch_files.read(tmp_path)
   index.write_text(json.dumps({'weight_map': {'a': '../a.safetensors'}}))
   with pytest.raises(SSRError, match='must lie beside it'):
-    checkpoint.read(tmp_path)
+    torch_files.read(tmp_path)
   index.write_text(json.dumps({'weight_map': {'a': 'gone.safetensors'}}))
   with pytest.raises(SSRError, match='gone.safetensors: no such file'):
-    checkpoint.read(tmp_path)
+    torch_files.read(tmp_path)
 
 
 # ---- names -----------------------------------------------------------------------------------------------------------

@@ -1,48 +1,91 @@
-"""What XLA must be told on a CPU, in one place.
+"""Which device programs are made for, and what XLA must be told on a CPU, in one place.
 
 Left alone, XLA's CPU backend runs a convolution on one thread and its weight gradient at a third of that. One compiler
 option hands convolutions back to the multi-threaded runtime; it is passed per jit, so that nobody has to set an
 environment variable. An XLA that does not know the option (older or newer) is asked once and then left alone.
 """
 
+import contextlib
 import ctypes
 import functools
 import os
 import pathlib
 import sys
-from typing import Any, Callable
+from typing import Any, Callable, Iterator
 
 import jax
 
 _CPU_OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
 
 
-@functools.cache
+_compiled_for: str | None = None
+
+
+def platform() -> str:
+  """Kind of device that programs are made for: 'cpu', 'gpu' or 'tpu'.
+
+  That of `compiling_for` within it, else JAX's default backend. Whatever chooses by device while a program is traced
+  asks here and not `jax.default_backend()`, so that a program compiled ahead of time is that of its own device.
+  """
+  return _compiled_for or jax.default_backend()
+
+
+@contextlib.contextmanager
+def compiling_for(kind: str) -> Iterator[None]:
+  """Within it, programs are made for another kind of device than the one at hand: compilation ahead of time.
+
+  What JAX has traced for one kind must not be used for the other: its caches are cleared on the way in and out where
+  they differ. For whole programs, not for library code; other threads are not spared.
+
+  Args:
+    kind: 'cpu', 'gpu' or 'tpu'.
+
+  Raises:
+    ValueError: another kind.
+  """
+  global _compiled_for
+  if kind not in ('cpu', 'gpu', 'tpu'):
+    raise ValueError(f"platform {kind!r} is not one of 'cpu', 'gpu', 'tpu'")
+  before, differs = _compiled_for, kind != platform()
+  if differs:
+    jax.clear_caches()
+  _compiled_for = kind
+  try:
+    yield
+  finally:
+    _compiled_for = before
+    if differs:
+      jax.clear_caches()
+
+
 def compiler_options() -> dict[str, str]:
-  """Compiler options for `jax.jit` on the default backend: fast convolutions on a CPU, empty elsewhere."""
-  if jax.default_backend() != 'cpu':
-    return {}
+  """Compiler options for `jax.jit` on `platform()`: fast convolutions on a CPU, empty elsewhere."""
+  return dict(_cpu_options()) if platform() == 'cpu' else {}
+
+
+@functools.cache
+def _cpu_options() -> dict[str, str]:
   try:
     jax.jit(lambda x: x + 1, compiler_options=_CPU_OPTIONS).lower(0.0).compile()
   except Exception as error:  # jaxlib raises its own type, which moved between releases
     if 'option' not in str(error).lower():
       raise
     return {}
-  return dict(_CPU_OPTIONS)
+  return _CPU_OPTIONS
 
 
 def jit(fun: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
   """`jax.jit` with `compiler_options()`, which are looked up at the first call, not at import."""
 
   @functools.cache
-  def compiled():
+  def compiled(kind):
     return jax.jit(fun, compiler_options=compiler_options() or None, **kwargs)
 
   @functools.wraps(fun)
   def call(*args, **kw):
-    return compiled()(*args, **kw)
+    return compiled(platform())(*args, **kw)
 
-  call.lower = lambda *args, **kw: compiled().lower(*args, **kw)
+  call.lower = lambda *args, **kw: compiled(platform()).lower(*args, **kw)
   return call
 
 

@@ -1,9 +1,13 @@
-"""What the process is told for the sake of speed on a CPU, and whether it heeds it."""
+"""Which device programs are made for; what the process is told for speed on a CPU, and whether it heeds it."""
 
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
+
+from ssr_jax import xla
 
 _FAULTS = """
 import resource, sys
@@ -33,3 +37,19 @@ def test_freed_memory_is_kept():
   assert kept < 100
   if given_back < 100:
     pytest.skip('this system keeps freed memory by itself')
+
+
+def test_programs_are_traced_anew_for_another_device():
+  """What a function chose for one kind of device is not used for the other, nor the CPU's compiler options."""
+  choose = jax.jit(lambda x: x + {'cpu': 1, 'gpu': 2, 'tpu': 3}[xla.platform()])
+  own = xla.platform()
+  here = float(choose(jnp.float32(0)))
+  with xla.compiling_for('tpu'):
+    assert xla.platform() == 'tpu' and xla.compiler_options() == {}
+    assert float(choose(jnp.float32(0))) == 3
+    with xla.compiling_for('gpu'):
+      assert float(choose(jnp.float32(0))) == 2
+    assert float(choose(jnp.float32(0))) == 3
+  assert xla.platform() == own and float(choose(jnp.float32(0))) == here
+  with pytest.raises(ValueError, match="'metal'"), xla.compiling_for('metal'):
+    pass

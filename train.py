@@ -73,17 +73,23 @@ def main(config, workdir: str) -> int:
 
   # -- State: own workdir, then init_from, then scratch ----------------------------------------------------------------
   params, stats, constants = stage.init(jax.random.key(train.seed))
-  mask = state_lib.trainable(params, train.frozen)
-  optimizer = state_lib.make_optimizer(train, mask)
   store = checkpoint.Checkpoints(workdir / 'checkpoints', train.keep, stage.metric, stage.higher_is_better)
   start = store.latest()
+  if start is not None and start > train.steps:
+    raise SSRError(
+        f'{workdir}: its last checkpoint is of step {start}, beyond train.steps={train.steps}; name another --workdir, or '
+        'take its weights with `ssr export`')
   frozen = {}
   if stage.needs:
     frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables)
+  # What stage.export measures of new weights, those that it starts from bring along: an autoencoder's scaling is what
+  # the UNet was trained on, and stays however its decoder is trained on.
+  brought = {}
   if start is not None:
     origin = f'checkpoint {workdir}/checkpoints/{start}'
   elif config.init_from:
-    origin, variables = _initial_weights(config.init_from, stage.parts)
+    origin, variables, about = _initial_weights(config.init_from, stage.parts)
+    brought = _check_same_meaning(config, stage, about)
     for part in stage.parts:
       for name, tree in (('params', params), ('batch_stats', stats), ('constants', constants)):
         loaded = variables[part].get(name, {})
@@ -96,17 +102,14 @@ def main(config, workdir: str) -> int:
     params, stats = stage.prepare(params, stats, frozen | {'constants': constants}, first)
   params, stats, constants = jax.tree.map(np.asarray, (params, stats, constants))
 
-  def create(params, stats):
-    return state_lib.create(params, stats, optimizer)
-
-  places = sharding.shardings(jax.eval_shape(create, params, stats), mesh, config.mesh.min_size)
-  state, position = jax.jit(create, out_shardings=places)(params, stats), None
-  if start is not None:
-    state, constants, position = store.restore(start, state, constants)
-  resumed, start = start is not None, start or 0
   frozen |= {'constants': constants}
-  frozen_places = sharding.shardings(frozen, mesh, config.mesh.min_size)
-  frozen = sharding.put(frozen, frozen_places)
+  program = state_lib.program(stage, config, mesh, params, stats, frozen)
+  state, position = jax.jit(program.create, out_shardings=program.places)(params, stats), None
+  if start is not None:
+    state, constants, position, facts = store.restore(start, state, constants)
+    brought = facts['brought']
+  resumed, start = start is not None, start or 0
+  frozen = sharding.put(frozen | {'constants': constants}, program.frozen_places)
   if lead:
     workdir.mkdir(parents=True, exist_ok=True)
     (workdir / 'config.json').write_text(config.to_json_best_effort(indent=2) + '\n')
@@ -115,8 +118,7 @@ def main(config, workdir: str) -> int:
     print(f'{mesh.size} x {mesh.devices.flat[0].device_kind}, mesh {dict(mesh.shape)}', flush=True)
 
   # -- Step ------------------------------------------------------------------------------------------------------------
-  step_fn = state_lib.make_step(
-      stage.loss, optimizer, train.ema, mask=mask, accumulate=train.accumulate, places=(places, frozen_places))
+  step_fn = program.step
   validate_fn = xla.jit(stage.validate, out_shardings=whole)
   figures_fn = xla.jit(stage.figures, out_shardings=whole)
   export_fn = xla.jit(stage.export, out_shardings=whole)
@@ -134,7 +136,10 @@ def main(config, workdir: str) -> int:
 
   def about(step, validation):
     """What an export of the present weights has to know."""
-    measured = jax.tree.map(lambda x: x.tolist(), jax.device_get(export_fn(state.ema, state.stats, frozen, held_batches[0])))
+    measured = brought
+    if not brought:
+      measured = jax.device_get(export_fn(state.ema, state.stats, frozen, held_batches[0]))
+      measured = jax.tree.map(lambda x: x.tolist(), measured)
     return {
         'name': config.name,
         'parts': {part: config.model[part].to_dict() | measured.get(part, {}) for part in stage.parts},
@@ -200,7 +205,8 @@ def main(config, workdir: str) -> int:
         scalars.picture(step, logging.image_grid(figures))
       stopped = preemption.reached(step) and not last
       if not fresh and (last or stopped or step % train.checkpoint_every == 0):
-        facts = {'config': json.loads(config.to_json_best_effort()), 'export': about(step, result)}
+        written = json.loads(config.to_json_best_effort())
+        facts = {'config': written, 'export': about(step, result), 'brought': brought}
         store.save(step, state, constants, iterator.get_state(), facts, result if validated else None)
       if last or stopped:
         break
@@ -222,7 +228,8 @@ def main(config, workdir: str) -> int:
   scalars.close()
   if stopped:
     if lead:
-      print(f'asked to stop: saved step {step}; run the same command again to go on', flush=True)
+      saved = f'saved step {step}' if step > start or resumed else 'nothing was trained yet'
+      print(f'asked to stop: {saved}; run the same command again to go on', flush=True)
     return checkpoint.PREEMPTED
 
   # -- Export: what `ssr export WORKDIR DIR` makes of the last checkpoint ----------------------------------------------
@@ -247,19 +254,60 @@ def main(config, workdir: str) -> int:
 
 
 def _initial_weights(place, parts):
-  """Where `init_from` leads, in words, and {part: variables}: the workdir of another run, or a model."""
+  """Where `init_from` leads, in words, {part: variables}, and what is known of them, as `export.write` takes it.
+
+  It leads to the workdir of another run or to a model.
+  """
   from ssr_jax.training import checkpoint
+  from ssr_jax.types import SSRError
   from ssr_jax.weights import registry
 
   if (pathlib.Path(place) / 'checkpoints').is_dir():
-    variables, _, step = checkpoint.read_weights(pathlib.Path(place))
+    variables, facts, step = checkpoint.read_weights(pathlib.Path(place))
     missing = [part for part in parts if part not in variables]
     if missing:
-      from ssr_jax.types import SSRError
-
       raise SSRError(f'init_from={place}: that run trains {", ".join(variables)}, not {missing[0]}')
-    return f'checkpoint {place}/checkpoints/{step}', variables
-  return f'weights {place}', registry.load_model(place, parts=parts).variables
+    return f'checkpoint {place}/checkpoints/{step}', variables, facts['export']
+  model = registry.load_model(place, parts=parts)
+  entries = {part: model.config['parts'][part]['config'] for part in parts}
+  return f'weights {place}', model.variables, {'parts': entries, 'sections': {'schedule': model.config['schedule']}}
+
+
+def _check_same_meaning(config, stage, about):
+  """SSRError where the config would read weights otherwise than they were trained; else what they bring along.
+
+  Shapes do not tell: the number of a norm's groups or what a UNet predicts leave none of them different.
+
+  Args:
+    config: of this run.
+    stage: of this run.
+    about: from `_initial_weights`.
+
+  Returns:
+    {part: {field: value}} of the fields that are measured, not configured.
+  """
+  from ssr_jax import models
+  from ssr_jax.diffusion import Schedule
+  from ssr_jax.types import SSRError
+
+  how = ('parent', 'name', 'dtype', 'remat')  # it is computed, not what
+  brought = {}
+  for part in stage.parts:
+    ours, theirs = stage.modules[part], models.build(part, **about['parts'][part])
+    for name in (field.name for field in dataclasses.fields(ours) if field.name not in how):
+      a, b = getattr(ours, name), getattr(theirs, name, None)
+      if name in stage.measures.get(part, ()):
+        brought.setdefault(part, {})[name] = b
+      elif a != b and name != 'resolution':  # a depth net may go on at another one
+        raise SSRError(f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}')
+  if 'unet' in stage.parts:
+    a, b = (dataclasses.asdict(Schedule(**fields)) for fields in (config.schedule, about['sections']['schedule']))
+    for name in a:
+      if a[name] != b[name]:
+        raise SSRError(
+            f'init_from={config.init_from}: config.schedule.{name} is {a[name]!r}, the UNet was trained with {b[name]!r}; '
+            f'go on with --config.schedule.{name}={b[name]}, or start from scratch')
+  return brought
 
 
 def _peak_share(stage, state, frozen, data, mesh):

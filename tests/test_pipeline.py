@@ -1,5 +1,7 @@
 """The pipeline with a tiny random model: shapes, types, sizes, seeds, tiles, compilation."""
 
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,9 @@ from skimage import data
 import ssr_jax
 from ssr_jax import pipeline
 from ssr_jax import svkr
-from ssr_jax.image import resize
+from ssr_jax.image import colourfix, resize
+from ssr_jax.types import SSRError
+from ssr_jax.weights import registry
 
 
 @pytest.fixture(scope='module')
@@ -98,6 +102,21 @@ def test_colour_fixes_bring_the_restored_images_colours(model):
   distance = lambda result: np.abs(result.image.mean((0, 1)) - result.restored.mean((0, 1))).max()
   assert distance(adain) < max(0.5 * distance(plain), 0.02)
   assert distance(wavelet) < max(0.5 * distance(plain), 0.02)
+
+
+def test_the_models_wavelet_levels_are_what_the_restored_image_gives(model, tiny_model_dir, tmp_path):
+  """The uncorrected result, corrected outside, is what a model with that number of levels returns."""
+  lr = _photo(32, 32).astype(np.float32) / 255
+  plain = model.sample(lr, colour_fix='none')
+  for levels in (1, 3):
+    shutil.copytree(tiny_model_dir, tmp_path / str(levels))
+    registry.update(tmp_path / str(levels), sampling={'wavelet_levels': levels})
+    found = pipeline.load(tmp_path / str(levels)).sample(lr, colour_fix='wavelet')
+    expected = np.clip(colourfix.wavelet(plain.image, plain.restored, levels), 0, 1)
+    np.testing.assert_allclose(found.image, expected, atol=2e-3)  # the uncorrected one was clipped before
+  registry.update(tmp_path / '1', sampling={'wavelet_levels': 0})
+  with pytest.raises(SSRError, match='sampling.wavelet_levels 0 in model.json'):
+    pipeline.load(tmp_path / '1').sample(lr)
 
 
 def test_tiles_agree_with_the_whole_where_the_net_sees_the_same(model):

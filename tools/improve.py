@@ -5,10 +5,13 @@
 It starts from the model's own weights where it has the stage's parts (or from scratch with --scratch), times a few
 steps, trains as many as fit into the minutes with the learning rate's whole cosine, and takes the new weights over only
 where the stage's validation metric, on held-out training photos that are always the same, is better than that of the
-weights they replace. Test images have no part in it. An interrupted run goes on with the same command.
+weights they replace, measured by the same command. Weights that cannot be measured by it, such as those of a UNet that
+predicts something else, are not replaced: train with train.py, compare with evaluate.py, and take over what is better
+with `ssr export`. Test images have no part in it. An interrupted run goes on with the same command.
 """
 
 import argparse
+import importlib
 import json
 import pathlib
 import re
@@ -37,34 +40,53 @@ def rate(workdir: pathlib.Path) -> float:
   return (rows[-1]['step'] - rows[0]['step']) / max(rows[-1]['time'] - rows[0]['time'], 1e-3)
 
 
+def as_built(fields: dict, config: str, stage: str, parts: dict) -> dict:
+  """Fields for a run with the networks that are there, whatever `fields` say of new ones.
+
+  Args:
+    fields: {config field: value}.
+    config: file in configs/.
+    stage: the stage.
+    parts: {part: its config in model.json}; what the config has no field for, a measured scaling, is left out.
+  """
+  from ssr_jax import models
+
+  model = importlib.import_module(f'configs.{config}').get_config(stage).model
+  kept = {name: value for name, value in fields.items() if not name.startswith(tuple(f'model.{part}.' for part in parts))}
+  modules = {part: models.build(part, **entry) for part, entry in parts.items()}
+  return kept | {f'model.{part}.{name}': getattr(module, name) for part, module in modules.items() for name in model[part]}
+
+
 def verdict(summary: dict, former: dict | None) -> tuple[bool, str]:
   """Whether new weights replace the former ones, and why, in one line.
 
   Args:
-    summary: what train.py wrote: metric, higher_is_better, validation and before.
+    summary: what train.py wrote: metric, higher_is_better and validation.
     former: validation of the weights to be replaced, or None where there are none.
   """
   metric = summary['metric']
   new = summary['validation'][metric]
   if former is None:
     return True, f'{metric} {new:.5f}; there was nothing to compare with'
-  if metric not in former:
-    return False, f'{metric} {new:.5f}, but the present weights were never validated by {metric}'
   better = new > former[metric] if summary['higher_is_better'] else new < former[metric]
   return better, f"{metric} {former[metric]:.5f} -> {new:.5f}: {'better' if better else 'not better'}"
 
 
 def latents_change(new: pathlib.Path, old: pathlib.Path) -> bool:
-  """Whether two models' autoencoders encode differently, or whether only their decoders differ."""
+  """Whether two models' autoencoders make different latents, or whether only their decoders differ."""
   import numpy as np
-  from flax import traverse_util
 
   from ssr_jax.weights import registry
 
-  trees = [traverse_util.flatten_dict(registry.load_model(m, parts=('vae',)).variables['vae'], sep='/') for m in (new, old)]
-  encoders = [{k: v for k, v in tree.items() if not _DECODES.match(k)} for tree in trees]
-  return encoders[0].keys() != encoders[1].keys() or any(
-      not np.array_equal(encoders[0][k], encoders[1][k]) for k in encoders[0])
+  models = [registry.load_model(m, parts=('vae',)) for m in (new, old)]
+  scalings = [np.asarray(m.config['parts']['vae']['config'].get('scaling_factor')) for m in models]
+  encoders = [registry.flatten(m.variables['vae']) for m in models]
+  encoders = [{k: v for k, v in tree.items() if not _DECODES.match(k)} for tree in encoders]
+  return (
+      not np.array_equal(*scalings)
+      or encoders[0].keys() != encoders[1].keys()
+      or any(not np.array_equal(encoders[0][k], encoders[1][k]) for k in encoders[0])
+  )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -91,28 +113,31 @@ def main(argv: list[str] | None = None) -> int:
     print(f'error: {error}', file=sys.stderr)
     return 2
   own = {'kernel': ('dkenet',), 'svkr': ('dkenet', 'nbsr'), 'diffusion': ('unet',)}.get(arguments.stage, (arguments.stage,))
-  scratch = arguments.scratch or any(part not in entries for part in own)
-  fields = {'data.train': arguments.data, 'parts_from': str(target), 'init_from': '' if scratch else str(target)}
+  present = all(part in entries for part in own)
+  fields = {'data.train': arguments.data, 'parts_from': str(target)}
   fields |= dict(item.split('=', 1) for item in arguments.set)
+  start = {'init_from': str(target)} if present and not arguments.scratch else {}
 
   run = pathlib.Path(arguments.workdir).absolute() / f'improve_{arguments.stage}'
   plan = run / 'plan.json'
-  if plan.exists():
-    steps = json.loads(plan.read_text())['steps']
-  else:
+  if not plan.exists():
     probe = run / 'probe'
+    former = None
+    if present:  # a run of no steps tells what they are worth, before time goes into others
+      shutil.rmtree(probe, ignore_errors=True)
+      here = as_built(fields, arguments.config, arguments.stage, {part: entries[part]['config'] for part in own})
+      train(arguments, probe, here | {'init_from': str(target), 'train.steps': 0})
+      former = json.loads((probe / 'summary.json').read_text())['validation']
     shutil.rmtree(probe, ignore_errors=True)
     quick = {'train.steps': _PROBE_STEPS, 'train.log_every': 10, 'train.validation_batches': 1}
-    train(arguments, probe, fields | quick)
+    train(arguments, probe, fields | start | quick)
     steps = max(int(arguments.minutes * 60 * rate(probe)), 1)
     shutil.rmtree(probe)
-    plan.write_text(json.dumps({'steps': steps}) + '\n')
-  train(arguments, run / 'run', fields | {'train.steps': steps})
+    plan.write_text(json.dumps({'steps': steps, 'former': former}) + '\n')
+  steps, former = (json.loads(plan.read_text())[name] for name in ('steps', 'former'))
+  train(arguments, run / 'run', fields | start | {'train.steps': steps})
 
   summary = json.loads((run / 'run' / 'summary.json').read_text())
-  former = summary['before']
-  if former is None and all(part in entries for part in own):
-    former = entries[own[0]]['training'].get('validation')
   better, line = verdict(summary, former)
   print(line)
   if better:

@@ -81,7 +81,7 @@ class Checkpoints:
     with self._told():
       self._manager.save(step, args=arguments, metrics=dict(metrics) if metrics else None)
 
-  def restore(self, step: int, state: Tree, constants: Tree) -> tuple[Tree, Tree, dict[str, Any]]:
+  def restore(self, step: int, state: Tree, constants: Tree) -> tuple[Tree, Tree, dict[str, Any], dict[str, Any]]:
     """Reads a checkpoint onto the present mesh, whatever mesh it was written on.
 
     Args:
@@ -90,13 +90,13 @@ class Checkpoints:
       constants: likewise.
 
     Returns:
-      state, constants and the data iterator's position.
+      state, constants, the data iterator's position, and what `save` was told the run is.
 
     Raises:
       SSRError: it does not fit, as where the config has changed since.
     """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, {'state': state, 'constants': constants})
-    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore())
+    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore(), about=ocp.args.JsonRestore())
     try:
       found = self._manager.restore(step, args=arguments)
     except (ValueError, KeyError, TypeError) as error:
@@ -105,7 +105,7 @@ class Checkpoints:
           f'{self._directory}/{step}: does not fit the config ({reason}); go on with the config it was written with, '
           'or name another --workdir'
       ) from error
-    return found['state']['state'], found['state']['constants'], found['data']
+    return found['state']['state'], found['state']['constants'], found['data'], found['about']
 
   def wait(self) -> None:
     """Returns when everything is on disk; SSRError where it could not be written."""

@@ -1,7 +1,8 @@
 """The training state, its optimiser and the one step that all stages share."""
 
+import dataclasses
 import re
-from typing import Any, Callable, Sequence
+from typing import Any, Callable, Mapping, Sequence
 
 import flax.struct
 import jax
@@ -10,6 +11,7 @@ import optax
 from flax import traverse_util
 
 from ssr_jax import xla
+from ssr_jax.training import sharding
 from ssr_jax.types import Array, SSRError
 
 Tree = Any
@@ -71,8 +73,9 @@ def make_optimizer(train, mask: Tree | None = None) -> optax.GradientTransformat
     train: the config's `train` section.
     mask: from `trainable`; parameters that are not trained have neither moments nor weight decay. None trains all.
   """
+  steps = max(train.steps, 2)  # a run of none has a schedule too
   schedule = optax.warmup_cosine_decay_schedule(
-      0.0, train.learning_rate, min(train.warmup, max(train.steps - 1, 1)), train.steps, train.learning_rate * train.final_rate
+      0.0, train.learning_rate, min(train.warmup, steps - 1), steps, train.learning_rate * train.final_rate
   )
 
   def clip(updates, params):
@@ -144,7 +147,7 @@ def make_step(
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
     # Unrolled on a CPU, where a convolution's weight gradient inside a loop is a hundred times slower.
-    unroll = accumulate if jax.default_backend() == 'cpu' else 1
+    unroll = accumulate if xla.platform() == 'cpu' else 1
     (stats, total), seen = jax.lax.scan(part, (state.stats, zeros), jnp.arange(accumulate), unroll=unroll)
     value, scalars = jax.tree.map(lambda x: x.mean(0), seen)
     return (value, (scalars, stats)), jax.tree.map(lambda x: x / accumulate, total)
@@ -175,3 +178,45 @@ def make_step(
   if places is None:
     return xla.jit(step, donate_argnums=0)
   return xla.jit(step, donate_argnums=0, in_shardings=(*places, None, None), out_shardings=(places[0], None))
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+  """The step of a run, and where what it works on lives.
+
+  Attributes:
+    create: (params, stats) -> the state before the first step; to be compiled with `places` for its results.
+    places: shardings of the state.
+    frozen_places: shardings of what the step reads and does not change.
+    step: from `make_step`.
+  """
+
+  create: Callable[[Tree, Tree], TrainState]
+  places: TrainState
+  frozen_places: Tree
+  step: Callable[..., tuple[TrainState, dict[str, Array]]]
+
+
+def program(stage, config, mesh: sharding.Mesh, params: Tree, stats: Tree, frozen: Mapping[str, Tree]) -> Program:
+  """The one step of a stage, for a mesh. Nothing is computed: arrays and their shapes do as well.
+
+  Args:
+    stage: from `stages.build`.
+    config: of the run.
+    mesh: from `sharding.make_mesh`.
+    params: of the trained parts, {part: tree}.
+    stats: likewise.
+    frozen: variables of the parts that the stage needs and, under 'constants', the constants of the trained ones.
+  """
+  train = config.train
+  mask = trainable(params, train.frozen)
+  optimizer = make_optimizer(train, mask)
+
+  def start(params, stats):
+    return create(params, stats, optimizer)
+
+  places = sharding.shardings(jax.eval_shape(start, params, stats), mesh, config.mesh.min_size)
+  frozen_places = sharding.shardings(frozen, mesh, config.mesh.min_size)
+  step = make_step(
+      stage.loss, optimizer, train.ema, mask=mask, accumulate=train.accumulate, places=(places, frozen_places))
+  return Program(start, places, frozen_places, step)

@@ -36,7 +36,7 @@ def test_the_last_ones_and_the_best_stay_and_come_back(tmp_path):
   store.close()
   store = _open(tmp_path / 'c')
   assert store.latest() == 5
-  state, constants, data = store.restore(5, _state(0), {'pca': jnp.zeros(3)})
+  state, constants, data, about = store.restore(5, _state(0), {'pca': jnp.zeros(3)})
   assert data == {'next_index': 5} and int(state['step']) == 5
   np.testing.assert_array_equal(state['w'], np.full(4, 5.0))
   np.testing.assert_array_equal(constants['pca'], np.arange(3.0))
@@ -92,7 +92,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_good_one(tmp_path):
   assert 'could not be written' in done.stdout and 'step 1 is the last good one' in done.stdout, done.stderr[-2000:]
   store = _open(tmp_path / 'c')
   assert store.latest() == 1
-  state, _, _ = store.restore(1, {'w': jax.ShapeDtypeStruct((1 << 18,), jnp.float32)}, {})
+  state, *_ = store.restore(1, {'w': jax.ShapeDtypeStruct((1 << 18,), jnp.float32)}, {})
   np.testing.assert_array_equal(state['w'], np.random.default_rng(0).normal(size=(1 << 18,)).astype(np.float32))
   store.close()
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from configs import common, tiny
-from ssr_jax.training import stages
+from ssr_jax.training import flops, stages
 from ssr_jax.training.stages import base
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
@@ -71,3 +71,35 @@ def test_a_chain_without_kernels_is_refused_where_kernels_are_learned_from(stage
   config = common.apply(tiny.get_config(stage), {'recipe.field': 'realesrgan', 'parts_from': str(tiny_model_dir)})
   with pytest.raises(SSRError, match="config.recipe.field=realesrgan: .*choose a field of Eq. 1"):
     stages.build(config)
+
+
+def test_draws_share_the_work_of_the_frozen_nets(tiny_model_dir):
+  """Operations grow by the same amount with each draw, and that amount is the UNet's alone."""
+  def operations(draws):
+    config = common.apply(tiny.get_config('diffusion'), {'loss.draws': draws, 'parts_from': str(tiny_model_dir)})
+    built = stages.build(config)
+    params, stats, constants = jax.eval_shape(built.init, jax.random.key(0))
+    frozen = dict(registry.load_model(config.parts_from, parts=built.needs).variables) | {'constants': constants}
+    batch = {'hr': np.zeros((2, 64, 64, 3), np.uint8), 'seed': np.zeros(2, np.uint32)}
+    gradient = jax.grad(lambda *a: built.loss(*a)[0])
+    return flops.count(gradient, params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))
+
+  one, two, three = (operations(n) for n in (1, 2, 3))
+  assert two - one == three - two > 0
+  assert one > 2 * (two - one)  # at this size the frozen nets are most of it; repeated, they would be in the difference
+
+
+def test_noise_on_latents_reaches_the_decoder_and_nothing_else(tiny_model_dir):
+  """On a code that reconstructs well, each step up in noise costs reconstruction, and the KL term stays as it is."""
+  def terms(noise):
+    built = stages.build(common.apply(tiny.get_config('vae'), {'loss.latent_noise': noise, 'loss.adversarial': 0.0}))
+    ramp = np.linspace(0, 255, 64).astype(np.uint8)
+    hr = np.stack([np.broadcast_to(ramp[:, None, None], (64, 64, 3)), np.broadcast_to(ramp[:, None], (64, 64, 3))])
+    batch = {'hr': hr, 'seed': np.zeros(2, np.uint32)}
+    params, stats, _ = built.init(jax.random.key(0))
+    params, _ = built.prepare(params, stats, {}, batch)
+    return built.loss(params, stats, {}, batch, jax.random.key(1), 0)[1][0]
+
+  none, some, much = (terms(noise) for noise in (0.0, 0.2, 0.8))
+  assert none['reconstruction'] < 0.7 * some['reconstruction'] < 0.5 * much['reconstruction']
+  assert none['kl'] == some['kl'] == much['kl']

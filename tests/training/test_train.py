@@ -18,6 +18,7 @@ from safetensors.numpy import load_file
 
 from configs import common, tiny
 from ssr_jax import cli
+from ssr_jax.training import checkpoint as train_checkpoint
 from ssr_jax.training import stages
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
@@ -72,6 +73,8 @@ def test_running_again_goes_on_exactly(photos, tiny_model_dir, tmp_path):
   resumed = load_file(tmp_path / 'model' / 'nbsr.safetensors')
   for name in whole:
     np.testing.assert_array_equal(resumed[name], whole[name], err_msg=name)
+  with pytest.raises(SSRError, match='last checkpoint is of step 4, beyond train.steps=3'):
+    train.main(_config('nbsr', photos, tiny_model_dir, train__steps=3), str(tmp_path))
 
 
 def _weights_at(workdir, step):
@@ -152,8 +155,43 @@ def test_starts_from_the_weights_it_is_given(photos, tiny_model_dir, tmp_path):
     np.testing.assert_array_equal(first[name], second[name])
   assert json.loads((tmp_path / 'b' / 'summary.json').read_text())['before'] is not None
   wider = common.apply(still, {'model.vae.channels': (12, 8)})
-  with pytest.raises(SSRError, match='config says'):
+  with pytest.raises(SSRError, match=r'config.model.vae.channels is \(12, 8\), the weights were trained with'):
     train.main(wider, str(tmp_path / 'c'))
+
+
+def test_an_autoencoder_keeps_the_scaling_that_its_unet_was_trained_on(photos, tiny_model_dir, tmp_path):
+  """A new one's is measured; one that goes on, also after an interruption, keeps that of the weights it began with."""
+  def scaling(run):
+    return registry.read_config(tmp_path / run / 'model')['parts']['vae']['config']['scaling_factor']
+
+  train.main(_config('vae', photos, tiny_model_dir), str(tmp_path / 'a'))
+  fields = dict(train__learning_rate=0.05, init_from=str(tmp_path / 'a' / 'model'), train__checkpoint_every=1)
+  train.main(_config('vae', photos, tiny_model_dir, train__steps=2, **fields), str(tmp_path / 'b'))
+  assert scaling('b') == scaling('a')
+  weights = [load_file(tmp_path / run / 'model' / 'vae.safetensors')['params/encoder/conv_in/kernel'] for run in 'ab']
+  assert np.abs(weights[0] - weights[1]).max() > 0.01  # so a measured one would differ
+  train.main(_config('vae', photos, tiny_model_dir, train__steps=3, **fields), str(tmp_path / 'b'))
+  assert scaling('b') == scaling('a')
+
+
+def test_weights_are_not_read_as_what_they_are_not(photos, tiny_model_dir):
+  """Neither the schedule nor a norm's groups show in any shape."""
+  config = _config('diffusion', photos, tiny_model_dir, init_from='there')
+  about = {'parts': {'unet': config.model.unet.to_dict()}, 'sections': {'schedule': {}}}
+  assert train._check_same_meaning(config, stages.build(config), about) == {}
+  other = common.apply(config.copy_and_resolve_references(), {'schedule.prediction': 'v'})
+  with pytest.raises(SSRError, match="there: config.schedule.prediction is 'v', the UNet was trained with 'eps'"):
+    train._check_same_meaning(other, stages.build(other), about)
+  other = common.apply(config.copy_and_resolve_references(), {'model.unet.groups': 1})
+  with pytest.raises(SSRError, match='config.model.unet.groups is 1, the weights were trained with'):
+    train._check_same_meaning(other, stages.build(other), about)
+
+
+def test_asked_to_stop_before_the_first_step_it_claims_nothing(photos, tiny_model_dir, tmp_path, monkeypatch, capsys):
+  monkeypatch.setattr(train_checkpoint.Preemption, 'reached', lambda self, step: True)
+  assert train.main(_config('nbsr', photos, tiny_model_dir), str(tmp_path)) == 75
+  assert 'nothing was trained yet' in capsys.readouterr().out
+  assert not [p for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()]
 
 
 @pytest.mark.parametrize(

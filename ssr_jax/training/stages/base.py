@@ -33,7 +33,8 @@ class Stage:
     metric: the scalar that decides which weights are better.
     higher_is_better: its direction.
     figures: (params, stats, frozen, batch, key) -> {name: images [b, H, W, 3]}, shown side by side.
-    export: (params, stats, frozen, batch) -> {part: {config field: scalar}}, measured on held-out images.
+    export: (params, stats, frozen, batch) -> {part: {config field: value}}, measured on held-out images.
+    measures: {part: its config fields that `export` measures}.
     prepare: (params, stats, frozen, batch) -> (params, stats), before the first step of a start from scratch.
     depth: whether its batches have true depth: 'needs' it (of rendered scenes where the source has none), 'uses' what
       there is, or 'none'.
@@ -49,6 +50,7 @@ class Stage:
   higher_is_better: bool
   figures: Callable[..., dict[str, Array]]
   export: Callable[..., dict[str, dict[str, Any]]] = lambda *_: {}
+  measures: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   prepare: Callable[..., tuple[Tree, Tree]] = lambda params, stats, frozen, batch: (params, stats)
   depth: str = 'none'
 
@@ -69,15 +71,30 @@ def compute_dtype(config):
 
 
 def frozen_modules(config, parts: tuple[str, ...]) -> dict[str, Any]:
-  """Modules of the frozen parts, as their weights say and not the config: the autoencoder's scaling is measured."""
-  entries = registry.read_config(registry.resolve(config.parts_from))['parts']
+  """Modules of the frozen parts, with the fields of `frozen_fields`."""
+  dtype = compute_dtype(config)
+  return {part: models.build(part, dtype=dtype, **fields) for part, fields in frozen_fields(config, parts).items()}
+
+
+def frozen_fields(config, parts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
+  """Fields of the frozen parts, as their weights say and not the config: the autoencoder's scaling is measured.
+
+  Where `config.parts_from` is '' there are no weights, and they are the config's own: enough for a program that is
+  compiled and not run.
+  """
+  if config.parts_from:
+    where = f'parts_from={config.parts_from}: that model'
+    entries = registry.read_config(registry.resolve(config.parts_from))['parts']
+    found = {part: entry['config'] for part, entry in entries.items()}
+  else:
+    where, found = 'config.model', config.model.to_dict()
   for part in parts:
-    if part not in entries:
+    if part not in found:
       raise SSRError(
-          f'parts_from={config.parts_from}: that model has no {part!r}, which the stage {config.stage!r} needs; '
-          'train that part first, or name a model that has it'
+          f'{where} has no {part!r}, which the stage {config.stage!r} needs; train that part first, or name a model '
+          'that has it'
       )
-  return {part: models.build(part, dtype=compute_dtype(config), **entries[part]['config']) for part in parts}
+  return {part: found[part] for part in parts}
 
 
 def read_recipe(config) -> Recipe:
@@ -172,9 +189,16 @@ def kernel_basis(key: Array, recipe: Recipe, components: int, count: int = 4096)
   low, high = recipe.eigenvalues
   lambdas = [jax.random.uniform(k, (count,), minval=low, maxval=high) for k in (k1, k2)]
   theta = jax.random.uniform(k3, (count,), maxval=jnp.pi)
-  kernels = np.asarray(kernel_lib.gaussian_kernels(*lambdas, theta, scale=recipe.scale))
-  basis = kernel_lib.pca_basis(kernels, components)
-  return jnp.asarray(basis / np.sqrt(np.mean((kernels @ basis) ** 2)))
+  kernels = kernel_lib.gaussian_kernels(*lambdas, theta, scale=recipe.scale)
+
+  def scaled_basis(kernels):
+    kernels = np.asarray(kernels)
+    basis = kernel_lib.pca_basis(kernels, components)
+    return (basis / np.sqrt(np.mean((kernels @ basis) ** 2))).astype(np.float32)
+
+  # A callback, so that `jax.eval_shape` of a stage's start tells the shape without drawing a kernel.
+  shape = jax.ShapeDtypeStruct((kernels.shape[-1], components), jnp.float32)
+  return jax.pure_callback(scaled_basis, shape, kernels)
 
 
 def variance_map(kernels: Array, scale: int) -> Array:

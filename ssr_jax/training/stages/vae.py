@@ -117,5 +117,6 @@ def build(config) -> base.Stage:
       higher_is_better=False,
       figures=figures,
       export=export,
+      measures={'vae': ('scaling_factor',)},
       prepare=prepare,
   )

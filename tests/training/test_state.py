@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from configs import common
+from ssr_jax.training import flops
 from ssr_jax.training import state as state_lib
 from ssr_jax.types import SSRError
 
@@ -68,6 +69,24 @@ def test_frozen_parameters_stay_bit_equal_and_have_no_moments():
   for tree in (state.params, state.ema):
     np.testing.assert_array_equal(tree['net']['a']['kernel'], np.ones(3))
     assert np.all(np.asarray(tree['net']['b']['kernel']) > 1) and np.all(np.asarray(tree['critic']['a']['kernel']) > 1)
+
+
+def test_the_backward_pass_stops_at_what_is_frozen():
+  """Of two layers the first is frozen: its weight gradient, as many operations as its forward pass, is not computed."""
+  params = {'net': {'a': jnp.ones((8, 8)), 'b': jnp.ones((8, 8))}}
+
+  def operations(frozen):
+    mask = state_lib.trainable(params, frozen)
+    optimizer = state_lib.make_optimizer(_train(), mask)
+    state = state_lib.create(params, {}, optimizer)
+    step = state_lib.make_step(
+        lambda p, stats, frozen, batch, key, step: (jnp.sum((batch['x'] @ p['net']['a'] @ p['net']['b']) ** 2), ({}, stats)),
+        optimizer, 0.9, mask=mask)
+    return flops.count(step.__wrapped__, state, {}, {'x': jnp.ones((4, 8))}, 0)
+
+  product = 2 * 4 * 8 * 8
+  assert operations([]) == 5 * product  # two forward, two weights, one input
+  assert operations(['net/a']) == 3 * product
 
 
 @pytest.mark.parametrize('frozen, complaint', [(['nut/a'], 'net/a'), (['net/('], 'expression'), (['.*'], 'nothing')])

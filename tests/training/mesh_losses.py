@@ -35,19 +35,15 @@ def losses(config, mesh_shape: tuple[int, ...], steps: int) -> list[float]:
   frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
   frozen |= {'constants': constants}
   params, stats = jax.tree.map(np.asarray, stage.prepare(params, stats, frozen, data[0]))
-  optimizer = state_lib.make_optimizer(config.train)
-  create = lambda p, s: state_lib.create(p, s, optimizer)
   # Nothing is too small to be split here.
-  places = sharding.shardings(jax.eval_shape(create, params, stats), mesh, 1)
-  split = [place for place in jax.tree.leaves(places) if any(place.spec)]
+  program = state_lib.program(stage, common.apply(config, {'mesh.min_size': 1}), mesh, params, stats, frozen)
+  split = [place for place in jax.tree.leaves(program.places) if any(place.spec)]
   assert bool(split) == (mesh.shape['fsdp'] * mesh.shape['tensor'] > 1), 'the mesh splits nothing'
-  frozen_places = sharding.shardings(frozen, mesh, 1)
-  frozen = sharding.put(frozen, frozen_places)
-  state = jax.jit(create, out_shardings=places)(params, stats)
-  step = state_lib.make_step(stage.loss, optimizer, 0.99, places=(places, frozen_places))
+  frozen = sharding.put(frozen, program.frozen_places)
+  state = jax.jit(program.create, out_shardings=program.places)(params, stats)
   seed, found = sharding.put(np.int32(0), sharding.replicated(mesh)), []
   for i in range(steps):
-    state, scalars = step(state, frozen, sharding.put_batch(data[i], mesh), seed)
+    state, scalars = program.step(state, frozen, sharding.put_batch(data[i], mesh), seed)
     found += [float(scalars['loss']), float(scalars['gradient_norm'])]
   return found
 

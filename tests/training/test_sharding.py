@@ -80,3 +80,17 @@ def test_every_mesh_has_the_same_losses(stage, meshes, tiny_model_dir, tmp_path)
   assert np.ptp(single[::2]) > 1e-3 * abs(single[0]), 'five steps changed nothing'
   for mesh, found in losses.items():
     np.testing.assert_allclose(found, single, rtol=2e-4, err_msg=mesh)
+
+
+def test_a_state_goes_from_mesh_to_mesh_bit_for_bit(tmp_path):
+  """8 slices -> 2 x 2 -> 2 x 2 x 2 -> one device: nothing differs from what was written first."""
+  script = pathlib.Path(__file__).with_name('mesh_restore.py')
+  meshes = ('1x8x1', '2x2x1', '2x2x2', '1x1x1')
+  command = [sys.executable, str(script), str(tmp_path), *meshes]
+  done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+  assert done.returncode == 0, done.stderr[-3000:]
+  found = json.loads(done.stdout.splitlines()[-1])
+  assert tuple(found) == meshes
+  for mesh, counts in found.items():
+    assert counts['differ'] == counts['elsewhere'] == 0, mesh
+    assert (counts['split'] > 0) is (mesh != '1x1x1'), mesh

@@ -226,7 +226,8 @@ def _upscale(arguments: argparse.Namespace) -> int:
       model = pipeline.load(arguments.model)
     except SSRError as error:  # a damaged model is no wrong usage
       return _say(str(error), 1)
-    model.check(**{k: v for k, v in _options(arguments).items() if k != 'seed'})  # wrong options are told once, not for each image
+    # Wrong options are told once, not for each image.
+    model.check(**{k: v for k, v in _options(arguments).items() if k != 'seed'})
   hidden = True if arguments.quiet else None  # None: hidden where stderr is no terminal
   bar = tqdm(total=sum(total.values()), unit='px', unit_scale=True, disable=hidden, leave=False)
   try:

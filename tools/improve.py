@@ -52,7 +52,8 @@ def as_built(fields: dict, config: str, stage: str, parts: dict) -> dict:
   from ssr_jax import models
 
   model = importlib.import_module(f'configs.{config}').get_config(stage).model
-  kept = {name: value for name, value in fields.items() if not name.startswith(tuple(f'model.{part}.' for part in parts))}
+  new = tuple(f'model.{part}.' for part in parts)
+  kept = {name: value for name, value in fields.items() if not name.startswith(new)}
   modules = {part: models.build(part, **entry) for part, entry in parts.items()}
   return kept | {f'model.{part}.{name}': getattr(module, name) for part, module in modules.items() for name in model[part]}
 

@@ -96,7 +96,8 @@ class Checkpoints:
       SSRError: it does not fit, as where the config has changed since.
     """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, {'state': state, 'constants': constants})
-    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=ocp.args.JsonRestore(), about=ocp.args.JsonRestore())
+    json = ocp.args.JsonRestore()
+    arguments = ocp.args.Composite(state=ocp.args.StandardRestore(target), data=json, about=json)
     try:
       found = self._manager.restore(step, args=arguments)
     except (ValueError, KeyError, TypeError) as error:

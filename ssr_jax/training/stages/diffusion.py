@@ -97,7 +97,8 @@ def build(config) -> base.Stage:
     z0 = latents(frozen, target)
     t = jnp.linspace(0, schedule.steps - 1, len(z0)).astype(jnp.int32)
     noise = jax.random.normal(jax.random.key(0), z0.shape)
-    calibrated = amf_lib.calibrate(module, variables(params, stats, frozen), schedule.add_noise(z0, noise, t), t, conditions)
+    z_t = schedule.add_noise(z0, noise, t)
+    calibrated = amf_lib.calibrate(module, variables(params, stats, frozen), z_t, t, conditions)
     return {'unet': calibrated['params']}, {'unet': calibrated['batch_stats']}
 
   return base.Stage(

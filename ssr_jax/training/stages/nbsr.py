@@ -12,7 +12,8 @@ from ssr_jax.types import Array
 
 def _disturb(key: Array, kernels: Array) -> Array:
   """Mixes into each field up to a fifth of the next image's: NBSR must live with kernels that are nearly right."""
-  amount = 0.2 * jax.random.uniform(key, (len(kernels), 1, 1, 1)) * jax.random.bernoulli(key, 0.5, (len(kernels), 1, 1, 1))
+  shape = (len(kernels), 1, 1, 1)
+  amount = 0.2 * jax.random.uniform(key, shape) * jax.random.bernoulli(key, 0.5, shape)
   return (1 - amount) * kernels + amount * jnp.roll(kernels, 1, 0)
 
 

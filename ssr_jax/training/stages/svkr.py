@@ -55,11 +55,12 @@ def build(config) -> base.Stage:
         'kernels': base.variance_map(low.kernels, recipe.scale),
     }
 
+  examples = {'dkenet': kernel.example(config, recipe), 'nbsr': nbsr.example(config, recipe)}
   return base.Stage(
       parts=('dkenet', 'nbsr'),
       needs=('depth',),
       modules=modules,
-      init=nbsr.initialiser(modules, recipe, {'dkenet': kernel.example(config, recipe), 'nbsr': nbsr.example(config, recipe)}),
+      init=nbsr.initialiser(modules, recipe, examples),
       loss=loss,
       validate=validate,
       metric='psnr',

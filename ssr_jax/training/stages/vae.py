@@ -51,11 +51,16 @@ def build(config) -> base.Stage:
     return total, (scalars, stats)
 
   def validate(params, stats, frozen, batch, key):
-    del stats, frozen, key
+    del stats, frozen
     hr = base.images(batch)
-    image, mean, logvar = module.apply({'params': params['vae']}, hr)
+    variables = {'params': params['vae']}
+    image, mean, logvar = module.apply(variables, hr)
     energy = lambda x: jnp.abs(jnp.diff(colour.luma(x), axis=1)).mean() + jnp.abs(jnp.diff(colour.luma(x), axis=2)).mean()
-    return {
+    scalars = {}
+    if weights.latent_noise:  # of the amount that training shows on average
+      noise = weights.latent_noise / 2 * jnp.std(mean) * jax.random.normal(key, mean.shape)
+      scalars['noisy_psnr'] = base.y_psnr(module.apply(variables, mean + noise, method='decode'), hr).mean()
+    return scalars | {
         'psnr': base.y_psnr(image, hr).mean(),
         'objective': vae_lib.reconstruction_loss(image, hr) + weights.detail * vae_lib.detail_loss(image, hr),
         'sharpness': energy(jnp.clip(image, 0, 1)) / energy(hr),  # 1: as much gradient as the photo

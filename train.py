@@ -119,9 +119,9 @@ def main(config, workdir: str) -> int:
 
   # -- Step ------------------------------------------------------------------------------------------------------------
   step_fn = program.step
-  validate_fn = xla.jit(stage.validate, out_shardings=whole)
-  figures_fn = xla.jit(stage.figures, out_shardings=whole)
-  export_fn = xla.jit(stage.export, out_shardings=whole)
+  validate_fn = xla.jit(state_lib.knowing(mesh, stage.validate), out_shardings=whole)
+  figures_fn = xla.jit(state_lib.knowing(mesh, stage.figures), out_shardings=whole)
+  export_fn = xla.jit(state_lib.knowing(mesh, stage.export), out_shardings=whole)
   everywhere = jax.jit(lambda tree: tree, out_shardings=whole)
   # What steps read beside the state goes to the devices once: in the loop a transfer that is not asked for is an error.
   held_batches = [sharding.put_whole(batch, mesh) for batch in held_batches]

@@ -67,7 +67,14 @@ def build(name: str):
     ours = CLIPText(**importing.text_config(config.to_dict()))
     inputs = (draw.integers(0, 49408, (1, 77)),)
     return (transformers.CLIPTextModel(config), ours, convert.clip_text(), inputs, lambda m, x: m(x).last_hidden_state, {})
-  if name == 'dpt_large':
+  if name == 'dpt_beit_large_512':
+    backbone = transformers.BeitConfig(
+        image_size=512, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
+        use_relative_position_bias=True, reshape_hidden_states=False,
+        out_features=['stage6', 'stage12', 'stage18', 'stage24'])
+    config = transformers.DPTConfig(backbone_config=backbone, neck_hidden_sizes=[256, 512, 1024, 1024])
+    theirs, translate, table = transformers.DPTForDepthEstimation(config), importing.dpt_config, convert.dpt_beit()
+  elif name == 'dpt_large':
     config = transformers.DPTConfig(
         hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, image_size=384,
         backbone_out_indices=[5, 11, 17, 23], neck_hidden_sizes=[256, 512, 1024, 1024], is_hybrid=False,
@@ -103,8 +110,10 @@ def compare(name: str) -> float:
     for key, parameter in theirs.named_parameters():
       if key in ('head.head.4.bias', 'head.conv3.bias'):
         parameter.fill_(3)  # a last ReLU would hide half of the output
+      elif key.endswith('relative_position_bias_table'):
+        parameter.normal_(0, 1, generator=generator)
       elif parameter.ndim < 2:
-        parameter.normal_(float(key.endswith(('weight', 'lambda1'))), 0.1, generator=generator)
+        parameter.normal_(float(key.endswith(('weight', 'lambda1', 'lambda_1', 'lambda_2'))), 0.1, generator=generator)
       else:
         parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
   theirs.eval()
@@ -185,7 +194,7 @@ def _memory() -> float:
 
 
 def main() -> int:
-  names = [*SD, 'vae', *TEXT, 'dpt_large', *ANYTHING, 'amf_sd21', 'amf_sd15']
+  names = [*SD, 'vae', *TEXT, 'dpt_large', 'dpt_beit_large_512', *ANYTHING, 'amf_sd21', 'amf_sd15']
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('name', choices=names)
   name = parser.parse_args().name

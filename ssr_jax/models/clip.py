@@ -6,6 +6,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssr_jax.models.attention import attention
+
 ACTIVATIONS = ('quick_gelu', 'gelu')
 
 
@@ -72,9 +74,8 @@ class _Layer(nn.Module):
     q, k, v = (
         nn.Dense(c, dtype=self.dtype, name=name)(y).reshape(b, n, self.heads, -1) for name in ('to_q', 'to_k', 'to_v')
     )
-    scores = jnp.einsum('bnhd,bmhd->bhnm', q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
-    scores = jnp.where(jnp.tri(n, dtype=bool), scores, -jnp.inf)
-    y = jnp.einsum('bhnm,bmhd->bnhd', jax.nn.softmax(scores, -1).astype(v.dtype), v)
+    causal = jnp.where(jnp.tri(n, dtype=bool), 0.0, -jnp.inf)[None]
+    y = attention(q, k, v, bias=causal)
     x += nn.Dense(c, dtype=self.dtype, name='to_out')(y.reshape(b, n, c))
     y = nn.Dense(self.hidden, dtype=self.dtype, name='fc1')(_norm(self.dtype, 'norm2')(x))
     y = y * nn.sigmoid(1.702 * y) if self.activation == 'quick_gelu' else nn.gelu(y, approximate=False)

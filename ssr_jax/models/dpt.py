@@ -1,4 +1,6 @@
-"""DPT: a vision transformer with convolutional reassembly for depth (arXiv 2103.13413), as MiDaS and Depth Anything have it.
+"""DPT: a vision transformer with convolutional reassembly for depth (arXiv 2103.13413).
+
+MiDaS has it on a ViT (v3.0) and on BEiT (v3.1), Depth Anything on DINOv2.
 
 Sizes of the published models stand in `SIZES`; their weights come from the public checkpoints (`ssr weights import`).
 """
@@ -20,6 +22,8 @@ _DINOV2 = dict(
     tap_norm=True, eps=1e-6, **_IMAGENET)
 SIZES: dict[str, dict[str, Any]] = {
     'dpt-large': {},
+    'dpt-beit-large-512': dict(
+        resolution=(512, 512), positions=32, position_method='relative', layer_scale=True),
     'depth-anything-v2-small': dict(
         _DINOV2, width=384, layers=12, heads=6, hidden=1536, taps=(2, 5, 8, 11), neck=(48, 96, 192, 384), fusion=64),
     'depth-anything-v2-base': dict(
@@ -32,7 +36,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 class DPT(nn.Module):
-  """Relative inverse depth by a plain ViT and DPT's decoder. The defaults are MiDaS's DPT-Large.
+  """Relative inverse depth by a ViT or BEiT and DPT's decoder. The defaults are MiDaS's DPT-Large.
 
   Features of four layers are brought to 4, 2, 1 and 1/2 times the grid of patches and fused from coarse to fine.
 
@@ -44,9 +48,11 @@ class DPT(nn.Module):
     heads: heads of each.
     hidden: width of each MLP.
     taps: the four layers, counted from 0, whose output is used.
-    positions: side of the grid that the position embeddings were trained on; another grid gets them interpolated.
-    position_method: 'bilinear' (MiDaS) or 'bicubic' (DINOv2; PyTorch's, whose a is -0.75).
-    layer_scale: a learned factor per channel on both residual branches (DINOv2).
+    positions: side of the grid that the positions were trained on; another grid gets them interpolated.
+    position_method: embeddings that are added to the tokens, interpolated 'bilinear' (MiDaS's ViT) or 'bicubic'
+      (DINOv2; PyTorch's, whose a is -0.75); or 'relative', a bias on the scores of each layer's attention by head and
+      by how far two tokens are apart, interpolated bilinearly (BEiT, whose keys have no bias either).
+    layer_scale: a learned factor per channel on both residual branches (DINOv2, BEiT).
     readout: mix the class token into every token of a tap (MiDaS), rather than leave it out.
     tap_norm: the final LayerNorm on every tap (DINOv2); MiDaS's is not used.
     eps: of every LayerNorm.
@@ -114,16 +120,21 @@ class DPT(nn.Module):
     x = nn.Conv(self.width, (self.patch,) * 2, self.patch, padding='VALID', dtype=self.dtype, name='patches')(x)
     zeros = nn.initializers.zeros
     token = self.param('cls_token', zeros, (1, 1, self.width))
-    places = self.param('position_embeddings', zeros, (1, 1 + self.positions**2, self.width))
-    grid = interpolate(
-        places[:, 1:].reshape(1, self.positions, self.positions, self.width), (h, w), self.position_method)
-    x = x.reshape(b, h * w, self.width) + grid.reshape(1, h * w, self.width).astype(self.dtype)
-    token = jnp.broadcast_to((token + places[:, :1]).astype(self.dtype), (b, 1, self.width))
-    x = jnp.concatenate([token, x], axis=1)
+    x = x.reshape(b, h * w, self.width)
+    relative = self.position_method == 'relative'
+    if not relative:
+      places = self.param('position_embeddings', zeros, (1, 1 + self.positions**2, self.width))
+      grid = interpolate(
+          places[:, 1:].reshape(1, self.positions, self.positions, self.width), (h, w), self.position_method)
+      x += grid.reshape(1, h * w, self.width).astype(self.dtype)
+      token += places[:, :1]
+    x = jnp.concatenate([jnp.broadcast_to(token.astype(self.dtype), (b, 1, self.width)), x], axis=1)
     norm = _norm(self.eps, self.dtype, 'norm_out') if self.tap_norm else lambda x: x
     taps = []
     for i in range(self.layers):
-      x = _Layer(self.heads, self.hidden, self.layer_scale, self.eps, self.dtype, name=f'layer_{i}')(x)
+      x = _Layer(
+          self.heads, self.hidden, self.layer_scale, self.eps, self.dtype, self.positions if relative else 0, (h, w),
+          name=f'layer_{i}')(x)
       if i in self.taps:
         taps.append(norm(x))
     return taps
@@ -160,13 +171,19 @@ class DPT(nn.Module):
 
 
 class _Layer(nn.Module):
-  """x + attention(LN(x)), then x + MLP(LN(x)), [b, n, c]; with `scale`, learned factors on both branches."""
+  """x + attention(LN(x)), then x + MLP(LN(x)), [b, n, c]; with `scale`, learned factors on both branches.
+
+  With `positions` above 0 attention's scores get a bias by the tokens' relative position, trained on a grid of that
+  side and interpolated for the `grid` at hand.
+  """
 
   heads: int
   hidden: int
   scale: bool
   eps: float
   dtype: Any
+  positions: int
+  grid: tuple[int, int]
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
@@ -177,8 +194,14 @@ class _Layer(nn.Module):
       return y * self.param(name, nn.initializers.ones, (c,)).astype(y.dtype) if self.scale else y
 
     y = _norm(self.eps, self.dtype, 'norm1')(x)
-    q, k, v = (dense(c, name)(y).reshape(b, n, self.heads, -1) for name in ('to_q', 'to_k', 'to_v'))
-    x += scaled(dense(c, 'to_out')(attention(q, k, v).reshape(b, n, c)), 'scale1')
+    bias = None
+    if self.positions:
+      table = self.param('position_bias', nn.initializers.zeros, ((2 * self.positions - 1) ** 2 + 3, self.heads))
+      bias = relative_bias(table, self.positions, self.grid)
+    q, k, v = (
+        nn.Dense(c, use_bias=not (self.positions and name == 'to_k'), dtype=self.dtype, name=name)(y)
+        .reshape(b, n, self.heads, -1) for name in ('to_q', 'to_k', 'to_v'))
+    x += scaled(dense(c, 'to_out')(attention(q, k, v, bias=bias).reshape(b, n, c)), 'scale1')
     y = dense(self.hidden, 'fc1')(_norm(self.eps, self.dtype, 'norm2')(x))
     return x + scaled(dense(c, 'fc2')(nn.gelu(y, approximate=False)), 'scale2')
 
@@ -219,6 +242,44 @@ class _Enlarge(nn.Module):
     y = nn.Dense(c * self.factor**2, use_bias=False, dtype=self.dtype, name='conv')(x)
     bias = self.param('bias', nn.initializers.zeros, (c,))
     return depth_to_space(y, self.factor) + bias.astype(y.dtype)
+
+
+def relative_bias(table: jax.Array, positions: int, grid: tuple[int, int]) -> jax.Array:
+  """BEiT's bias on attention's scores (arXiv 2106.08254), for a class token and a grid of tokens after it.
+
+  Args:
+    table: [(2*p - 1)**2 + 3, heads], p = `positions`: a row for each offset (query's row - key's row, query's column -
+      key's column) of a p x p grid, row-major from (1 - p, 1 - p); then from the class token to a token, from a token
+      to the class token, and from the class token to itself.
+    positions: p.
+    grid: (h, w) at hand; where it is not (p, p), the offsets' part is interpolated bilinearly to (2*h - 1, 2*w - 1), as
+      MiDaS v3.1 does it (arXiv 2307.14460).
+
+  Returns:
+    [heads, 1 + h*w, 1 + h*w] float32, queries before keys.
+  """
+  (h, w), heads, side = grid, table.shape[1], 2 * positions - 1
+  offsets = table[:-3].reshape(1, side, side, heads)
+  offsets = interpolate(offsets, (2 * h - 1, 2 * w - 1), 'bilinear')[0].transpose(2, 0, 1)
+  bias = _differences(_differences(offsets).transpose(0, 2, 3, 1))  # [heads, w, w, h, h], queries before keys
+  bias = bias.transpose(0, 3, 1, 4, 2).reshape(heads, h * w, h * w)
+  to_token, to_class, itself = table[-3:, :, None, None]
+  row = jnp.concatenate([itself, jnp.broadcast_to(to_token, (heads, 1, h * w))], axis=2)
+  column = jnp.broadcast_to(to_class, (heads, h * w, 1))
+  return jnp.concatenate([row, jnp.concatenate([column, bias], axis=2)], axis=1)
+
+
+def _differences(x: jax.Array) -> jax.Array:
+  """[..., 2n - 1], by differences from 1 - n on -> [..., n, n], whose entry (i, j) is that of i - j.
+
+  Rows of such a matrix are its neighbours shifted by one, so it is read off one long repetition; a gather of as many
+  single entries as the matrix has is slow on a TPU, and its gradient everywhere.
+  """
+  n = (x.shape[-1] + 1) // 2
+  zero = jnp.zeros((*x.shape[:-1], 1), x.dtype)
+  cycle = jnp.concatenate([x[..., n - 1 :: -1], zero, x[..., : n - 1 : -1]], axis=-1)  # at j - i, modulo 2n
+  many = jnp.broadcast_to(cycle[..., None, :], (*x.shape[:-1], n, 2 * n)).reshape(*x.shape[:-1], 2 * n * n)
+  return many[..., : n * (2 * n - 1)].reshape(*x.shape[:-1], n, 2 * n - 1)[..., :n]
 
 
 def _norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:

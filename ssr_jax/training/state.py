@@ -197,6 +197,16 @@ class Program:
   step: Callable[..., tuple[TrainState, dict[str, Array]]]
 
 
+def knowing(mesh: sharding.Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+  """A function that is traced with its mesh known: a kernel that the compiler cannot split has to be split by hand."""
+
+  def call(*args, **kwargs):
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return function(*args, **kwargs)
+
+  return call
+
+
 def program(stage, config, mesh: sharding.Mesh, params: Tree, stats: Tree, frozen: Mapping[str, Tree]) -> Program:
   """The one step of a stage, for a mesh. Nothing is computed: arrays and their shapes do as well.
 
@@ -218,5 +228,6 @@ def program(stage, config, mesh: sharding.Mesh, params: Tree, stats: Tree, froze
   places = sharding.shardings(jax.eval_shape(start, params, stats), mesh, config.mesh.min_size)
   frozen_places = sharding.shardings(frozen, mesh, config.mesh.min_size)
   step = make_step(
-      stage.loss, optimizer, train.ema, mask=mask, accumulate=train.accumulate, places=(places, frozen_places))
+      knowing(mesh, stage.loss), optimizer, train.ema, mask=mask, accumulate=train.accumulate,
+      places=(places, frozen_places))
   return Program(start, places, frozen_places, step)

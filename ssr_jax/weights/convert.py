@@ -341,6 +341,44 @@ def dpt() -> Table:
   )
 
 
+def dpt_beit() -> Table:
+  """DPTForDepthEstimation on BEiT: MiDaS v3.1, by the names of its files; newer transformers' are aliases."""
+  layer = [
+      ('norm1', 'layernorm_before', 'norm'),
+      *((f'to_{a[0]}', f'attention.attention.{a}', 'linear') for a in ('query', 'key', 'value')),
+      ('position_bias', 'attention.attention.relative_position_bias.relative_position_bias_table', 'tensor'),
+      ('to_out', 'attention.output.dense', 'linear'),
+      ('scale1', 'lambda_1', 'tensor'),
+      ('norm2', 'layernorm_after', 'norm'),
+      ('fc1', 'intermediate.dense', 'linear'),
+      ('fc2', 'output.dense', 'linear'),
+      ('scale2', 'lambda_2', 'tensor'),
+  ]
+  newer = {
+      'attention.q_proj': 'attention.attention.query', 'attention.k_proj': 'attention.attention.key',
+      'attention.v_proj': 'attention.attention.value', 'attention.o_proj': 'attention.output.dense',
+      'mlp.fc1': 'intermediate.dense', 'mlp.fc2': 'output.dense',
+      'relative_position_bias': 'attention.attention.relative_position_bias'}
+  return Table(
+      [
+          ('cls_token', 'backbone.embeddings.cls_token', 'tensor'),
+          ('patches', 'backbone.embeddings.patch_embeddings.projection', 'conv'),
+          *_below('layer_{i}', 'backbone.encoder.layer.{i}', layer),
+          *_dpt_neck(readout=True),
+          ('head_1', 'head.head.0', 'conv'),
+          ('head_2', 'head.head.2', 'conv'),
+          ('head_3', 'head.head.4', 'pointwise'),
+      ],
+      aliases=[
+          (r'^backbone\.beit\.', 'backbone.'),
+          (r'^backbone\.layers\.', 'backbone.encoder.layer.'),
+          *((rf'^(backbone\.encoder\.layer\.\d+)\.{re.escape(a)}\.', rf'\1.{b}.') for a, b in newer.items()),
+      ],
+      # The first is a table of numbers that follows from the size.
+      unused=[r'.*\.relative_position_index', _UNUSED_FUSION, r'backbone\.layernorm\..*'],
+  )
+
+
 def depth_anything() -> Table:
   """DepthAnythingForDepthEstimation on DINOv2."""
   layer = [

@@ -48,6 +48,7 @@ PUBLIC: dict[str, Public] = {
         'Stable Diffusion 1.5: UNet, autoencoder, prompt', ('stable-diffusion-v1-5/stable-diffusion-v1-5',),
         'CreativeML Open RAIL-M'),
     'dpt-large': Public('MiDaS DPT-Large: depth', ('Intel/dpt-large',), 'Apache-2.0'),
+    'dpt-beit-large-512': Public('MiDaS v3.1 DPT BEiT-L-512: depth', ('Intel/dpt-beit-large-512',), 'MIT'),
     'depth-anything-v2-small': Public(
         'Depth Anything V2 Small: depth', ('depth-anything/Depth-Anything-V2-Small-hf',), 'Apache-2.0'),
     'depth-anything-v2-base': Public(
@@ -309,12 +310,20 @@ def _schedule(path: pathlib.Path) -> Config:
 # ---- depth -----------------------------------------------------------------------------------------------------------
 
 
+# What every DPT of ours has.
+_DPT = dict(
+    add_projection=False, is_hybrid=False, neck_ignore_stages=[], readout_type='project',
+    reassemble_factors=[4, 2, 1, 0.5], head_in_index=-1, use_batch_norm_in_fusion_residual=False)
+
+
 def dpt_config(config: Mapping[str, Any], where: str = 'config.json') -> Config:
-  """DPTForDepthEstimation's config.json (a plain ViT) -> attributes of DPT; SSRError where ours cannot follow."""
-  _require(config, where, dict(
-      add_projection=False, backbone_config=None, hidden_act='gelu', is_hybrid=False, neck_ignore_stages=[],
-      qkv_bias=True, readout_type='project', reassemble_factors=[4, 2, 1, 0.5], head_in_index=-1,
-      use_batch_norm_in_fusion_residual=False))
+  """DPTForDepthEstimation's config.json, on a ViT or BEiT -> attributes of DPT; SSRError where ours cannot follow."""
+  _require(config, where, _DPT)
+  if config.get('use_bias_in_fusion_residual') not in (None, True):
+    raise SSRError(f'{where}: use_bias_in_fusion_residual is False; our network has biases there')
+  if config.get('backbone_config'):
+    return _dpt_beit_config(config, where)
+  _require(config, where, dict(hidden_act='gelu', qkv_bias=True))
   size, patch = _get(config, where, 'image_size'), _get(config, where, 'patch_size')
   return dict(
       family='dpt',
@@ -330,6 +339,40 @@ def dpt_config(config: Mapping[str, Any], where: str = 'config.json') -> Config:
       neck=list(_get(config, where, 'neck_hidden_sizes')),
       fusion=_get(config, where, 'fusion_hidden_size'),
   )
+
+
+def _dpt_beit_config(config: Mapping[str, Any], where: str) -> Config:
+  backbone = config['backbone_config']
+  inside = f'{where} (backbone_config)'
+  _require(backbone, inside, dict(
+      add_fpn=False, hidden_act='gelu', model_type='beit', num_channels=3, reshape_hidden_states=False,
+      use_absolute_position_embeddings=False, use_relative_position_bias=True, use_shared_relative_position_bias=False))
+  for field in ('use_relative_position_bias', 'reshape_hidden_states'):
+    _get(backbone, inside, field)  # their defaults are others
+  size, patch = backbone.get('image_size', 224), backbone.get('patch_size', 16)
+  layers = backbone.get('num_hidden_layers', 12)
+  if backbone.get('layer_scale_init_value', 0.1) <= 0:
+    raise SSRError(f'{inside}: layer_scale_init_value is 0; our network has layer scales')
+  return dict(
+      family='dpt',
+      resolution=[size, size],
+      patch=patch,
+      width=_get(backbone, inside, 'hidden_size'),
+      layers=layers,
+      heads=backbone.get('num_attention_heads', 12),
+      hidden=backbone.get('intermediate_size', 3072),
+      taps=[index - 1 for index in _out_indices(backbone, layers, inside)],
+      positions=size // patch,
+      position_method='relative',
+      layer_scale=True,
+      eps=backbone.get('layer_norm_eps', 1e-12),
+      neck=list(_get(config, where, 'neck_hidden_sizes')),
+      fusion=config.get('fusion_hidden_size', 256),
+  )
+
+
+def _dpt_table(config: Config) -> convert.Table:
+  return convert.dpt_beit() if config.get('position_method') == 'relative' else convert.dpt()
 
 
 def depth_anything_config(config: Mapping[str, Any], where: str = 'config.json') -> Config:
@@ -373,16 +416,16 @@ def _out_indices(backbone: Mapping[str, Any], layers: int, where: str) -> list[i
   return [int(name.removeprefix('stage')) for name in features]
 
 
-def _depth(translate: Callable[..., Config], table: Callable[[], convert.Table], folder: pathlib.Path):
+def _depth(translate: Callable[..., Config], table: Callable[[Config], convert.Table], folder: pathlib.Path):
   config = translate(_read_json(folder / 'config.json'), str(folder / 'config.json'))
-  tensors = table().to_ours(torch_files.read(folder), registry.abstract_variables('depth', config), str(folder))
+  tensors = table(config).to_ours(torch_files.read(folder), registry.abstract_variables('depth', config), str(folder))
   return config, registry.unflatten(tensors), {}
 
 
 _SINGLE = {
     'AutoencoderKL': ('vae', _vae),
-    'dpt': ('depth', functools.partial(_depth, dpt_config, convert.dpt)),
-    'depth_anything': ('depth', functools.partial(_depth, depth_anything_config, convert.depth_anything)),
+    'dpt': ('depth', functools.partial(_depth, dpt_config, _dpt_table)),
+    'depth_anything': ('depth', functools.partial(_depth, depth_anything_config, lambda _: convert.depth_anything())),
 }
 
 

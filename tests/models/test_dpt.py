@@ -12,6 +12,7 @@ SMALL = dict(resolution=(64, 32), width=16, layers=4, heads=2, hidden=24, taps=(
              neck=(8, 8, 8, 8), fusion=8, head=4)
 COUNTS = {  # what transformers' classes have, less what they never use (the last norm, the first fusion's first unit)
     'dpt-large': 341_848_257,
+    'dpt-beit-large-512': 342_807_233,
     'depth-anything-v2-small': 24_710_849,
     'depth-anything-v2-base': 97_174_849,
     'depth-anything-v2-large': 334_134_465,
@@ -78,6 +79,23 @@ def test_bicubic_is_keys_kernel_with_minus_three_quarters():
     d = abs((i + 0.5) / 4 - 0.5 - 3)
     expected = (a + 2) * d**3 - (a + 3) * d**2 + 1 if d <= 1 else a * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0
     np.testing.assert_allclose(value, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize('grid', [(3, 3), (2, 5), (1, 4)])
+def test_relative_bias_is_the_tables_entry_of_every_pair(grid):
+  """Pair by pair, as BEiT states it; where the grid is another, from a table that is interpolated first."""
+  (h, w), p, heads = grid, 3, 2
+  table = np.random.default_rng(0).standard_normal((25 + 3, heads)).astype(np.float32)
+  got = np.asarray(dpt.relative_bias(jnp.asarray(table), p, grid))
+  offsets = dpt.interpolate(jnp.asarray(table[:25].reshape(1, 5, 5, heads)), (2 * h - 1, 2 * w - 1), 'bilinear')[0]
+  places = [(y, x) for y in range(h) for x in range(w)]
+  assert got.shape == (heads, 1 + h * w, 1 + h * w)
+  for i, (y, x) in enumerate(places):
+    for j, (v, u) in enumerate(places):
+      np.testing.assert_allclose(got[:, 1 + i, 1 + j], offsets[y - v + h - 1, x - u + w - 1], atol=1e-6)
+  np.testing.assert_array_equal(got[:, 0, 1:], np.repeat(table[25][:, None], h * w, 1))  # class token to tokens
+  np.testing.assert_array_equal(got[:, 1:, 0], np.repeat(table[26][:, None], h * w, 1))
+  np.testing.assert_array_equal(got[:, 0, 0], table[27])
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,6 @@ import pytest
 
 from ssr_jax.models import discriminator as disc
 from ssr_jax.models import vae as vae_lib
-from ssr_jax.models.attention import attention
 from ssr_jax.models.vae import VAE
 
 SMALL = dict(channels=(8, 16), encoder_blocks=1, decoder_blocks=2, groups=4, scaling_factor=0.5)
@@ -16,40 +15,6 @@ def filled(module, x):
   rng = np.random.default_rng(0)
   tree = jax.eval_shape(module.init, jax.random.key(0), x)
   return jax.tree.map(lambda a: jnp.asarray(rng.normal(0, 0.1, a.shape), jnp.float32), tree)
-
-
-def reference_attention(q, k, v):
-  """One head and one batch entry at a time, in float64."""
-  q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
-  out = np.empty(q.shape)
-  for b in range(q.shape[0]):
-    for h in range(q.shape[2]):
-      scores = q[b, :, h] @ k[b, :, h].T / np.sqrt(q.shape[3])
-      weights = np.exp(scores - scores.max(1, keepdims=True))
-      out[b, :, h] = weights / weights.sum(1, keepdims=True) @ v[b, :, h]
-  return out
-
-
-@pytest.mark.parametrize('chunk', [0, 5, 8, 64])
-def test_attention_equals_numpy_whatever_the_chunk(chunk):
-  keys = jax.random.split(jax.random.key(0), 3)
-  q = jax.random.normal(keys[0], (2, 17, 3, 4))
-  k, v = (jax.random.normal(key, (2, 11, 3, 4)) for key in keys[1:])
-  np.testing.assert_allclose(attention(q, k, v, chunk=chunk), reference_attention(q, k, v), atol=2e-6)
-
-
-def test_attention_gradients_do_not_depend_on_the_chunk():
-  q, k, v = (jax.random.normal(key, (1, 10, 2, 4)) for key in jax.random.split(jax.random.key(1), 3))
-  plain, chunked = (
-      jax.grad(lambda *a, c=c: jnp.sum(attention(*a, chunk=c) ** 2), argnums=(0, 1, 2))(q, k, v) for c in (0, 3)
-  )
-  for a, b in zip(plain, chunked):
-    np.testing.assert_allclose(a, b, atol=1e-5)
-
-
-def test_attention_rejects_shapes_that_do_not_fit():
-  with pytest.raises(ValueError, match='q, k, v'):
-    attention(jnp.zeros((1, 4, 2, 8)), jnp.zeros((1, 4, 3, 8)), jnp.zeros((1, 4, 3, 8)))
 
 
 def test_full_size_has_the_parameters_of_stable_diffusion():

@@ -115,10 +115,10 @@ def draw(name: str, shape) -> np.ndarray:
   rng = np.random.default_rng(zlib.crc32(name.encode()))
   if name.endswith(('head.head.4.bias', 'head.conv3.bias')):
     return np.full(shape, 3, np.float32)  # a last ReLU would hide half of the output
-  if 'embedding' in name or name.endswith('cls_token'):
+  if 'embedding' in name or name.endswith(('cls_token', 'relative_position_bias_table')):
     return rng.normal(0, 1, shape).astype(np.float32)
   if len(shape) < 2:
-    return rng.normal(1.0 if name.endswith(('weight', 'lambda1')) else 0.0, 0.2, shape).astype(np.float32)
+    return rng.normal(1.0 if name.endswith(('weight', 'lambda1', 'lambda_1', 'lambda_2')) else 0.0, 0.2, shape).astype(np.float32)
   return rng.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
 
 
@@ -259,6 +259,20 @@ def _dpt() -> Case:
         readout_type='project'))
 
   return _depth(DPT(resolution=(64, 64), hidden=48, positions=4, **_SMALL_DPT), convert.dpt(), theirs)
+
+
+def _dpt_beit(resolution: tuple[int, int]) -> Case:
+  def theirs():
+    import transformers
+
+    backbone = transformers.BeitConfig(
+        hidden_size=32, num_hidden_layers=5, num_attention_heads=4, intermediate_size=48, image_size=64, patch_size=16,
+        use_relative_position_bias=True, reshape_hidden_states=False, out_features=[f'stage{i}' for i in (2, 3, 4, 5)])
+    return transformers.DPTForDepthEstimation(transformers.DPTConfig(
+        backbone_config=backbone, neck_hidden_sizes=[16, 24, 32, 40], fusion_hidden_size=16))
+
+  sizes = {**SIZES['dpt-beit-large-512'], **_SMALL_DPT, 'hidden': 48, 'positions': 4, 'resolution': resolution}
+  return _depth(DPT(**sizes), convert.dpt_beit(), theirs)
 
 
 def _depth_anything(resolution: tuple[int, int]) -> Case:
@@ -409,6 +423,8 @@ CASES = {
     'clip_sd15': lambda: _clip('quick_gelu'),
     'clip_sd21': lambda: _clip('gelu'),
     'dpt': _dpt,
+    'dpt_beit': lambda: _dpt_beit((64, 64)),
+    'dpt_beit_resized': lambda: _dpt_beit((96, 32)),
     'depth_anything': lambda: _depth_anything((70, 70)),
     'depth_anything_resized': lambda: _depth_anything((56, 84)),
     'manet': _manet,

@@ -60,6 +60,9 @@ def base(stage: str) -> ConfigDict:
   config.train.figures_every = 1000
   config.train.keep = 2  # checkpoints; the best one stays besides
   config.train.dtype = 'float32'  # or 'bfloat16': of the networks' computation; parameters stay float32
+  # What the backward pass computes again instead of keeping it: '' nothing, 'blocks' all within each block of a network,
+  # 'products' and 'dots' all but some products; ssr_jax/models/remat.py.
+  config.train.remat = ''
   config.train.accumulate = 1  # parts that a batch is worked through in, to save memory
   config.train.max_skipped = 10  # steps with a loss or gradient that is not finite; one more is an error
 
@@ -196,8 +199,13 @@ def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
   return config
 
 
-def run(main: Callable[[ConfigDict, str], int | None], doc: str, argv: list[str] | None = None) -> None:
-  """Parses --config and --workdir, runs `main(config, workdir)` and exits.
+def run(
+    main: Callable[..., int | None],
+    doc: str,
+    argv: list[str] | None = None,
+    options: Mapping[str, str | bool | None] | None = None,
+) -> None:
+  """Parses --config and the options beside it, runs `main(config, **options)` and exits.
 
   A wrong config file, stage, field or value is one line on stderr that lists what is known, and exit code 2; so is an
   `SSRError` from `main`, with exit code 1.
@@ -206,6 +214,7 @@ def run(main: Callable[[ConfigDict, str], int | None], doc: str, argv: list[str]
     main: the program; returns the exit code, None meaning 0.
     doc: printed by --help.
     argv: the arguments; default sys.argv.
+    options: {name: default}, strings and switches; None where one must be given. Default: --workdir, which must.
   """
   import sys
 
@@ -213,11 +222,17 @@ def run(main: Callable[[ConfigDict, str], int | None], doc: str, argv: list[str]
   from ml_collections import config_flags
 
   argv = list(sys.argv if argv is None else argv)
+  if '--config' in argv[:-1]:
+    i = argv.index('--config')
+    argv[i : i + 2] = [f'--config={argv[i + 1]}']
+  options = {'workdir': None} if options is None else options
   values = flags.FlagValues()
   config_flags.DEFINE_config_file(
       'config', None, 'The config: FILE.py:STAGE.', lock_config=True, flag_values=values, sys_argv=argv
   )
-  flags.DEFINE_string('workdir', None, 'Where everything is written.', flag_values=values)
+  for name, default in options.items():
+    define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
+    define(name, default, '', flag_values=values)
 
   def fail(code: int, line: str):
     print(f'error: {line}', file=sys.stderr)
@@ -235,14 +250,14 @@ def run(main: Callable[[ConfigDict, str], int | None], doc: str, argv: list[str]
     fail(2, ' '.join(str(error).split()))
   if len(rest) > 1:
     fail(2, f'unexpected argument {rest[1]!r}; every option reads --name=value')
-  for name in ('config', 'workdir'):
+  for name in ('config', *options):
     if values[name].value is None:
       fail(2, f'--{name} is missing; see --help')
 
   from ssr_jax.types import SSRError
 
   try:
-    code = main(values['config'].value, values['workdir'].value)
+    code = main(values['config'].value, **{name: values[name].value for name in options})
   except SSRError as error:
     fail(1, str(error))
   except KeyboardInterrupt:

@@ -33,6 +33,7 @@ class AMFUNet(nn.Module):
     prompt_tokens: n > 0: the fixed prompt's embedding [n, cross_attention_dim] comes with the weights, as the constant
       'prompt', and is the context where none is given.
     dtype: dtype of the computation; parameters and normalisation statistics stay float32.
+    remat: what the backward pass computes again within the blocks of UNet and LR encoder, a name of `remat.POLICIES`.
   """
 
   channels: Sequence[int] = (320, 640, 1280, 1280)
@@ -54,6 +55,7 @@ class AMFUNet(nn.Module):
   code_channels: int = 15
   prompt_tokens: int = 0
   dtype: Any = jnp.float32
+  remat: str = ''
 
   def setup(self):
     levels = len(self.channels)
@@ -72,11 +74,19 @@ class AMFUNet(nn.Module):
         self.groups,
         self.amf_hidden,
         self.dtype,
+        self.remat,
     )
     self.kernel_encoder = MapEncoder(self.kernel_channels, self.map_features, self.dtype)
     self.depth_encoder = MapEncoder(self.depth_channels, self.map_features, self.dtype)
     self.lr_encoder = LREncoder(
-        self.lr_channels, self.lr_features, self.lr_blocks, self.mid_attention, self.head_dim, self.groups, self.dtype
+        self.lr_channels,
+        self.lr_features,
+        self.lr_blocks,
+        self.mid_attention,
+        self.head_dim,
+        self.groups,
+        self.dtype,
+        self.remat,
     )
     self.reconstruction = Heads((self.code_channels, 1, self.latent_channels), dtype=self.dtype)
     if self.prompt_tokens:

@@ -10,6 +10,8 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
+from ssr_jax.models.remat import remat
+
 _QUANTILES = (0.02, 0.98)
 
 
@@ -43,6 +45,7 @@ class CompactDepth(nn.Module):
     group: channels to a group of GroupNorm.
     heads: heads of the attention at the lowest level.
     dtype: dtype of the computation; the result is float32.
+    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
   """
 
   resolution: tuple[int, int] = (192, 192)
@@ -51,6 +54,7 @@ class CompactDepth(nn.Module):
   group: int = 8
   heads: int = 4
   dtype: jnp.dtype = jnp.float32
+  remat: str = ''
 
   @nn.compact
   def __call__(self, image: jax.Array, *, raw: bool = False) -> jax.Array:
@@ -89,13 +93,13 @@ class CompactDepth(nn.Module):
       x = _space_to_depth(self._norm(x, f'down_{level}_norm'))
       x = nn.Dense(channels, dtype=self.dtype, name=f'down_{level}')(x)
       for i in range(count):
-        x = self._residual(x, f'encoder_{level}_{i}')
-    x = self._attend(x)
+        x = remat(self, self.remat, '_residual')(x, name=f'encoder_{level}_{i}')
+    x = remat(self, self.remat, '_attend')(x)
     for level in reversed(range(len(skips))):
       skip = skips[level]
       x = nn.Dense(skip.shape[-1], dtype=self.dtype, name=f'up_{level}')(x)
       x = skip + jax.image.resize(x, skip.shape, 'linear')
-      x = self._residual(x, f'decoder_{level}')
+      x = remat(self, self.remat, '_residual')(x, name=f'decoder_{level}')
     x = nn.relu(self._norm(x, 'head_norm'))
     x = nn.Conv(1, (3, 3), dtype=self.dtype, name='head')(x).astype(jnp.float32)
 

@@ -4,6 +4,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from ssr_jax.models.layers import SFT, Downsample2x2, Dtype, Upsample2x2, conv3x3
+from ssr_jax.models.remat import remat
 from ssr_jax.types import Array
 
 
@@ -68,12 +69,14 @@ class DKENet(nn.Module):
     depth_features: nf of the depth branch; 0 leaves it out, which makes this MANet.
     taps: k*k.
     dtype: dtype of the computation; the softmax is float32.
+    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
   """
 
   features: int = 128
   depth_features: int = 64
   taps: int = 441
   dtype: Dtype = jnp.float32
+  remat: str = ''
 
   @nn.compact
   def __call__(self, lr: Array, depth: Array | None = None) -> Array:
@@ -99,12 +102,13 @@ class DKENet(nn.Module):
 
   def _extract(self, x, nf, name, conditions):
     """Features at full, half and full resolution; the last with the skip from the first convolution."""
+    block = lambda i, *arrays: remat(DABlock(self.dtype, name=f'{name}_block_{i}'), self.remat)(*arrays)
     first = conv3x3(nf, self.dtype, name=f'{name}_in')(x)
-    fine = DABlock(self.dtype, name=f'{name}_block_1')(first, conditions[0])
+    fine = block(1, first, conditions[0])
     down = Downsample2x2(2 * nf, self.dtype, name=f'{name}_down')(fine)
-    coarse = DABlock(self.dtype, name=f'{name}_block_2')(down, conditions[1])
+    coarse = block(2, down, conditions[1])
     up = Upsample2x2(nf, self.dtype, name=f'{name}_up')(coarse + down)
-    last = DABlock(self.dtype, name=f'{name}_block_3')(up, conditions[2])
+    last = block(3, up, conditions[2])
     return fine, coarse, last + first
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from ssr_jax.image.resize import depth_to_space, resize
 from ssr_jax.models.attention import attention
 from ssr_jax.models.depth import normalise_depth
+from ssr_jax.models.remat import remat
 
 _IMAGENET = dict(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 _DINOV2 = dict(
@@ -61,6 +62,7 @@ class DPT(nn.Module):
     head: channels before the last convolution.
     mean, deviation: of the image's channels, in [0, 1].
     dtype: dtype of the computation; parameters, normalisation statistics and the result are float32.
+    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
   """
 
   resolution: tuple[int, int] = (384, 384)
@@ -82,6 +84,7 @@ class DPT(nn.Module):
   mean: Sequence[float] = (0.5, 0.5, 0.5)
   deviation: Sequence[float] = (0.5, 0.5, 0.5)
   dtype: Any = jnp.float32
+  remat: str = ''
 
   @nn.compact
   def __call__(self, image: jax.Array, *, raw: bool = False) -> jax.Array:
@@ -132,9 +135,10 @@ class DPT(nn.Module):
     norm = _norm(self.eps, self.dtype, 'norm_out') if self.tap_norm else lambda x: x
     taps = []
     for i in range(self.layers):
-      x = _Layer(
+      layer = _Layer(
           self.heads, self.hidden, self.layer_scale, self.eps, self.dtype, self.positions if relative else 0, (h, w),
-          name=f'layer_{i}')(x)
+          name=f'layer_{i}')
+      x = remat(layer, self.remat)(x)
       if i in self.taps:
         taps.append(norm(x))
     return taps

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ssr_jax.models.blocks import ResBlock, TimeEmbedding, Transformer, group_norm, resize_map
+from ssr_jax.models.remat import remat
 
 
 @struct.dataclass
@@ -67,6 +68,7 @@ class LREncoder(nn.Module):
     head_dim: width of its heads.
     groups: groups of every GroupNorm.
     dtype: dtype of the computation.
+    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
   """
 
   channels: Sequence[int] = (256, 256, 512, 512)
@@ -76,6 +78,7 @@ class LREncoder(nn.Module):
   head_dim: int = 64
   groups: int = 32
   dtype: Any = jnp.float32
+  remat: str = ''
 
   @nn.compact
   def __call__(self, lr: jax.Array, lr_latent: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
@@ -86,7 +89,7 @@ class LREncoder(nn.Module):
     x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(x)
 
     def res(x, channels, name):
-      return ResBlock(channels, self.groups, dtype=self.dtype, name=name)(x, embedding)
+      return remat(ResBlock(channels, self.groups, dtype=self.dtype, name=name), self.remat)(x, embedding)
 
     maps = []
     for i, channels in enumerate(self.channels):
@@ -97,7 +100,8 @@ class LREncoder(nn.Module):
       maps.append(x)
     x = res(x, channels, 'mid_res_0')
     if self.attention:
-      x = Transformer(max(channels // self.head_dim, 1), self.groups, dtype=self.dtype, name='mid_attn')(x)
+      block = Transformer(max(channels // self.head_dim, 1), self.groups, dtype=self.dtype, name='mid_attn')
+      x = remat(block, self.remat)(x)
     maps[-1] = res(x, channels, 'mid_res_1')
 
     translated = []

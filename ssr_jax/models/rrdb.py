@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from ssr_jax.image.resize import depth_to_space, upscale
 from ssr_jax.models.layers import SFT, Dtype, conv3x3
+from ssr_jax.models.remat import POLICIES, check, remat
 from ssr_jax.types import Array
 
 # ESRGAN scales its initial weights by 0.1 so that a deep residual trunk starts near the identity.
@@ -69,8 +70,8 @@ class NBSR(nn.Module):
     global_skip: add the bicubic LR to the output, so that the trunk only learns what bicubic lacks. RRDB-SFT has none.
     scan: run the blocks as one scanned block with stacked parameters (fast to compile at full depth); unrolled else.
       On a CPU the weight gradients of convolutions inside a scan are a hundred times slower.
-    remat: rematerialise each block in the backward pass.
     dtype: dtype of the computation.
+    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
   """
 
   blocks: int = 10
@@ -81,8 +82,8 @@ class NBSR(nn.Module):
   scale: int = 4
   global_skip: bool = False
   scan: bool = False
-  remat: bool = False
   dtype: Dtype = jnp.float32
+  remat: str = ''
 
   @nn.compact
   def __call__(self, lr: Array, kernels: Array) -> Array:
@@ -102,15 +103,18 @@ class NBSR(nn.Module):
 
     first = conv3x3(self.features, self.dtype, name='conv_in')(lr)
     x = first
-    block = nn.remat(RRDBSFT) if self.remat else RRDBSFT
     if self.scan:
+      # The class, not a block of it: nothing would make it again from a scan's stacked parameters.
+      block = RRDBSFT
+      if check(self.remat, 'remat'):
+        block = nn.remat(RRDBSFT, policy=POLICIES[self.remat], prevent_cse=False)
       stack = nn.scan(
           block, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=nn.broadcast, length=self.blocks
       )
       x, _ = stack(self.growth, self.dtype, name='trunk')(x, code)
     else:
       for i in range(self.blocks):
-        x, _ = block(self.growth, self.dtype, name=f'block_{i + 1}')(x, code)
+        x, _ = remat(RRDBSFT(self.growth, self.dtype, name=f'block_{i + 1}'), self.remat)(x, code)
     x = first + conv3x3(self.features, self.dtype, name='conv_trunk')(x)
     x = conv3x3(lr.shape[-1] * self.scale**2, self.dtype, name='conv_out', kernel_init=_small_init)(x)
     sr = depth_to_space(x, self.scale).astype(jnp.float32)

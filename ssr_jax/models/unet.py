@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssr_jax.models.blocks import ResBlock, TimeEmbedding, Transformer, UpConv, group_norm
+from ssr_jax.models.remat import remat
 
 
 class UNet(nn.Module):
@@ -25,6 +26,7 @@ class UNet(nn.Module):
     groups: groups of every GroupNorm.
     amf_hidden: hidden width of AMF's MLPs.
     dtype: dtype of the computation; parameters and normalisation statistics stay float32.
+    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
   """
 
   channels: Sequence[int] = (320, 640, 1280, 1280)
@@ -38,6 +40,7 @@ class UNet(nn.Module):
   groups: int = 32
   amf_hidden: int = 128
   dtype: Any = jnp.float32
+  remat: str = ''
 
   @nn.compact
   def __call__(
@@ -82,10 +85,11 @@ class UNet(nn.Module):
 
     def res(x, level, name):
       block = ResBlock(self.channels[level], self.groups, amf_hidden=self.amf_hidden, dtype=self.dtype, name=name)
-      return block(x, embedding, [maps[level] for maps in modalities], train=train)
+      return remat(block, self.remat)(x, embedding, [maps[level] for maps in modalities], train=train)
 
     def transformer(x, level, name):
-      return Transformer(self._heads(level), self.groups, dtype=self.dtype, name=name)(x, context)
+      block = Transformer(self._heads(level), self.groups, dtype=self.dtype, name=name)
+      return remat(block, self.remat)(x, context)
 
     x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(z_t.astype(self.dtype))
     skips = [x]

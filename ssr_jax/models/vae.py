@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from ssr_jax.image.resize import depth_to_space, space_to_depth
 from ssr_jax.models.attention import attention
 from ssr_jax.models.blocks import ResBlock, UpConv, group_norm
+from ssr_jax.models.remat import remat
 
 EPS = 1e-6
 """GroupNorm's epsilon everywhere in the autoencoder (the UNet's residual blocks use 1e-5)."""
@@ -38,6 +39,7 @@ class VAE(nn.Module):
     scaling_factor: to_latents multiplies by it, so that latents have about unit variance; one number, or one for each
       channel.
     dtype: dtype of the computation; parameters and normalisation statistics stay float32.
+    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
   """
 
   channels: Sequence[int] = (128, 256, 512, 512)
@@ -50,13 +52,26 @@ class VAE(nn.Module):
   shortcut: bool = False
   scaling_factor: float | Sequence[float] = 0.18215
   dtype: Any = jnp.float32
+  remat: str = ''
 
   def setup(self):
     self.encoder = Encoder(
-        self.channels, self.latent_channels, self.encoder_blocks, self.groups, self.mid_attention, self.dtype
+        self.channels,
+        self.latent_channels,
+        self.encoder_blocks,
+        self.groups,
+        self.mid_attention,
+        self.dtype,
+        self.remat,
     )
     self.decoder = Decoder(
-        self.channels, 3 * self.patch**2, self.decoder_blocks, self.groups, self.mid_attention, self.dtype
+        self.channels,
+        3 * self.patch**2,
+        self.decoder_blocks,
+        self.groups,
+        self.mid_attention,
+        self.dtype,
+        self.remat,
     )
     # 1x1 convolutions, written as Dense: the same arithmetic, twice as fast on a CPU.
     self.quant_conv = nn.Dense(2 * self.latent_channels, dtype=self.dtype, bias_init=_quiet_posterior)
@@ -139,18 +154,19 @@ class Encoder(nn.Module):
   groups: int
   mid_attention: bool
   dtype: Any
+  remat: str = ''
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
     x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(x)
     for i, channels in enumerate(self.channels):
       for j in range(self.blocks):
-        x = ResBlock(channels, self.groups, EPS, dtype=self.dtype, name=f'down_{i}_res_{j}')(x)
+        x = remat(ResBlock(channels, self.groups, EPS, dtype=self.dtype, name=f'down_{i}_res_{j}'), self.remat)(x)
       if i < len(self.channels) - 1:
         # Padded at the far side only, as in Stable Diffusion.
         x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
         x = nn.Conv(channels, (3, 3), 2, padding='VALID', dtype=self.dtype, name=f'down_{i}_conv')(x)
-    x = Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid')(x)
+    x = remat(Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid'), self.remat)(x)
     x = nn.silu(group_norm(self.groups, EPS, self.dtype, 'norm_out')(x))
     return nn.Conv(2 * self.latent_channels, (3, 3), dtype=self.dtype, name='conv_out')(x)
 
@@ -167,14 +183,15 @@ class Decoder(nn.Module):
   groups: int
   mid_attention: bool
   dtype: Any
+  remat: str = ''
 
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
     x = nn.Conv(self.channels[-1], (3, 3), dtype=self.dtype, name='conv_in')(z)
-    x = Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid')(x)
+    x = remat(Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid'), self.remat)(x)
     for i, channels in enumerate(reversed(self.channels)):
       for j in range(self.blocks):
-        x = ResBlock(channels, self.groups, EPS, dtype=self.dtype, name=f'up_{i}_res_{j}')(x)
+        x = remat(ResBlock(channels, self.groups, EPS, dtype=self.dtype, name=f'up_{i}_res_{j}'), self.remat)(x)
       if i < len(self.channels) - 1:
         x = UpConv(channels, self.dtype, name=f'up_{i}_conv')(x)
     x = nn.silu(group_norm(self.groups, EPS, self.dtype, 'norm_out')(x))

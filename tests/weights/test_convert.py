@@ -20,7 +20,7 @@ import ssr_jax
 from ssr_jax import cli, models
 from ssr_jax.models.unet import UNet
 from ssr_jax.types import SSRError
-from ssr_jax.weights import convert, importing, registry, tokenizer, torch_files
+from ssr_jax.weights import convert, importing, public, registry, tokenizer, torch_files
 
 
 def rng(seed=0):
@@ -319,6 +319,19 @@ def test_published_depth_configs_give_the_published_sizes():
       intermediate_size=4096, model_type='dpt', neck_hidden_sizes=[256, 512, 1024, 1024], num_attention_heads=16,
       num_hidden_layers=24, patch_size=16, readout_type='project', reassemble_factors=[4, 2, 1, 0.5])
   assert models.build('depth', **importing.dpt_config(large)) == dpt.DPT()
+  beit = dict(  # fields of a ViT are in the file as well, and mean nothing
+      backbone_config=dict(
+          hidden_size=1024, image_size=512, intermediate_size=4096, model_type='beit', num_attention_heads=16,
+          num_hidden_layers=24, out_features=['stage6', 'stage12', 'stage18', 'stage24'], reshape_hidden_states=False,
+          use_relative_position_bias=True),
+      hidden_size=768, fusion_hidden_size=256, image_size=384, is_hybrid=False, model_type='dpt', neck_ignore_stages=[],
+      neck_hidden_sizes=[256, 512, 1024, 1024], num_hidden_layers=None, readout_type='project',
+      use_bias_in_fusion_residual=None)
+  got = models.build('depth', **importing.dpt_config(beit))
+  assert got == dpt.DPT(**dpt.SIZES['dpt-beit-large-512'])
+  for field in ('use_shared_relative_position_bias', 'use_absolute_position_embeddings', 'add_fpn'):
+    with pytest.raises(SSRError, match=f'{field} is True'):
+      importing.dpt_config(beit | dict(backbone_config=beit['backbone_config'] | {field: True}))
   got = models.build('depth', **importing.depth_anything_config(anything))
   assert got == dpt.DPT(**dpt.SIZES['depth-anything-v2-large'])
   with pytest.raises(SSRError, match="depth_estimation_type is 'metric'"):
@@ -430,7 +443,7 @@ def test_a_filled_downloads_folder_is_found(home):
   folder = home / 'downloads' / 'sd15'
   folder.mkdir(parents=True)
   (folder / 'model_index.json').touch()
-  assert importing.locate('sd15') == folder
+  assert public.locate('sd15') == folder
 
 
 @pytest.mark.parametrize('network', ['vae', 'unet', 'text_encoder'])
@@ -460,8 +473,8 @@ def test_the_list_names_licences_and_places(home, capsys):
   assert cli.main(['weights', 'list']) == 0
   out = capsys.readouterr().out
   assert out.startswith('compact (x4)') and 'CreativeML Open RAIL' in out
-  for name, public in importing.PUBLIC.items():
-    assert name in out and all(place in out for place in public.places)
+  for name, entry in public.PUBLIC.items():
+    assert name in out and all(place in out for place in entry.places)
 
 
 @pytest.mark.parametrize('stage', [1, 2, 3])

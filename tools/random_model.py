@@ -1,0 +1,70 @@
+"""Writes a model of a config's size with random weights: to see what the size needs of a machine without any download.
+
+  python tools/random_model.py DIR --config sd21
+  ssr upscale photo.png --model DIR --steps 2 -o noise.png
+
+What it makes of a photo is noise of the right shape. One part after the other is drawn and written; the largest, the
+UNet, takes about 8 GB of memory for a moment.
+"""
+
+import argparse
+import importlib
+import pathlib
+import sys
+import time
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+CONFIGS = ('sd21', 'sd15', 'compact', 'tiny')
+
+
+def draw(shapes, seed: int) -> dict[str, np.ndarray]:
+  """Values by name for variables of these shapes: gains of about one, nothing zero but biases.
+
+  Args:
+    shapes: {flat name: anything with a shape}, as `registry.abstract_variables` gives them.
+    seed: of the draw.
+  """
+  rng = np.random.default_rng(seed)
+  found = {}
+  for name, shape in shapes.items():
+    leaf, sizes = name.rsplit('/', 1)[-1], shape.shape
+    if leaf in ('scale', 'var') or leaf.startswith('scale'):
+      found[name] = np.ones(sizes, np.float32)
+    elif len(sizes) < 2:
+      found[name] = np.zeros(sizes, np.float32)
+    else:
+      value = rng.standard_normal(sizes, np.float32)
+      value *= np.float32(np.prod(sizes[:-1]) ** -0.5)
+      found[name] = value
+  return found
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('directory', metavar='DIR', type=pathlib.Path)
+  parser.add_argument('--config', choices=CONFIGS, default='sd21', help='configs/NAME.py (default: %(default)s)')
+  parser.add_argument('--seed', type=int, default=0)
+  arguments = parser.parse_args()
+
+  from ssr_jax import models
+  from ssr_jax.weights import registry
+
+  config = importlib.import_module(f'configs.{arguments.config}').get_config()
+  for part in models.PARTS:
+    start = time.monotonic()
+    fields = config.model[part].to_dict()
+    tensors = draw(registry.abstract_variables(part, fields), arguments.seed)
+    count = sum(value.size for name, value in tensors.items() if name.startswith('params/'))
+    registry.save_part(
+        arguments.directory, part, fields, registry.unflatten(tensors), {'random': True, 'seed': arguments.seed})
+    del tensors
+    print(f'{part}: {count:,} parameters, {time.monotonic() - start:.0f} s', flush=True)
+  registry.update(arguments.directory, schedule=config.schedule.to_dict())
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main())

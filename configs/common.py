@@ -115,7 +115,7 @@ def losses() -> ConfigDict:
   loss.detail = 0.5  # vae: differences between neighbours at three scales
   loss.kl = 1e-6
   loss.latent_noise = 0.0  # vae: largest standard deviation of noise on latents, of the latents' own
-  loss.adversarial = 0.002  # not tried yet; a run at 0.02 stalled, for reasons not told apart
+  loss.adversarial = 0.005  # the bundled decoder's last 1500 steps; at 0.02, from scratch, a run stalled
   loss.adversarial_start = 0.7  # fraction of the steps
   loss.draws = 1  # diffusion: (time step, noise) drawn for each image, whose latents and conditions are computed once
   loss.focus = (0.0, 1.0)  # diffusion: this share of the time steps lies below this fraction of the schedule

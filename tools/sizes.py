@@ -79,11 +79,33 @@ def table(name: str) -> str:
   return '\n'.join(lines) + '\n'
 
 
+def depth_table() -> str:
+  """The published depth nets, each at its own resolution."""
+  import jax
+  import jax.numpy as jnp
+
+  from ssr_jax import models
+  from ssr_jax.models import dpt
+  from ssr_jax.training import flops
+
+  lines = ['## Depth nets to choose from', '',
+           '| name | resolution | parameters | GFLOP | weights float32, MB | bfloat16, MB |', '|---|--:|--:|--:|--:|--:|']
+  for name, fields in dpt.SIZES.items():
+    module = models.build('depth', family='dpt', **fields)
+    image = jnp.zeros((1, *module.resolution, 3))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), image)
+    count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    work = flops.count(module.apply, shapes, image)
+    side = 'x'.join(map(str, module.resolution))
+    lines.append(f'| {name} | {side} | {count:,} | {work / 1e9:,.1f} | {4 * count / 1e6:,.1f} | {2 * count / 1e6:,.1f} |')
+  return '\n'.join(lines) + '\n'
+
+
 def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--check', action='store_true', help='compare with the file, write nothing')
   arguments = parser.parse_args()
-  text = HEAD + '\n'.join(table(name) for name in ('sd21', 'sd15', 'compact'))
+  text = HEAD + '\n'.join([*(table(name) for name in ('sd21', 'sd15', 'compact')), depth_table()])
   if arguments.check:
     if not FILE.is_file() or FILE.read_text() != text:
       print(f'{FILE}: not what tools/sizes.py makes now; run it', file=sys.stderr)

@@ -128,7 +128,7 @@ def main(config, workdir: str) -> int:
   keys = jax.jit(lambda: [jax.random.key(i) for i in range(len(held_batches))], out_shardings=whole)()
   seed = sharding.put(np.int32(train.seed), whole)
   scalars = logging.Scalars(workdir, start) if lead else logging.Nothing()
-  progress = logging.Progress(train.steps, start, train.batch_size, _peak_share(stage, state, frozen, data, mesh))
+  progress = logging.Progress(train.steps, start, train.batch_size, _peak_share(config, state, frozen, data, mesh))
 
   def validate():
     rows = jax.device_get([validate_fn(state.ema, state.stats, frozen, b, k) for b, k in zip(held_batches, keys)])
@@ -149,7 +149,7 @@ def main(config, workdir: str) -> int:
             'steps': step,
             'batch_size': train.batch_size,
             'photos': len(photos),
-            'started_from': config.init_from or 'scratch',
+            'started_from': pathlib.Path(config.init_from).name or 'scratch',
             'machine': f'{mesh.size} x {mesh.devices.flat[0].device_kind}, {platform.machine()}',
             'validation': {name: round(value, 6) for name, value in validation.items()},
         },
@@ -310,7 +310,7 @@ def _check_same_meaning(config, stage, about):
   return brought
 
 
-def _peak_share(stage, state, frozen, data, mesh):
+def _peak_share(config, state, frozen, data, mesh):
   """Seconds that a step's matrix products would take at the peak of all chips; 0 for chips whose peak is not known."""
   import jax
 
@@ -320,9 +320,7 @@ def _peak_share(stage, state, frozen, data, mesh):
   if not peak:
     return 0.0
   batch = jax.eval_shape(lambda: dataclasses.replace(data, process_index=0, process_count=1)[0])
-  gradient = jax.grad(lambda *arguments: stage.loss(*arguments)[0])
-  work = flops.count(gradient, state.params, state.stats, frozen, batch, jax.random.key(0), state.step)
-  return work / peak / mesh.size
+  return flops.of_step(config, state.params, state.stats, frozen, batch) / peak / mesh.size
 
 
 def _check_same_shapes(where, ours, theirs):

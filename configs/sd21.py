@@ -9,8 +9,19 @@ and NBSR (10 blocks, nf 64, gc 32) are trained.
   python train.py --config=configs/sd21.py:STAGE --workdir=runs/STAGE --config.data.train='folder:DIR'
 
 with STAGE kernel, nbsr, svkr, then diffusion. A stage takes the parts that it does not train from the model 'sd21', or
-from `--config.parts_from=MODEL`. Not trained yet: there is no hardware, run time or result to tell. Parameters,
-operations and memory of each part: docs/sizes.md.
+from `--config.parts_from=MODEL`; what it trained comes there by
+
+  ssr export runs/STAGE MODEL_DIR                  # the directory of 'sd21', or another one that has the other parts
+
+On a TPU pod (docs/tpu.md, which says what fits; each host runs this):
+
+  python train.py --config=configs/sd21.py:diffusion --workdir=BUCKET/runs/diffusion \
+      --config.data.train='array_record:BUCKET/data/shards/*' --config.data.workers=8 --config.distributed.auto=True \
+      --config.mesh.fsdp=16 --config.train.remat=blocks
+  python tools/compile_tpu.py --config=configs/sd21.py:diffusion --topology=v5e-16 --config.mesh.fsdp=16
+
+Not trained yet: there is no hardware, run time or result to tell. Parameters, operations and memory of each part:
+docs/sizes.md.
 """
 
 from configs import common

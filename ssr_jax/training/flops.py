@@ -4,6 +4,11 @@ import math
 from typing import Any, Callable
 
 import jax
+import jax.numpy as jnp
+
+from ssr_jax import xla
+from ssr_jax.training import stages
+from ssr_jax.training import state as state_lib
 
 PEAKS = {
     # bf16, dense, operations a second, as their makers give them; by a part of jax's `device_kind`, the longest first.
@@ -42,6 +47,30 @@ def count(function: Callable[..., Any], *arguments: Any) -> int:
     ValueError: a loop whose length the program does not say (`while`).
   """
   return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def of_step(config, params: Any, stats: Any, frozen: Any, batch: Any) -> int:
+  """Operations of a train step's loss and gradients, the same for every device and every `train.remat`.
+
+  What is frozen has no gradients of its own. The one thing that counts twice are the scores of attention over very many
+  tokens, which the form that every device has (`models.attention`) computes again in chunks.
+
+  Args:
+    config: of the run.
+    params, stats, frozen: as `state.program` takes them, arrays or shapes.
+    batch: likewise, the whole batch.
+  """
+  once = config.copy_and_resolve_references()
+  once.train.remat = ''
+  loss = stages.build(once).loss
+  mask = state_lib.trainable(params, config.train.frozen)
+
+  def gradient(params, *arguments):
+    masked = lambda p: jax.tree.map(lambda x, train_it: x if train_it else jax.lax.stop_gradient(x), p, mask)
+    return jax.grad(lambda p: loss(masked(p), *arguments)[0])(params)
+
+  with xla.compiling_for('cpu'):  # in operations that can be counted: a hand-written kernel shows none
+    return count(gradient, params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))
 
 
 def _count(jaxpr) -> int:

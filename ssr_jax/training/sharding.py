@@ -27,7 +27,8 @@ TENSOR_RULES: tuple[tuple[str, int], ...] = (
 """(expression on the parameter's path, axis split over `tensor`)."""
 
 
-_BATCH = PartitionSpec(('data', 'fsdp'))
+BATCH = PartitionSpec(('data', 'fsdp'))
+"""How a batch is split along its first axis."""
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -111,7 +112,7 @@ def put(tree: Tree, places: Tree) -> Tree:
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """This process' records of a batch, `piece(mesh)` of it -> the global batch, split over data and fsdp."""
-  place = NamedSharding(mesh, _BATCH)
+  place = NamedSharding(mesh, BATCH)
   with jax.transfer_guard_host_to_device('allow'):  # the one transfer that a training loop asks for
     return {name: jax.make_array_from_process_local_data(place, np.asarray(value)) for name, value in batch.items()}
 
@@ -120,7 +121,7 @@ def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
   """A batch that every process holds whole, split where it divides evenly."""
   def place(x):
     even = len(x) % (mesh.shape['data'] * mesh.shape['fsdp']) == 0
-    return NamedSharding(mesh, _BATCH if even else PartitionSpec())
+    return NamedSharding(mesh, BATCH if even else PartitionSpec())
 
   return {name: put(value, place(value)) for name, value in batch.items()}
 

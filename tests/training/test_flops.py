@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ssr_jax.training import flops
+from configs import common, tiny
+from ssr_jax.training import flops, shapes
 
 
 def test_matrix_products_in_loops_and_branches():
@@ -43,6 +44,26 @@ def test_groups_count_their_own_inputs():
   conv = lambda x, w: jax.lax.conv_general_dilated(
       x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=3)
   assert flops.count(conv, image, kernel) == 2 * 16 * 6 * 2
+
+
+def test_a_step_counts_the_same_with_and_without_rematerialisation_and_less_where_parts_are_frozen():
+  def count(**fields):
+    config = common.apply(tiny.get_config('nbsr'), {f'train.{name}': value for name, value in fields.items()})
+    stage, params, stats, frozen = shapes.of_run(config)
+    batch = shapes.of_batch(stage, config, 2)
+
+    def loss(params, stats, frozen, batch):
+      return stage.loss(params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))[0]
+
+    as_run = flops.count(jax.grad(loss), params, stats, frozen, batch)
+    return flops.of_step(config, params, stats, frozen, batch), as_run
+
+  work, as_run = count()
+  assert work == as_run > 0
+  again, as_run = count(remat='blocks')
+  assert again == work < as_run
+  less, _ = count(frozen=('nbsr/conv_in', 'nbsr/block_1'))
+  assert work / 3 < less < work  # the forward pass is a third
 
 
 def test_an_unknown_chip_has_no_peak():

@@ -1,0 +1,189 @@
+"""tools/compile_tpu.py: what it reads from programs, and that it compiles what train.py and SSR.sample run."""
+
+import importlib.util
+import json
+import math
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+from PIL import Image
+import pytest
+from skimage import data
+
+from configs import tiny
+from ssr_jax.data import pipeline, sources
+from ssr_jax.training import shapes, stages
+from ssr_jax.types import SSRError
+from tools import compile_tpu
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+HLO = """
+HloModule jit_step, is_scheduled=true, num_partitions=16
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[]{:T(128)} parameter(0)
+  ROOT %sum = f32[]{:T(128)} add(%a, %b)
+}
+
+%all-reduce-scatter.1 (p: f32[64,128]) -> f32[16,128] {
+  %all-reduce.9 = f32[64,128]{1,0:T(8,128)} all-reduce(%p), channel_id=9, replica_groups=[4,4]<=[16], to_apply=%add
+  ROOT %slice = f32[16,128]{1,0:T(8,128)} dynamic-slice(%all-reduce.9, %i, %z), dynamic_slice_sizes={16,128}
+}
+
+%body (w: (s32[], bf16[256,4096])) -> (s32[], bf16[256,4096]) {
+  %all-gather.8 = bf16[256,4096]{1,0:T(8,128)(2,1)S(1)} all-gather(%x), channel_id=1, replica_groups=[4,4]<=[16]
+  %all-reduce.4 = (bf16[8,128]{1,0:T(8,128)}, f32[128]{0:T(128)}) all-reduce(%y, %z), channel_id=4, to_apply=%add
+  ROOT %tuple = (s32[]{:T(128)}, bf16[256,4096]{1,0}) tuple(%n, %all-gather.8)
+}
+
+%condition (w: (s32[], bf16[256,4096])) -> pred[] {
+  %limit = s32[]{:T(128)} constant(5)
+  ROOT %lt = pred[]{:T(512)} compare(%n, %limit), direction=LT
+}
+
+ENTRY %main (p0: f32[64,128]) -> f32[16,128] {
+  %ag = (f32[2,128]{1,0}, f32[8,128]{1,0}) all-gather-start(%p0), channel_id=2, replica_groups=[4,4]<=[16], dimensions={0}
+  %agd = f32[8,128]{1,0} all-gather-done(%ag)
+  %cp = (f32[2,128]{1,0}, f32[2,128]{1,0}, u32[], u32[]) collective-permute-start(%p0), source_target_pairs={{0,1}}
+  %rs = f32[4,128]{1,0} reduce-scatter(%q), channel_id=3, replica_groups={{0,1},{2,3}}, dimensions={0}, to_apply=%add
+  %while = (s32[]{:T(128)}, bf16[256,4096]{1,0}) while(%t), condition=%condition, body=%body
+  ROOT %out = f32[16,128]{1,0:T(8,128)} fusion(%p0), kind=kCustom, calls=%all-reduce-scatter.1
+}
+"""
+
+
+@pytest.mark.parametrize('kind,chips_per_number', [('v4', 2), ('v5p', 2), ('v5e', 1), ('v6e', 1)])
+def test_slices_have_as_many_chips_as_their_name_says(kind, chips_per_number):
+  for number in compile_tpu.CHIPS[kind].slices:
+    _, name = compile_tpu.find_chip(f'{kind}-{number}')
+    assert math.prod(map(int, name.split(':')[1].split('x'))) * chips_per_number == number
+
+
+@pytest.mark.parametrize('name', ['v9-4', 'v5e-3', 'v5e', 'v5p-x'])
+def test_an_unknown_slice_lists_the_known_ones(name):
+  with pytest.raises(SSRError, match=rf'--topology={name}: unknown; known: v4-.*v5e-\{{1,4,8,16,.*256\}}'):
+    compile_tpu.find_chip(name)
+
+
+def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
+  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+  with pytest.raises(SSRError, match=r"libtpu.* is not installed; pip install 'jax\[tpu\]'"):
+    compile_tpu.devices('v5e-4')
+
+
+def test_collectives_are_counted_as_often_as_they_run():
+  found, complete = compile_tpu.collectives(HLO)
+  assert complete
+  assert found == {
+      'all-gather': (5 + 1, 5 * 256 * 4096 * 2 + 8 * 128 * 4),
+      'all-reduce': (5, 5 * (8 * 128 * 2 + 128 * 4)),
+      'collective-permute': (1, 2 * 128 * 4),
+      'reduce-scatter': (2, 64 * 128 * 4 + 2 * 4 * 128 * 4),
+  }
+
+
+def test_a_loop_of_unknown_length_is_told():
+  found, complete = compile_tpu.collectives(HLO.replace('direction=LT', 'direction=NE'))
+  assert not complete and found['all-reduce'][0] == 1
+
+
+@pytest.mark.parametrize('message,needed', [
+    ('Ran out of memory on HBM, the total memory required for HLO temporaries (48.00G) exceeds available HBM (15.75G).', 48),
+    ('XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.\nMore', 20.5),
+])  # fmt: skip
+def test_what_does_not_fit_is_a_row_like_others(message, needed):
+  class Lowered:
+    def compile(self):
+      raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {message}')
+
+  need = compile_tpu.compile_(Lowered())
+  assert not need.fits and need.needed == needed * 2**30
+  job = compile_tpu.Job('step', 'batch 8', None, 10**12)
+  assert compile_tpu.row('v5e-16', 'fsdp 16', job, need)[-5:] == (
+      f'{needed:.3f}', f'{needed / 16:.1%}', '-', '1', 'does not fit')
+  assert compile_tpu.traffic(need) == message.splitlines()[0]
+
+
+@pytest.mark.parametrize('stage', ['nbsr', 'depth', 'kernel'])
+def test_the_shapes_are_those_of_a_run(stage, tiny_model_dir, tmp_path):
+  """Parameters, constants and batches as the run makes them, against what is compiled; nothing of the run is assumed."""
+  for name in ('astronaut', 'coffee'):
+    Image.fromarray(getattr(data, name)()[:200, :240]).save(tmp_path / f'{name}.png')
+  config = tiny.get_config(stage)
+  config.parts_from, config.data.scenes = str(tiny_model_dir), 0.5 * (stage == 'kernel')
+  photos = sources.from_spec(f'folder:{tmp_path}', ('hr',))
+  made, source = pipeline.photo_record(64), photos
+  if stage == 'depth':
+    made, source = pipeline.scene_record(photos, 64, 64), range(4)
+  elif stage == 'kernel':
+    made = pipeline.partly(0.5, pipeline.scene_record(photos, 64, 64), 64)
+  batch = pipeline.dataset(source, made, 2, 0)[0]
+  del batch['record']
+  built = stages.build(config)
+  look = lambda tree: jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), tree)
+  assert look(shapes.of_batch(built, config, 2)) == look(batch)
+  if stage == 'nbsr':  # its constants are drawn with NumPy, which no trace sees
+    _, params, stats, frozen = shapes.of_run(config)
+    assert look((params, stats, frozen['constants'])) == look(built.init(jax.random.key(0)))
+
+
+def test_a_model_that_is_not_here_is_taken_from_the_config():
+  config = tiny.get_config('diffusion')
+  config.parts_from = 'nowhere'
+  assert "'nowhere' is not on this machine" in shapes.without_weights(config)
+  assert config.parts_from == '' and stages.build(config).needs == ('depth', 'dkenet', 'nbsr', 'vae')
+  config.parts_from = 'compact'
+  assert shapes.without_weights(config) is None and config.parts_from == 'compact'
+
+
+def test_wrong_usage_is_one_line():
+  command = [sys.executable, 'tools/compile_tpu.py', '--config', 'configs/tiny.py:nbsr', '--topology', 'v5e-5']
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+  assert done.returncode == 1
+  assert done.stderr.startswith('error: --topology=v5e-5: unknown; known: v4-') and done.stderr.count('\n') == 1
+
+
+def _compile(tmp_path, *arguments):
+  if importlib.util.find_spec('libtpu') is None:
+    pytest.skip("libtpu is not installed: pip install -e '.[tpu]'")
+  out = tmp_path / 'needs.json'
+  command = [sys.executable, 'tools/compile_tpu.py', f'--json={out}', *arguments]
+  done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'SSR_WEIGHTS': str(tmp_path)})
+  assert done.returncode == 0, done.stderr[-3000:]
+  return json.loads(out.read_text()), done.stdout
+
+
+@pytest.mark.tpu_aot
+def test_the_tiny_step_compiles(tmp_path):
+  """Four chips that hold copies of the state: they hold all of it, and every gradient is summed over them."""
+  [need], text = _compile(
+      tmp_path, '--config=configs/tiny.py:diffusion', '--config.parts_from=nowhere', '--topology=v5e-4', '--batch=4')
+  assert "'nowhere' is not on this machine" in text and '\nv5e-4 ' in text
+  config = tiny.get_config('diffusion')
+  config.parts_from = ''
+  _, params, _, _ = shapes.of_run(config)
+  size = sum(4 * x.size for x in jax.tree.leaves(params))
+  # Parameters, their average and two moments at least; layouts pad small arrays to whole tiles.
+  assert need['fits'] and need['arguments'] > 4 * size > need['results'] and need['operations'] > 0
+  assert need['needed'] == need['arguments'] + need['results'] + need['temporaries'] <= 16 * 2**30
+  assert need['complete'] and need['sent']['all-reduce'][1] >= size
+
+
+@pytest.mark.tpu_aot
+@pytest.mark.slow
+def test_the_compact_step_and_sampling_compile(tmp_path):
+  """Slices hold a part of the state each and gather parameters; rematerialisation needs less at its peak."""
+  step = ['--config=configs/compact.py:diffusion', '--topology=v5e-16', '--batch=64']
+  [copies], _ = _compile(tmp_path, *step)
+  [slices], _ = _compile(tmp_path, *step, '--config.mesh.fsdp=16', '--config.mesh.min_size=1024')
+  assert slices['arguments'] < 0.5 * copies['arguments'] and 'all-gather' not in copies['sent']
+  assert slices['sent']['all-gather'][1] > 0
+  [less], _ = _compile(tmp_path, *step, '--config.train.remat=blocks')
+  assert less['needed'] < copies['needed'] and less['operations'] == copies['operations']
+  restore, generate = _compile(tmp_path, '--config=configs/compact.py', '--topology=v5e-1', '--sampling')[0]
+  assert restore['program'] == 'restore' and generate['program'].startswith('generate') and not generate['sent']

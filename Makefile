@@ -5,16 +5,21 @@ BIN := $(VENV)/bin
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
+# With PARITY=1 the networks are compared with PyTorch's as well; torch, diffusers and transformers are installed for it.
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu keeps the gigabytes of torch's CUDA build away.
+PARITY ?=
+TESTED := $(VENV)/.installed-test $(if $(PARITY),$(VENV)/.installed-parity)
+
 .PHONY: demo test test-all clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py --output demo
 
-test: $(VENV)/.installed-test
+test: $(TESTED)
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
 
 # The slow ones too: every stage on every mesh.
-test-all: $(VENV)/.installed-test
+test-all: $(TESTED)
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 # The stamps keep a second `make` from installing again; they are as old as the lists they were made from.
@@ -25,6 +30,10 @@ $(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) -e '.[test]'
+	touch $@
+
+$(VENV)/.installed-parity: $(VENV)/.installed-test
+	$(PIP) -e '.[parity]'
 	touch $@
 
 $(BIN)/python:

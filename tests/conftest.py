@@ -11,6 +11,9 @@ from ssr_jax import xla
 from ssr_jax.image import kernels as kernel_maths
 from ssr_jax.weights import registry
 
+# No test uses the network; the hub's client reads this when it is imported.
+os.environ['HF_HUB_OFFLINE'] = '1'
+
 # Compiling is most of what the tests do; what one run compiled serves the next.
 xla.enable_compilation_cache()
 

@@ -18,8 +18,10 @@ from safetensors.numpy import load_file
 
 from configs import common, tiny
 from ssr_jax import cli
+from ssr_jax.data import pipeline as data_pipeline
 from ssr_jax.training import checkpoint as train_checkpoint
 from ssr_jax.training import stages
+from ssr_jax.training.stages import base
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 import train
@@ -57,6 +59,29 @@ def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, 
   assert np.isfinite(list(summary['validation'].values())).all() and summary['metric'] in summary['validation']
   if stage == 'vae':
     assert model.config['parts']['vae']['config']['scaling_factor'] != 0.18215
+
+
+def test_true_depth_of_rendered_scenes_reaches_the_blur(photos, tiny_model_dir, tmp_path, monkeypatch):
+  """A kernel stage with blur by depth, half of whose records are scenes: those, and only those, bring their depth."""
+  seen, true_depth = [], base.true_depth
+  monkeypatch.setattr(base, 'true_depth', lambda batch, estimate: seen.append(sorted(batch)) or true_depth(batch, estimate))
+  fields = dict(data__scenes=0.5, recipe__field='depth', recipe__mode='no_noise')
+  assert not train.main(_config('kernel', photos, tiny_model_dir, **fields), str(tmp_path))
+  assert seen and all({'depth', 'has_depth'} <= set(names) for names in seen)
+
+
+def test_photos_with_depth_maps_train_the_depth_net_without_rendering(tiny_model_dir, tmp_path, monkeypatch):
+  rng = np.random.default_rng(0)
+  for folder in ('photos', 'maps'):
+    (tmp_path / folder).mkdir()
+  distance = np.linspace(500, 4000, 80 * 90).reshape(80, 90).astype(np.uint16)
+  for i in range(4):
+    Image.fromarray(rng.integers(0, 255, (80, 90, 3), np.uint8)).save(tmp_path / 'photos' / f'{i}.png')
+    Image.fromarray(distance).save(tmp_path / 'maps' / f'{i}.png')
+  monkeypatch.setattr(data_pipeline, 'scene_record', lambda *_: pytest.fail('a scene was rendered'))
+  config = _config('depth', tmp_path, tiny_model_dir, data__train=f'rgbd:{tmp_path}/photos,{tmp_path}/maps')
+  assert not train.main(config, str(tmp_path / 'run'))
+  assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['validation']['aligned_l1'] > 0
 
 
 def test_running_again_goes_on_exactly(photos, tiny_model_dir, tmp_path):

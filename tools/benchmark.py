@@ -1,12 +1,17 @@
 """Time and memory of the main job and of the operators under it, each measured in a fresh process.
 
     python tools/benchmark.py [--cases sample,restore,...] [--model compact] [--side 128] [--repeat 3] [--check]
+    python tools/benchmark.py --cases train [--configs tiny,compact] [--stages nbsr,diffusion,...] [--set FIELD=VALUE ...]
 
 Columns: first call (compilation included, reading the weights not), median of the later calls, the process's peak
 memory, and how many programs were compiled ('traces'). 'same bucket' is a second image of another size but the same
 padded size, which must compile nothing. 'a second' counts images or patches. --check exits with 1 if the same bucket
 compiles, if the sample from 128x128 to 512x512 takes more than 8 s or 3 GB, if fewer than 100 patches a second are
 degraded with one kernel each, noise and JPEG, or if a kernel per pixel costs more than 3 times one kernel per image.
+
+'train' is the step of train.py, of each config and stage on all devices, at the config's batch size on random pictures;
+reading data is not in it. 'a second' counts records, 'of peak' is the share of the chips' peak that the model's matrix
+products are (left out for chips whose peak is not known). It is minutes of compiling, and left out unless it is named.
 """
 
 import argparse
@@ -141,6 +146,78 @@ def degrade(options: argparse.Namespace) -> list[dict[str, Any]]:
   return rows
 
 
+def train(options: argparse.Namespace) -> list[dict[str, Any]]:
+  """The train step of one config's stage."""
+  import importlib
+
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+
+  from configs import common
+  from ssr_jax import xla
+  from ssr_jax.training import flops, shapes, sharding
+  from ssr_jax.training import state as state_lib
+  from ssr_jax.types import SSRError
+
+  xla.keep_freed_memory()
+  name, stage_name = options.run.split(':')
+  config = importlib.import_module(f'configs.{name}').get_config(stage_name)
+  if name == 'tiny':
+    config.parts_from = ''  # no model is as small
+  for item in options.set:
+    path, _, text = item.partition('=')
+    try:
+      common.apply(config.lock(), {path: _value(text)})
+    except (AttributeError, KeyError, TypeError) as error:
+      raise SSRError(f'--set {item}: {" ".join(str(error).split())[:200]}') from error
+  shapes.without_weights(config)
+  mesh = sharding.make_mesh(config.mesh)
+  batch_size = config.train.batch_size
+  sharding.check_batch_size(batch_size, config.train.accumulate, mesh)
+  stage, params, stats, frozen = shapes.of_run(config)
+  shape = shapes.of_batch(stage, config, batch_size)
+  work = flops.of_step(config, params, stats, frozen, shape)
+  program = state_lib.program(stage, config, mesh, params, stats, frozen)
+
+  # Weights are those of a start from scratch where they are trained, and zero where they are not: time does not depend
+  # on them.
+  state = jax.jit(program.create, out_shardings=program.places)(*stage.init(jax.random.key(0))[:2])
+  zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), frozen)
+  frozen = jax.jit(zeros, out_shardings=program.frozen_places)()
+  rng = np.random.default_rng(0)
+  draw = lambda x: (rng.integers(256, size=x.shape) if x.dtype.kind in 'ui' else rng.random(x.shape)).astype(x.dtype)
+  batch = sharding.put_whole(jax.tree.map(draw, shape), mesh)
+  seed = sharding.put(np.int32(0), sharding.replicated(mesh))
+
+  def step():
+    nonlocal state
+    state, values = program.step(state, frozen, batch, seed)
+    return state, values
+
+  timed = measure(step, options.repeat)
+  peak = flops.peak(mesh.devices.flat[0])
+  row = {
+      'what': f'train {name}:{stage_name}',
+      'size': f'{batch_size} of {config.data.patch}x{config.data.patch}',
+      'rate': batch_size / timed['later'],
+      'traces': 1,
+  }
+  if peak:
+    row['share'] = work / timed['later'] / (peak * mesh.size)
+  return [row | timed]
+
+
+def _value(text: str) -> Any:
+  """What a config's field is set to: a Python literal, or the text itself."""
+  import ast
+
+  try:
+    return ast.literal_eval(text)
+  except (SyntaxError, ValueError):
+    return text
+
+
 CASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     'sample': sample,
     'restore': functools.partial(sample, steps=0),
@@ -148,22 +225,40 @@ CASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     'convolution': functools.partial(operator, invariant=True),
     'jpeg': jpeg,
     'degrade': degrade,
+    'train': train,
 }
 
 
 def main(argv: list[str] | None = None) -> int:
   """Runs every case in its own process and prints the table; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument('--cases', default=','.join(CASES), help=f"which, out of {', '.join(CASES)}")
+  usual = [name for name in CASES if name != 'train']
+  parser.add_argument('--cases', default=','.join(usual), help=f"which, out of {', '.join(CASES)} (default: all but train)")
   parser.add_argument('--model', default='compact', help='name or model directory')
   parser.add_argument('--side', type=int, default=128, help='side of the LR image')
   parser.add_argument('--repeat', type=int, default=3, help='calls after the first')
   parser.add_argument('--check', action='store_true', help='exit with 1 where a limit is passed')
+  parser.add_argument('--configs', default='tiny,compact', help='of train: files of configs/')
+  parser.add_argument('--stages', default='', help='of train (default: all)')
+  parser.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='of train: a field of the config')
   parser.add_argument('--child', choices=CASES, help=argparse.SUPPRESS)
+  parser.add_argument('--run', help=argparse.SUPPRESS)
   options = parser.parse_args(argv)
   if options.child:
     return _child(options)
+  sys.path.insert(0, str(ROOT))
+  from configs import common
+
   names = options.cases.split(',')
+  stages = options.stages.split(',') if options.stages else common.STAGES
+  for what, given, known in (
+      ('config', options.configs.split(','), [path.stem for path in sorted((ROOT / 'configs').glob('[!_]*.py'))]),
+      ('stage', stages, common.STAGES),
+  ):
+    for name in given:
+      if name not in known or name == 'common':
+        parser.error(f"unknown {what} {name!r}; known: {', '.join(k for k in known if k != 'common')}")
+  runs = [f'{config}:{stage}' for config in options.configs.split(',') for stage in stages]
   unknown = [name for name in names if name not in CASES]
   if unknown:
     parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
@@ -172,23 +267,26 @@ def main(argv: list[str] | None = None) -> int:
   if options.repeat < 1:
     parser.error(f'--repeat {options.repeat}: must be at least 1')
 
-  sys.path.insert(0, str(ROOT))
   from ssr_jax.report import tables
 
   rows, code = [], 0
-  for name in names:
-    found = _run(name, options)
+  for name, run in [(name, run) for name in names for run in (runs if name == 'train' else [None])]:
+    found = _run(name, options, run)
     if isinstance(found, str):
       print(f'error: {name}: {found}', file=sys.stderr)
       code = 1
     else:
       rows += found
-  heads = ('what', 'size', 'first call s', 'later s', 'a second', 'peak MB', 'traces')
-  print(tables.plain(heads, [
-      (row['what'], row['size'], f"{row['first']:.2f}", f"{row['later']:.3f}",
-       f"{row.get('rate', 1 / row['later']):.4g}", f"{row['peak']:.0f}", row['traces'])
+  heads = ['what', 'size', 'first call s', 'later s', 'a second', 'peak MB', 'traces']
+  cells = [
+      [row['what'], row['size'], f"{row['first']:.2f}", f"{row['later']:.3f}",
+       f"{row.get('rate', 1 / row['later']):.4g}", f"{row['peak']:.0f}", row['traces']]
       for row in rows
-  ]))
+  ]
+  if any('share' in row for row in rows):
+    heads.append('of peak')
+    cells = [line + [f"{row['share']:.1%}" if 'share' in row else ''] for line, row in zip(cells, rows)]
+  print(tables.plain(heads, cells))
   for line in complaints(rows) if options.check else []:
     print(f'error: {line}', file=sys.stderr)
     code = 1
@@ -215,10 +313,12 @@ def complaints(rows: list[dict[str, Any]]) -> list[str]:
   return lines
 
 
-def _run(name: str, options: argparse.Namespace) -> list[dict[str, Any]] | str:
+def _run(name: str, options: argparse.Namespace, run: str | None = None) -> list[dict[str, Any]] | str:
   """One case in a fresh process: its rows, or the last line of what it complained of."""
   command = [sys.executable, __file__, f'--child={name}', f'--model={options.model}', f'--side={options.side}',
-             f'--repeat={options.repeat}']
+             f'--repeat={options.repeat}', *(f'--set={item}' for item in options.set)]
+  if run:
+    command.append(f'--run={run}')
   paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
   done = subprocess.run(
       command, capture_output=True, text=True, check=False, env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)})

@@ -39,7 +39,17 @@ def test_complaints_about_degradation():
   assert ['99 a second' in lines[0], '3.1 times' in lines[1]] == [True] * 2
 
 
-@pytest.mark.parametrize('argv', [['--cases=nothing'], ['--side=4'], ['--repeat=0']])
+def test_the_train_case_times_the_step_of_a_stage(capsys):
+  arguments = ['--cases=train', '--configs=tiny', '--stages=nbsr', '--repeat=1', '--set=train.batch_size=1', '--set=data.patch=32']
+  assert benchmark.main(arguments) == 0
+  row = capsys.readouterr().out.splitlines()[2]
+  assert row.startswith('train tiny:nbsr  1 of 32x32') and 'nan' not in row
+  assert benchmark.main([*arguments, '--set=train.batchsize=1']) == 1
+  assert 'error: train: --set train.batchsize=1: ' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'argv', [['--cases=nothing'], ['--side=4'], ['--repeat=0'], ['--stages=none'], ['--configs=huge']])
 def test_wrong_usage_exits_with_2(argv, capsys):
   with pytest.raises(SystemExit) as exit_:
     benchmark.main(argv)

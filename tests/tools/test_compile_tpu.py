@@ -16,7 +16,7 @@ from skimage import data
 
 from configs import tiny
 from ssr_jax.data import pipeline, sources
-from ssr_jax.training import shapes, stages
+from ssr_jax.training import shapes, sharding, stages
 from ssr_jax.types import SSRError
 from tools import compile_tpu
 
@@ -95,7 +95,7 @@ def test_a_loop_of_unknown_length_is_told():
 @pytest.mark.parametrize('message,needed', [
     ('Ran out of memory on HBM, the total memory required for HLO temporaries (48.00G) exceeds available HBM (15.75G).', 48),
     ('XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.\nMore', 20.5),
-])  # fmt: skip
+])
 def test_what_does_not_fit_is_a_row_like_others(message, needed):
   class Lowered:
     def compile(self):
@@ -130,6 +130,28 @@ def test_the_shapes_are_those_of_a_run(stage, tiny_model_dir, tmp_path):
   if stage == 'nbsr':  # its constants are drawn with NumPy, which no trace sees
     _, params, stats, frozen = shapes.of_run(config)
     assert look((params, stats, frozen['constants'])) == look(built.init(jax.random.key(0)))
+
+
+def test_the_programs_are_lowered_as_they_run():
+  """On this machine's own device: what is compiled for a TPU goes the same way up to the compiler."""
+  config = tiny.get_config('nbsr')
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  one, two = compile_tpu.train_jobs(config, mesh, [2, 4])
+  assert (one.label, one.size, two.size) == ('nbsr step', 'batch 2', 'batch 4') and two.work == 2 * one.work > 0
+  state, scalars = two.lower().out_info
+  assert state.params['nbsr']['conv_in']['kernel'].shape == (3, 3, 3, 8) and scalars['loss'].shape == ()
+
+  config = tiny.get_config()
+  config.parts_from = ''
+  restore, generate = compile_tpu.sampling_jobs(config, jax.devices()[0], [32])
+  assert (restore.label, generate.label) == ('restore', 'generate, dpmpp_2m x8') and restore.work > 0 < generate.work
+  assert [x.shape for x in restore.lower().out_info][1:3] == [(1, 32, 32, 441), (1, 128, 128, 3)]
+  assert generate.lower().out_info.shape == (1, 128, 128, 3)
+  config.eval.sampling.steps = 4
+  _, fewer = compile_tpu.sampling_jobs(config, jax.devices()[0], [32])
+  assert fewer.label == 'generate, dpmpp_2m x4' and 0 < fewer.work < generate.work
+  with pytest.raises(SSRError, match='--sides=33: .*use 64'):
+    list(compile_tpu.sampling_jobs(config, jax.devices()[0], [33]))
 
 
 def test_a_model_that_is_not_here_is_taken_from_the_config():

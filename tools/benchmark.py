@@ -1,7 +1,7 @@
 """Time and memory of the main job and of the operators under it, each measured in a fresh process.
 
     python tools/benchmark.py [--cases sample,restore,...] [--model compact] [--side 128] [--repeat 3] [--check]
-    python tools/benchmark.py --cases train [--configs tiny,compact] [--stages nbsr,diffusion,...] [--set FIELD=VALUE ...]
+    python tools/benchmark.py --cases train [--configs tiny,compact] [--stages nbsr,...] [--set FIELD=VALUE ...]
 
 Columns: first call (compilation included, reading the weights not), median of the later calls, the process's peak
 memory, and how many programs were compiled ('traces'). 'same bucket' is a second image of another size but the same
@@ -233,14 +233,16 @@ def main(argv: list[str] | None = None) -> int:
   """Runs every case in its own process and prints the table; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   usual = [name for name in CASES if name != 'train']
-  parser.add_argument('--cases', default=','.join(usual), help=f"which, out of {', '.join(CASES)} (default: all but train)")
+  parser.add_argument(
+      '--cases', default=','.join(usual), help=f"which, out of {', '.join(CASES)} (default: all but train)")
   parser.add_argument('--model', default='compact', help='name or model directory')
   parser.add_argument('--side', type=int, default=128, help='side of the LR image')
   parser.add_argument('--repeat', type=int, default=3, help='calls after the first')
   parser.add_argument('--check', action='store_true', help='exit with 1 where a limit is passed')
   parser.add_argument('--configs', default='tiny,compact', help='of train: files of configs/')
   parser.add_argument('--stages', default='', help='of train (default: all)')
-  parser.add_argument('--set', action='append', default=[], metavar='FIELD=VALUE', help='of train: a field of the config')
+  parser.add_argument(
+      '--set', action='append', default=[], metavar='FIELD=VALUE', help='of train: a field of the config')
   parser.add_argument('--child', choices=CASES, help=argparse.SUPPRESS)
   parser.add_argument('--run', help=argparse.SUPPRESS)
   options = parser.parse_args(argv)

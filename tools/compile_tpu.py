@@ -1,4 +1,4 @@
-"""Compiles the step of train.py for TPUs that are not here: what it needs of their memory and links, and whether it fits.
+"""Compiles the step of train.py for TPUs that are not here: what it needs of memory and links, and whether it fits.
 
   python tools/compile_tpu.py --config=configs/sd21.py:diffusion --topology=v5e-16 [--batch=32,64,128] \
       [--config.path.to.field=value ...]
@@ -15,8 +15,8 @@ Where the model that config.parts_from names is not on this machine the frozen p
 the shapes are all that is needed. The output says so.
 
 --json=FILE writes what is found in bytes, too. Columns, in GiB on each chip: arguments (state, frozen parts, batch),
-results that do not lie in the arguments' place, temporaries, all three ('needed') as a share of the chip's memory, and
-the peak that the compiler expects, which is less where they do not live at the same time; TFLOP of the model over all
+results that do not lie in the arguments' place, temporaries, all three ('needed') and their share of the chip's memory,
+and the peak that the compiler itself reports, which may be less than what it sets aside; TFLOP of the model over all
 chips, from the program before compilation, without what is computed twice to save memory. Below each row what the chips
 send each other, as the bytes that one chip has of it once it is whole, and how often. Loops count as often as they run.
 Exit code 3 if any program does not fit.
@@ -42,9 +42,9 @@ from configs import common  # noqa: E402
 GIB = 2**30
 DOES_NOT_FIT = 3
 
-# To be set before jax is imported. With libtpu installed both look for the TPUs of this machine: in the cloud's metadata
-# (for minutes, where there is none), and for a lock that a program which uses them holds. The type only has to be one
-# that libtpu knows.
+# To be set before jax is imported. With libtpu installed both look for the TPUs of this machine: in the cloud's
+# metadata (for minutes, where there is none), and for a lock that a program which uses them holds. The type only has
+# to be one that libtpu knows.
 ENVIRONMENT = {
     'JAX_PLATFORMS': 'cpu',
     'TPU_SKIP_MDS_QUERY': '1',
@@ -53,8 +53,8 @@ ENVIRONMENT = {
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
 
-# https://docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e: memory of a chip, and its slices by the number in their
-# name, which counts chips for v5e and v6e but TensorCores, two a chip, for v4 and v5p.
+# https://docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e: memory of a chip, and its slices by the number in
+# their name, which counts chips for v5e and v6e but TensorCores, two a chip, for v4 and v5p.
 _SQUARES = {1: '1x1', 4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8', 128: '8x16', 256: '16x16'}
 _CUBES = {
     8: '2x2x1', 16: '2x2x2', 32: '2x2x4', 64: '2x4x4', 128: '4x4x4', 256: '4x4x8', 512: '4x8x8', 1024: '8x8x8',
@@ -69,8 +69,8 @@ class Chip:
   Attributes:
     memory: bytes of HBM.
     slices: {number in the name: chips along each axis}.
-    options: what libtpu has to be told besides. A v4 chip's two cores are one device ('megacore') unless asked otherwise
-      on the chip itself, while libtpu's topologies have two.
+    options: what libtpu has to be told besides. A v4 chip's two cores are one device ('megacore') unless asked
+      otherwise on the chip itself, while libtpu's topologies have two.
   """
 
   memory: int
@@ -343,7 +343,7 @@ class Need:
   Attributes:
     arguments, results, temporaries: of memory; results are those that do not lie in the arguments' place.
     needed: their sum; where the program does not fit, what the compiler says that it would need.
-    peak: most in use at one time, as the compiler expects it.
+    peak: as the compiler reports it, which may be less than what it sets aside.
     fits: whether the compiler found room for it.
     sent: from `collectives`.
     complete: whether `sent` is all.
@@ -402,8 +402,8 @@ def compile_(lowered) -> Need:
 
 
 _HEADS = (
-    'topology', 'mesh', 'program', 'size', 'arguments', 'results', 'temporaries', 'needed', 'of memory', 'peak', 'TFLOP',
-    '',
+    'topology', 'mesh', 'program', 'size', 'arguments', 'results', 'temporaries', 'needed', 'of memory', 'peak',
+    'TFLOP', '',
 )
 
 

@@ -40,7 +40,8 @@ def test_complaints_about_degradation():
 
 
 def test_the_train_case_times_the_step_of_a_stage(capsys):
-  arguments = ['--cases=train', '--configs=tiny', '--stages=nbsr', '--repeat=1', '--set=train.batch_size=1', '--set=data.patch=32']
+  small = ['--set=train.batch_size=1', '--set=data.patch=32']
+  arguments = ['--cases=train', '--configs=tiny', '--stages=nbsr', '--repeat=1', *small]
   assert benchmark.main(arguments) == 0
   row = capsys.readouterr().out.splitlines()[2]
   assert row.startswith('train tiny:nbsr  1 of 32x32') and 'nan' not in row

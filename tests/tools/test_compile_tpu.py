@@ -135,6 +135,7 @@ def test_the_shapes_are_those_of_a_run(stage, tiny_model_dir, tmp_path):
 def test_the_programs_are_lowered_as_they_run():
   """On this machine's own device: what is compiled for a TPU goes the same way up to the compiler."""
   config = tiny.get_config('nbsr')
+  config.train.remat = 'blocks'
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   one, two = compile_tpu.train_jobs(config, mesh, [2, 4])
   assert (one.label, one.size, two.size) == ('nbsr step', 'batch 2', 'batch 4') and two.work == 2 * one.work > 0

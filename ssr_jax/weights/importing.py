@@ -174,8 +174,7 @@ def _amf_unet(path: pathlib.Path, prompt: str):
   folder = path / 'unet'
   theirs = _read_json(folder / 'config.json')
   config = unet_config(theirs, str(folder / 'config.json'))
-  levels = len(config['channels'])
-  config |= {field: list((*widths, *widths[-1:] * levels)[:levels]) for field, widths in _WIDTHS.items()}
+  config |= widths(len(config['channels']))
   context = prompt_embedding(path, prompt)
   if context.shape[1] != config['cross_attention_dim']:
     raise SSRError(
@@ -195,6 +194,11 @@ def _amf_unet(path: pathlib.Path, prompt: str):
 # Widths of the encoders, per UNet level; the paper is silent.
 _WIDTHS = {
     'kernel_channels': (64, 64, 128, 128), 'depth_channels': (64, 64, 128, 128), 'lr_channels': (256, 256, 512, 512)}
+
+
+def widths(levels: int) -> Config:
+  """Widths of an imported AMF-UNet's encoders, as attributes of AMFUNet; the last one again where levels are more."""
+  return {field: list((*found, *found[-1:] * levels)[:levels]) for field, found in _WIDTHS.items()}
 
 
 def untrained(expected: Mapping[str, jax.ShapeDtypeStruct], seed: int) -> dict[str, np.ndarray]:

@@ -16,6 +16,7 @@ import pytest
 import safetensors.numpy
 import skimage.data
 
+from configs import sd15, sd21
 import ssr_jax
 from ssr_jax import cli, models
 from ssr_jax.models.unet import UNet
@@ -285,6 +286,13 @@ def test_published_unet_configs_give_the_published_parameters(config, count):
   args = jnp.zeros((1, 8, 8, 4)), jnp.zeros(1), jnp.zeros((1, 7, config['cross_attention_dim']))
   v = jax.eval_shape(module.init, jax.random.key(0), *args)
   assert sum(a.size for a in jax.tree.leaves(v)) == count
+
+
+@pytest.mark.parametrize('config, ours', [(SD15, sd15), (SD21, sd21)], ids=['sd15', 'sd21'])
+def test_training_on_imported_weights_is_not_refused(config, ours):
+  """train.py compares every field of the networks with those of the weights that it starts from."""
+  imported = importing.unet_config(config) | importing.widths(4) | {'prompt_tokens': 77}
+  assert models.build('unet', **imported) == models.build('unet', **ours.get_config('diffusion').model.unet.to_dict())
 
 
 @pytest.mark.parametrize(

@@ -73,24 +73,35 @@ def test_former_weights_are_measured_with_their_own_networks():
   assert {name.split('.')[-1] for name in here if name.startswith('model.')} == set(tiny.get_config('vae').model.vae)
 
 
-def test_a_whole_run_compares_and_keeps_the_better(tiny_model_dir, tmp_path, capfd):
-  """Two runs from the command line's end: a learning rate of zero leaves the weights as they are, so they stay."""
+def _improve_nbsr(model, folder, *more):
+  """The exit code of `tools/improve.py nbsr` on a model, trained for a moment."""
   for name in ('astronaut', 'coffee'):
-    (tmp_path / 'photos').mkdir(exist_ok=True)
-    Image.fromarray(getattr(data, name)()[:160, :160]).save(tmp_path / 'photos' / f'{name}.png')
+    (folder / 'photos').mkdir(exist_ok=True)
+    Image.fromarray(getattr(data, name)()[:160, :160]).save(folder / 'photos' / f'{name}.png')
+  arguments = ['nbsr', '--minutes', '0.001', '--data', f'folder:{folder}/photos', '--config', 'tiny']
+  arguments += ['--model', str(model), '--workdir', str(folder / 'runs'), '--set', 'model.nbsr.global_skip=False', *more]
+  return improve.main(arguments)
+
+
+def test_weights_of_another_width_replace_those_that_measure_worse(tiny_model_dir, tmp_path, capfd):
+  """A whole run. The former weights are random, measured with their own width; the model then loads."""
   model = tmp_path / 'model'
   shutil.copytree(tiny_model_dir, model)
-  before = registry.read_config(model)
-  arguments = ['nbsr', '--minutes', '0.001', '--data', f'folder:{tmp_path}/photos', '--config', 'tiny', '--model', str(model)]
-  arguments += ['--workdir', str(tmp_path / 'runs'), '--set', 'model.nbsr.global_skip=False']
-  arguments += ['--set', 'train.learning_rate=0.0']
-  assert improve.main(arguments) == 3
-  assert 'not better' in capfd.readouterr().out
-  assert registry.read_config(model) == before and not list((tmp_path / 'runs').iterdir())
-  # New weights of another width replace those of random ones where they are better, and the model then loads.
-  code = improve.main(arguments[:-1] + ['train.learning_rate=0.003', '--scratch', '--set', 'model.nbsr.features=12'])
+  code = _improve_nbsr(
+      model, tmp_path, '--scratch', '--set', 'train.learning_rate=0.003', '--set', 'model.nbsr.features=12')
   psnr = [float(x) for x in re.search(r'psnr ([\d.]+) -> ([\d.]+)', capfd.readouterr().out).groups()]
   assert code == (0 if psnr[1] > psnr[0] else 3)
   features = registry.read_config(model)['parts']['nbsr']['config']['features']
   assert (features == 12) is (code == 0)
   registry.load_model(model)
+
+
+@pytest.mark.slow
+def test_weights_that_are_not_better_are_left_where_they_are(tiny_model_dir, tmp_path, capfd):
+  """A whole run whose learning rate is zero."""
+  model = tmp_path / 'model'
+  shutil.copytree(tiny_model_dir, model)
+  before = registry.read_config(model)
+  assert _improve_nbsr(model, tmp_path, '--set', 'train.learning_rate=0.0') == 3
+  assert 'not better' in capfd.readouterr().out
+  assert registry.read_config(model) == before and not list((tmp_path / 'runs').iterdir())

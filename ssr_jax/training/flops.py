@@ -66,8 +66,7 @@ def of_step(config, params: Any, stats: Any, frozen: Any, batch: Any) -> int:
   mask = state_lib.trainable(params, config.train.frozen)
 
   def gradient(params, *arguments):
-    masked = lambda p: jax.tree.map(lambda x, train_it: x if train_it else jax.lax.stop_gradient(x), p, mask)
-    return jax.grad(lambda p: loss(masked(p), *arguments)[0])(params)
+    return jax.grad(lambda p: loss(state_lib.stopped(p, mask), *arguments)[0])(params)
 
   with xla.compiling_for('cpu'):  # in operations that can be counted: a hand-written kernel shows none
     return count(gradient, params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))

@@ -64,6 +64,11 @@ def trainable(params: Tree, frozen: Sequence[str]) -> Tree:
   return traverse_util.unflatten_dict({path: path not in fixed for path in paths}, sep='/')
 
 
+def stopped(params: Tree, mask: Tree) -> Tree:
+  """The parameters, with no gradient flowing into those that `mask`, from `trainable`, leaves out."""
+  return jax.tree.map(lambda p, train_it: p if train_it else jax.lax.stop_gradient(p), params, mask)
+
+
 def make_optimizer(train, mask: Tree | None = None) -> optax.GradientTransformation:
   """AdamW behind a clip of each part's gradient norm, with a linear warm-up and a cosine down to `final_rate`.
 
@@ -128,7 +133,7 @@ def make_step(
 
   def masked(params, *arguments):
     if mask is not None:
-      params = jax.tree.map(lambda p, train_it: p if train_it else jax.lax.stop_gradient(p), params, mask)
+      params = stopped(params, mask)
     return loss(params, *arguments)
 
   gradient = jax.value_and_grad(masked, has_aux=True)

@@ -1,8 +1,8 @@
 """Published checkpoints that can be imported: what they are, where they lie, and whether the copy here is the real one.
 
-Sizes and sha256 are those that the publishers' pages show for the file (huggingface.co, 'Large File Pointer Details',
-and lists that others have checked against them), read in November 2026; None is what was not found published. A mirror
-has the same files: the sha256 tells.
+Sizes and sha256 are those that the publishers' pages show for the file (huggingface.co, 'Large File Pointer Details') or,
+for the sizes and for Stable Diffusion 1.5's UNet and text encoder, that lists in public repositories give, read in
+November 2026; None is what was not found published. A mirror has the same files: the sha256 tells.
 """
 
 import dataclasses
@@ -107,7 +107,7 @@ def here(source: str | os.PathLike) -> pathlib.Path | None:
   for place in _hub_ids(source):
     try:
       return _snapshot(place, local_files_only=True)
-    except Exception:  # the hub's client raises its own errors; without it there is no cache either
+    except (ImportError, OSError, ValueError):  # not in the cache; without the hub's client there is none
       continue
   return None
 

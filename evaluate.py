@@ -45,8 +45,6 @@ from ssr_jax.types import SSRError
 
 MODELS = ('bicubic', 'restored', 'result')
 SCALE = 4
-# What each of MODELS needs of the model directory.
-_PARTS = {'bicubic': (), 'restored': ('depth', 'dkenet', 'nbsr'), 'result': ('depth', 'dkenet', 'nbsr', 'vae', 'unet')}
 _SAMPLING = ('steps', 'sampler', 'start', 'colour_fix', 'tile', 'seed')
 
 
@@ -158,11 +156,11 @@ def evaluate(config: ConfigDict, workdir: str | None = None, ssr: pipeline.SSR |
   dataset = Dataset.parse(eval_.dataset, eval_.recipes, eval_.seed, eval_.limit)
   if ssr is None and set(models) - {'bicubic'}:
     ssr = pipeline.load(eval_.model)
+  lacking = {} if ssr is None else _lacking(ssr, sampling)
   for model in models:
-    lacking = [part for part in _PARTS[model] if part not in ssr.modules]
-    if lacking:
-      able = tuple(m for m in MODELS if all(part in ssr.modules for part in _PARTS[m]))
-      raise SSRError(f"eval.models: '{model}' needs the part {', '.join(lacking)}, which model '{ssr.config['name']}' "
+    if lacking.get(model):
+      able = tuple(m for m in MODELS if not lacking[m])
+      raise SSRError(f"eval.models: '{model}' needs the part {', '.join(lacking[model])}, which model '{ssr.config['name']}' "
                      f'lacks; give eval.models={able}')
   if workdir is not None:
     workdir = pathlib.Path(workdir)
@@ -354,8 +352,18 @@ def picture(case: Case, outputs: dict[str, Output]) -> Image.Image:
   return figures.side_by_side([*panels, case.hr], [*labels, 'HR'])
 
 
+def _lacking(ssr: pipeline.SSR, sampling: dict[str, Any]) -> dict[str, list[str]]:
+  """{one of MODELS: the parts for it that the model directory does not have}."""
+  asked = {key: sampling.get(key) for key in ('steps', 'sampler', 'start')}
+  needs = {'bicubic': (), 'restored': ssr.parts(steps=0), 'result': ssr.parts(**asked)}
+  return {model: [part for part in parts if part not in ssr.modules] for model, parts in needs.items()}
+
+
 def _sampling(ssr: pipeline.SSR, sampling: dict[str, Any]) -> str:
-  used = {**ssr.config['sampling'], **sampling}
+  if not ssr.generates:
+    return 'none'
+  options, colour_fix = ssr.check(scale=ssr.config['scale'], **{k: v for k, v in sampling.items() if k != 'seed'})
+  used = {**options, 'colour_fix': colour_fix, 'seed': sampling['seed']}
   return ', '.join(f'{key} {value}' for key, value in used.items())
 
 

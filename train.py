@@ -2,7 +2,7 @@
 
   python train.py --config=configs/compact.py:STAGE --workdir=DIR [--config.path.to.field=value ...]
 
-Stages: depth, kernel, nbsr, svkr, vae, diffusion. Running the same command again goes on from the last checkpoint in
+Stages: depth, kernel, nbsr, svkr, vae, diffusion, distill. Running the same command again goes on from the last checkpoint in
 the workdir, to the same weights as if it had never stopped. The trained part's weights (the moving average) are written
 to DIR/model, in the format that `ssr_jax.load` reads; scalars to DIR/scalars.jsonl and DIR/tensorboard, pictures to
 DIR/pictures. SIGTERM saves a checkpoint and ends with exit code 75: run the command again.
@@ -143,7 +143,7 @@ def main(config, workdir: str) -> int:
     return {
         'name': config.name,
         'parts': {part: config.model[part].to_dict() | measured.get(part, {}) for part in stage.parts},
-        'sections': {'schedule': config.schedule.to_dict()} if 'unet' in stage.parts else {},
+        'sections': stage.sections,
         'training': {
             'stage': config.stage,
             'steps': step,
@@ -300,7 +300,7 @@ def _check_same_meaning(config, stage, about):
         brought.setdefault(part, {})[name] = b
       elif a != b and name != 'resolution':  # a depth net may go on at another one
         raise SSRError(f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}')
-  if 'unet' in stage.parts:
+  if 'schedule' in stage.sections:
     a, b = (dataclasses.asdict(Schedule(**fields)) for fields in (config.schedule, about['sections']['schedule']))
     for name in a:
       if a[name] != b[name]:

@@ -5,7 +5,7 @@ from typing import Any, Callable, Mapping
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion')
+STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill')
 
 
 def base(stage: str) -> ConfigDict:
@@ -91,6 +91,12 @@ def base(stage: str) -> ConfigDict:
   config.schedule.beta_end = 0.012
   config.schedule.prediction = 'eps'
 
+  config.distill = ConfigDict()
+  config.distill.steps = 1  # of the student
+  config.distill.start = 0.1  # fraction of the schedule that it begins at, from the restored image
+  config.distill.wavelet_levels = 2  # of the colour fix of its image
+  config.distill.teacher_steps = 20
+
   config.eval = ConfigDict()
   config.eval.dataset = 'folder:data/test'  # 'folder:HR_DIR' or 'folder:HR_DIR,LR_DIR'
   config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'niqe')
@@ -112,13 +118,15 @@ def losses() -> ConfigDict:
   """Weights of the terms of each stage's loss; a stage reads its own."""
   loss = ConfigDict()
   loss.kernel = 1e4  # MANet: L1 on 1e4 K
-  loss.detail = 0.5  # vae: differences between neighbours at three scales
+  loss.detail = 0.5  # vae, distill: differences between neighbours at three scales
   loss.kl = 1e-6
   loss.latent_noise = 0.0  # vae: largest standard deviation of noise on latents, of the latents' own
   loss.adversarial = 0.005  # the bundled decoder's last 1500 steps; at 0.02, from scratch, a run stalled
   loss.adversarial_start = 0.7  # fraction of the steps
   loss.draws = 1  # diffusion: (time step, noise) drawn for each image, whose latents and conditions are computed once
   loss.focus = (0.0, 1.0)  # diffusion: this share of the time steps lies below this fraction of the schedule
+  loss.teacher = 1.0  # distill: squared distance to the teacher's latent; 0 does without its sampling
+  loss.realism = 1.0  # distill: the critic's pull on the image, as a multiple of the reconstruction's
   loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image
   return loss
 
@@ -161,6 +169,8 @@ def full_size(stage: str, name: str) -> ConfigDict:
       map_features=64,
       lr_features=256,
   )
+  if stage == 'distill':
+    model.student = model.unet  # the same section: a change of one is a change of both
   match stage:
     case 'kernel' | 'nbsr':
       # MANet's and RRDB-SFT's: HR patches of 192 pixels, 16 at a time, Adam at 2e-4 for 300 000 steps.
@@ -178,6 +188,16 @@ def full_size(stage: str, name: str) -> ConfigDict:
           'train.learning_rate': 5e-5,
           'train.dtype': 'bfloat16',
           'svkr.iterations': 0,  # as in configs/compact.py
+      }
+    case 'distill':
+      overrides = {
+          'data.patch': 512,
+          'train.steps': 20_000,
+          'train.learning_rate': 1e-5,
+          'train.dtype': 'bfloat16',
+          'svkr.iterations': 1,
+          'distill.steps': 4,
+          'distill.start': 0.5,
       }
     case 'depth':
       overrides = {'data.patch': 384, 'train.learning_rate': 1e-5, 'init_from': name}

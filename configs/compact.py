@@ -7,7 +7,7 @@ One stage after the other; a stage reads the parts before it from `--config.part
   python train.py --config=configs/compact.py:STAGE --workdir=runs/STAGE \
       --config.data.train='folder:DIR[;folder:DIR2]'
 
-with STAGE one of depth, kernel, nbsr, svkr, vae, diffusion. The weights appear under WORKDIR/model. What was trained
+with STAGE one of depth, kernel, nbsr, svkr, vae, diffusion, distill. The weights appear under WORKDIR/model. What was trained
 for how long, on what and with what result stands in ssr_jax/weights/bundled/MODEL_CARD.md.
 """
 
@@ -50,6 +50,9 @@ def get_config(stage: str = ''):
       lr_features=32,
   )
 
+  if stage == 'distill':
+    model.student = model.unet
+
   config.schedule.prediction = 'v'  # its clean latent stays exact where the noise is strong
 
   match stage:
@@ -80,6 +83,16 @@ def get_config(stage: str = ''):
           'svkr.iterations': 0,
           # Sampling starts from the restored image with some noise, so that most of what is learned is learned there.
           'loss.focus': (0.75, 0.6),
+      }
+    case 'distill':
+      overrides = {
+          'train.steps': 2000,
+          'train.batch_size': 8,
+          'train.learning_rate': 2e-4,
+          'train.ema': 0.995,
+          'svkr.iterations': 1,
+          'loss.teacher': 0.0,  # it leaves the grain that the student is to lose
+          'loss.adversarial_start': 0.05,
       }
     case _:
       overrides = {}

@@ -39,6 +39,8 @@ def get_config(stage: str = ''):
       map_features=4,
       lr_features=4,
   )
+  if stage == 'distill':
+    model.student = model.unet
   common.apply(
       config,
       {

@@ -38,12 +38,13 @@ MAX_PIXELS = 2**22
 COLOUR_FIXES = ('none', 'adain', 'wavelet')
 
 _RESTORING = ('depth', 'dkenet', 'nbsr')
-_GENERATING = ('vae', 'unet')
+_GENERATORS = ('student', 'unet')  # the networks that sample, the preferred one first
 _SECTIONS = {
     'svkr': ('iterations', 'gamma', 'rule', 'unroll'),
     'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
-    'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels'),
+    'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'student'),
 }
+_STUDENT = ('steps', 'start', 'wavelet_levels')  # fields of the section 'sampling.student'
 _NOISE_BLOCK = 64
 _WAVELET_LEVELS = 5  # of the colour fix, where model.json does not say otherwise: what varies over some 32 pixels
 
@@ -90,7 +91,7 @@ class SSR:
   @property
   def generates(self) -> bool:
     """Whether the model has the parts that the diffusion stage needs."""
-    return all(part in self.modules for part in _GENERATING)
+    return 'vae' in self.modules and any(part in self.modules for part in _GENERATORS)
 
   def sample(
       self,
@@ -110,13 +111,14 @@ class SSR:
 
     Args:
       lr: [h, w, 3] or [b, h, w, 3], uint8 or float in [0, 1], any size up to `MAX_PIXELS` pixels.
-      steps: diffusion steps; 0 stops at the restored image, None takes the model's own number.
+      steps: diffusion steps; 0 stops at the restored image. None takes the model's own way: its distilled student, which
+        has its own number and start, where it has one, else its own number of the UNet's.
       seed: of the diffusion noise. One number serves every image of the batch, so that an image gets the same result
         alone and in a batch; a sequence gives each image its own.
       scale: must be the model's.
-      sampler: 'ddpm', 'ddim' or 'dpmpp_2m'; None takes the model's.
+      sampler: 'ddpm', 'ddim' or 'dpmpp_2m', of the UNet; None takes the model's.
       start: where sampling starts, as a fraction of the schedule: 1 is pure noise, less is the restored image's latent
-        with that much noise; None takes the model's.
+        with that much noise, by the UNet; None takes the model's.
       colour_fix: 'none', 'adain' or 'wavelet', against the restored image; None takes the model's.
       keep_kernels: False leaves `Result.kernels` out; they take 1.8 kB per LR pixel.
       tile: largest LR side that runs in one piece, one of `bucket`'s sizes, 64 or more. Larger images run as
@@ -153,7 +155,7 @@ class SSR:
     for image, number in zip(images, seeds):
       found = self._one(image, int(number), shape, origins, options, keep_kernels, tick)
       if options['steps']:
-        levels = self.config['sampling'].get('wavelet_levels', _WAVELET_LEVELS)
+        levels = self._own_sampling(options['network'])['wavelet_levels']
         found['image'] = _fix_colours(found['image'], found['restored'], colour_fix, levels)
       results.append(finish(found))
     if np.ndim(lr) == 3:
@@ -175,7 +177,7 @@ class SSR:
       depth, kernels, restored, code = self._restore(restoring, piece, depth)
       found = {'depth': depth, 'restored': restored}
       if options['steps']:
-        generating = {part: self.variables[part] for part in _GENERATING}
+        generating = {part: self.variables[part] for part in ('vae', options['network'])}
         place = np.array([seed % 2**32, y, x], np.uint32)
         found['image'] = self._generate(generating, piece, code, depth, restored, place, **options)
       large.add(found, (y, x), alone=len(origins) == 1)
@@ -214,12 +216,12 @@ class SSR:
 
   @functools.cached_property
   def _generate(self) -> Callable[..., Array]:
-    """(variables, lr, kernel code, depth HR, restored, [seed, y, x]; steps, sampler, start) -> image [b, H, W, 3]."""
-    schedule = self._schedule
-    vae, unet = self.modules.get('vae'), self.modules.get('unet')
+    """(variables, lr, kernel code, depth HR, restored, [seed, y, x]; network, steps, ...) -> image [b, H, W, 3]."""
+    schedule, vae = self._schedule, self.modules.get('vae')
 
-    def generate(variables, lr, code, depth, restored, place, *, steps, sampler, start):
+    def generate(variables, lr, code, depth, restored, place, *, network, steps, sampler, start):
       self.traces['generate'] += 1
+      unet = self.modules[network]
       b, h, w, _ = lr.shape
       bicubic = jnp.clip(resize.upscale(lr, self.config['scale']), 0, 1)
       both = jnp.concatenate([bicubic, restored])  # one pass, for half the compilation
@@ -233,9 +235,9 @@ class SSR:
       latents = _noise_field(key_field, origin, first.shape[1:])[None]
       if start < 1:
         latents = schedule.add_noise(first, latents, jnp.int32(schedule.timesteps(steps, start)[0]))
-      maps = unet.apply(variables['unet'], conditions, method='encode_maps')
+      maps = unet.apply(variables[network], conditions, method='encode_maps')
       latents = diffusion.SAMPLERS[sampler](
-          lambda z, t: unet.apply(variables['unet'], z, t, conditions, maps=maps),
+          lambda z, t: unet.apply(variables[network], z, t, conditions, maps=maps),
           schedule,
           jax.random.fold_in(jax.random.fold_in(key_steps, origin[0]), origin[1])[None],
           latents,
@@ -244,7 +246,7 @@ class SSR:
       )
       return jnp.clip(vae.apply(variables['vae'], latents, method='from_latents'), 0, 1)
 
-    return xla.jit(generate, static_argnames=('steps', 'sampler', 'start'))
+    return xla.jit(generate, static_argnames=('network', 'steps', 'sampler', 'start'))
 
   @functools.cached_property
   def _depth(self) -> Callable[..., Array]:
@@ -265,18 +267,32 @@ class SSR:
   def _schedule(self) -> diffusion.Schedule:
     return diffusion.Schedule(**self.config['schedule'])
 
+  def parts(self, *, steps: int | None = None, sampler: str | None = None, start: float | None = None) -> tuple[str, ...]:
+    """The parts that `sample` uses with these options, whether the model has them or not; the last one generates."""
+    if steps == 0:
+      return _RESTORING
+    student = 'student' in self.modules and (steps, sampler, start) == (None,) * 3
+    return *_RESTORING, 'vae', 'student' if student else 'unet'
+
+  def _own_sampling(self, network: str) -> dict[str, Any]:
+    """How model.json says that one of the networks samples."""
+    own = {'colour_fix': 'wavelet', 'wavelet_levels': _WAVELET_LEVELS, **self.config['sampling']}
+    student = own.pop('student', {})
+    return own | student | {'sampler': diffusion.STUDENT_SAMPLER} if network == 'student' else own
+
   def check(
       self, *, steps=None, scale=4, sampler=None, start=None, colour_fix=None, tile=TILE
   ) -> tuple[dict[str, Any], str]:
     """Checks the options of `sample` without an image.
 
     Returns:
-      the options of the sampler with the model's own filled in, and the colour fix.
+      the options of the sampler, the network among them, with the model's own filled in; and the colour fix.
 
     Raises:
       SSRError: the option that cannot be used, or the parts that the model lacks for it.
     """
-    own = {'colour_fix': 'wavelet', 'wavelet_levels': _WAVELET_LEVELS, **self.config['sampling']}
+    needed = self.parts(steps=steps, sampler=sampler, start=start)
+    own = self._own_sampling(needed[-1])
     if not isinstance(own['wavelet_levels'], int) or own['wavelet_levels'] < 1:
       raise SSRError(f"sampling.wavelet_levels {own['wavelet_levels']!r} in model.json: must be a whole number from 1")
     steps, sampler, start, colour_fix = (
@@ -295,12 +311,12 @@ class SSR:
     for field, value, known in (('sampler', sampler, diffusion.SAMPLERS), ('colour_fix', colour_fix, COLOUR_FIXES)):
       if value not in known:
         raise SSRError(f"{field} '{value}': unknown; known: {', '.join(known)}")
-    lacking = [part for part in _RESTORING + (_GENERATING if steps else ()) if part not in self.modules]
+    lacking = [part for part in needed if part not in self.modules]
     if lacking:
       restores = all(part in self.modules for part in _RESTORING)
       advice = 'use steps=0 (--restored-only)' if restores else 'train them or choose another model'
       raise SSRError(f"model '{self.config['name']}' has no part {', '.join(lacking)}; {advice}")
-    return {'steps': int(steps), 'sampler': sampler, 'start': float(start)}, colour_fix
+    return {'network': needed[-1], 'steps': int(steps), 'sampler': sampler, 'start': float(start)}, colour_fix
 
 
 def load(name_or_path: str | os.PathLike = 'compact') -> SSR:
@@ -319,9 +335,15 @@ def load(name_or_path: str | os.PathLike = 'compact') -> SSR:
     rule = model.config['svkr']['rule']
     raise SSRError(f"{model.directory / registry.MODEL_FILE}: svkr.rule '{rule}'; known: {', '.join(svkr.RULES)}")
   modules = {part: registry.build(part, entry['config']) for part, entry in model.config['parts'].items()}
+  student = model.config['sampling'].get('student', {})
+  if 'student' in modules and set(student) != set(_STUDENT):
+    path = model.directory / registry.MODEL_FILE
+    raise SSRError(f"{path}: sampling.student has {', '.join(student) or 'nothing'}; it needs {', '.join(_STUDENT)}")
   ssr = SSR(config=model.config, variables=jax.device_put(model.variables), modules=modules)
   try:
     ssr.check(scale=model.config['scale'], steps=0)  # and with it every value that model.json gives
+    if 'student' in modules and 'vae' in modules:
+      ssr.check(scale=model.config['scale'])
   except SSRError:
     if all(part in modules for part in _RESTORING):
       raise

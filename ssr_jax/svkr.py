@@ -57,7 +57,8 @@ def svkr(
     iterations: T.
     gamma: weight of the newer estimate.
     rule: 'algorithm1' or 'eq2'.
-    unroll: as of `lax.scan`; True to train on a CPU, where convolution gradients inside a loop are slow.
+    unroll: as of `lax.scan`, but True leaves no loop at all, not even one of a single trip: to train on a CPU, where
+      convolution gradients inside a loop are slow.
 
   Returns:
     An `SVKR`.
@@ -93,5 +94,10 @@ def svkr(
 
   # Under 'algorithm1' the last two entries of the carry are not read, and XLA drops them.
   carry = (depth, first, image, first, first)
-  (depth, kernels, image, _, _), _ = jax.lax.scan(step, carry, length=iterations, unroll=unroll)
+  if unroll is True:
+    for _ in range(iterations):
+      carry, _ = step(carry, None)
+  else:
+    carry, _ = jax.lax.scan(step, carry, length=iterations, unroll=unroll)
+  depth, kernels, image, _, _ = carry
   return SVKR(depth=depth, kernels=kernels, image=image)

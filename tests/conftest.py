@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from configs import tiny
 from ssr_jax import xla
 from ssr_jax.image import kernels as kernel_maths
 from ssr_jax.weights import registry
@@ -23,15 +24,13 @@ TINY = {
     'nbsr': {'blocks': 1, 'features': 8, 'growth': 4},
     'vae': {'channels': [8, 8], 'latent_channels': 4, 'encoder_blocks': 1, 'decoder_blocks': 1, 'groups': 4, 'patch': 2,
             'mid_attention': False, 'scaling_factor': 1.0},
-    'unet': {'channels': [8, 16], 'blocks': 1, 'attention': [False, False], 'mid_attention': False, 'head_dim': 8,
-             'cross_attention_dim': None, 'groups': 4, 'amf_hidden': 8, 'kernel_channels': [4, 4],
-             'depth_channels': [4, 4], 'lr_channels': [8, 8], 'lr_blocks': 1, 'map_features': 4, 'lr_features': 8},
+    'unet': tiny.get_config().model.unet.to_dict(),  # a student of configs/tiny.py can start as it
 }
 
 
 @pytest.fixture(scope='session')
 def tiny_model_dir(tmp_path_factory) -> pathlib.Path:
-  """A model directory with all five parts, tiny and random (seeded); read it, do not change it."""
+  """A model directory with the five parts of the method, tiny and random (seeded); read it, do not change it."""
   directory = tmp_path_factory.mktemp('models') / 'tiny'
   for index, (part, config) in enumerate(TINY.items()):
     rng = np.random.default_rng(index)

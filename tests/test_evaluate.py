@@ -29,14 +29,14 @@ def photos(tmp_path):
   return folder
 
 
-class _Model:
+class _Model(pipeline.SSR):
   """Answers like an SSR: 'restored' is bicubic, 'image' is Lanczos, kernels are deltas. The first call compiles."""
 
   def __init__(self, parts=('depth', 'dkenet', 'nbsr', 'vae', 'unet')):
-    self.config = {'name': 'double', 'sampling': {'sampler': 'ddim', 'steps': 2, 'start': 0.5}}
-    self.modules = dict.fromkeys(parts)
-    self.traces = collections.Counter()
-    self.calls = []
+    sampling = {'sampler': 'ddim', 'steps': 2, 'start': 0.5}
+    config = {'name': 'double', 'scale': 4, 'schedule': {}, 'sampling': sampling}
+    super().__init__(config=config, variables={}, modules=dict.fromkeys(parts))
+    object.__setattr__(self, 'calls', [])
 
   def sample(self, lr, *, scale, keep_kernels, **sampling):
     self.calls.append(sampling)

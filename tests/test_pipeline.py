@@ -186,3 +186,62 @@ def test_module_level_sample_loads_once(tiny_model_dir, monkeypatch):
   np.testing.assert_array_equal(first.image, second.image)
   assert len(loads) == 1
   pipeline._loaded.cache_clear()
+
+
+# -- The student -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_student(tiny_model_dir, tmp_path):
+  """The tiny model, and a student with other weights than its UNet's."""
+  directory = tmp_path / 'model'
+  shutil.copytree(tiny_model_dir, directory)
+  entry = registry.read_config(directory)['parts']['unet']
+  variables = registry.load_part(directory, 'unet')
+  variables['params']['unet'] = jax.tree.map(lambda x: -1.3 * x, variables['params']['unet'])
+  registry.save_part(directory, 'student', entry['config'], variables)
+  registry.update(directory, sampling={'student': {'steps': 1, 'start': 0.2, 'wavelet_levels': 2}})
+  return directory
+
+
+def test_a_student_answers_unless_something_is_asked_of_the_unet(with_student, model):
+  ssr = ssr_jax.load(with_student)
+  assert ssr.parts()[-1] == 'student'
+  for asked in ({'steps': 2}, {'start': 0.3}, {'sampler': 'ddpm'}):
+    assert ssr.parts(**asked)[-1] == 'unet'
+  assert ssr.check() == ({'network': 'student', 'steps': 1, 'sampler': 'ddim', 'start': 0.2}, 'wavelet')
+  lr = _photo()
+  found = ssr.sample(lr)
+  np.testing.assert_array_equal(ssr.sample(lr, steps=2).image, model.sample(lr, steps=2).image)
+  np.testing.assert_array_equal(ssr.sample(lr, steps=0).image, found.restored)
+  assert np.abs(found.image.astype(int) - model.sample(lr).image).max() > 0
+
+
+def test_a_students_step_is_that_of_its_weights_as_the_unet(with_student, tmp_path):
+  """One DDIM step ends at the predicted clean latent, which every sampler does with one step."""
+  swapped = tmp_path / 'swapped'
+  shutil.copytree(with_student, swapped)
+  entry = registry.read_config(swapped)['parts']['unet']
+  registry.save_part(swapped, 'unet', entry['config'], registry.load_part(with_student, 'student'))
+  lr = _photo()
+  as_unet = ssr_jax.load(swapped).sample(lr, steps=1, start=0.2, sampler='dpmpp_2m', colour_fix='none')
+  as_student = ssr_jax.load(with_student).sample(lr, colour_fix='none')
+  np.testing.assert_allclose(as_student.image.astype(int), as_unet.image, atol=1)
+
+
+def test_a_students_image_has_its_own_colour_fix(with_student):
+  ssr = ssr_jax.load(with_student)
+  raw, fixed = (ssr.sample(_photo() / 255, colour_fix=how) for how in ('none', 'wavelet'))
+  expected = np.clip(colourfix.wavelet(raw.image, raw.restored, levels=2), 0, 1)
+  np.testing.assert_allclose(fixed.image, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('section,complaint', [
+    ({'steps': 1}, 'sampling.student has steps; it needs steps, start, wavelet_levels'),
+    ({'steps': 1, 'start': 1.5, 'wavelet_levels': 2}, 'start 1.5'),
+    ({'steps': 1, 'start': 0.5, 'wavelet_levels': 0}, 'wavelet_levels 0'),
+])
+def test_a_wrong_student_section_is_said_at_loading(with_student, section, complaint):
+  registry.update(with_student, sampling={'student': section})
+  with pytest.raises(SSRError, match=complaint):
+    ssr_jax.load(with_student)

@@ -20,6 +20,9 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PARTS = {  # that each stage trains
+    'depth': ('depth',), 'kernel': ('dkenet',), 'nbsr': ('nbsr',), 'svkr': ('dkenet', 'nbsr'), 'vae': ('vae',),
+    'diffusion': ('unet',), 'distill': ('student',)}
 _PROBE_STEPS = 40
 _DECODES = re.compile('params/(decoder|post_quant_conv|shortcut_out)')
 
@@ -93,7 +96,7 @@ def latents_change(new: pathlib.Path, old: pathlib.Path) -> bool:
 def main(argv: list[str] | None = None) -> int:
   """Returns 0 where weights were taken over, 3 where the former ones stay."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('stage', choices=('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion'))
+  parser.add_argument('stage', choices=tuple(_PARTS))
   parser.add_argument('--minutes', type=float, required=True, help='how long to train')
   parser.add_argument('--data', required=True, help="training photos: 'folder:DIR', several joined by ';'")
   parser.add_argument('--config', default='compact', help='file in configs/')
@@ -113,7 +116,7 @@ def main(argv: list[str] | None = None) -> int:
   except SSRError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  own = {'kernel': ('dkenet',), 'svkr': ('dkenet', 'nbsr'), 'diffusion': ('unet',)}.get(arguments.stage, (arguments.stage,))
+  own = _PARTS[arguments.stage]
   present = all(part in entries for part in own)
   fields = {'data.train': arguments.data, 'parts_from': str(target)}
   fields |= dict(item.split('=', 1) for item in arguments.set)
@@ -145,10 +148,13 @@ def main(argv: list[str] | None = None) -> int:
     moved = arguments.stage == 'vae' and 'unet' in entries and latents_change(run / 'run' / 'model', target)
     for part in summary['parts']:
       registry.copy_part(run / 'run' / 'model', part, target)
+    made = registry.read_config(run / 'run' / 'model')
     if 'unet' in summary['parts']:
-      registry.update(target, schedule=registry.read_config(run / 'run' / 'model')['schedule'])
+      registry.update(target, schedule=made['schedule'])
+    if 'student' in summary['parts']:
+      registry.update(target, sampling={'student': made['sampling']['student']})
     if moved:
-      print('the latents changed: train the stage diffusion again before the model is used', file=sys.stderr)
+      print('the latents changed: train diffusion and distill again before the model is used', file=sys.stderr)
   shutil.rmtree(run)
   return 0 if better else 3
 

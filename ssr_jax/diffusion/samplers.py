@@ -39,7 +39,7 @@ def sample(
     steps: calls of the network.
     start: fraction of the schedule to begin at, in (0, 1]; below 1 only with a latent.
     sampler: a key of SAMPLERS.
-    **options: of that sampler: spacing, clip, eta.
+    **options: of that sampler: spacing, clip, eta, unroll.
 
   Returns:
     [b, h, w, c] float32.
@@ -86,6 +86,7 @@ def ddpm(
     *,
     spacing: str = 'trailing',
     clip: float | None = None,
+    unroll: bool = False,
 ) -> jax.Array:
   """Ancestral sampling (Ho et al. 2020, Eqs. 6, 7) over the chosen steps: z_s ~ q(z_s | z_t, x0), x0 as predicted.
 
@@ -98,6 +99,7 @@ def ddpm(
     start: fraction of the schedule to begin at.
     spacing: see Schedule.timesteps.
     clip: bound on the absolute value of the predicted x0, or None.
+    unroll: no loop, to train through the sampler: on a CPU convolution gradients inside a loop are slow.
 
   Returns:
     The clean latent, the shape of z.
@@ -116,7 +118,7 @@ def ddpm(
     x0 = _x0(predict, schedule, z, t[i], clip)
     return c['from_x0'] * x0 + c['from_z'] * z + c['sigma'] * _noise(keys, i, z.shape[1:])
 
-  return jax.lax.fori_loop(0, steps, body, z.astype(jnp.float32))
+  return _loop(steps, body, z.astype(jnp.float32), unroll)
 
 
 def ddim(
@@ -130,6 +132,7 @@ def ddim(
     eta: float = 0.0,
     spacing: str = 'trailing',
     clip: float | None = None,
+    unroll: bool = False,
 ) -> jax.Array:
   """DDIM (Song et al. 2021, Eqs. 12, 16): deterministic with eta 0, as noisy as DDPM with eta 1.
 
@@ -152,7 +155,7 @@ def ddim(
     z = c['from_x0'] * x0 + c['from_eps'] * eps
     return z + c['sigma'] * _noise(keys, i, z.shape[1:]) if eta else z
 
-  return jax.lax.fori_loop(0, steps, body, z.astype(jnp.float32))
+  return _loop(steps, body, z.astype(jnp.float32), unroll)
 
 
 def dpmpp_2m(
@@ -165,6 +168,7 @@ def dpmpp_2m(
     *,
     spacing: str = 'trailing',
     clip: float | None = None,
+    unroll: bool = False,
 ) -> jax.Array:
   """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): a second-order multistep solver of the probability-flow ODE.
 
@@ -192,10 +196,13 @@ def dpmpp_2m(
     return c['from_z'] * z + c['from_x0'] * (x0 + c['weight'] * (x0 - previous)), x0
 
   z = z.astype(jnp.float32)
-  return jax.lax.fori_loop(0, steps, body, (z, jnp.zeros_like(z)))[0]
+  return _loop(steps, body, (z, jnp.zeros_like(z)), unroll)[0]
 
 
 SAMPLERS = {'ddpm': ddpm, 'ddim': ddim, 'dpmpp_2m': dpmpp_2m}
+
+STUDENT_SAMPLER = 'ddim'
+"""What a distilled student is trained through and used with."""
 
 
 def _grid(schedule: Schedule, steps: int, start: float, spacing: str) -> tuple[jax.Array, np.ndarray, np.ndarray]:
@@ -203,6 +210,15 @@ def _grid(schedule: Schedule, steps: int, start: float, spacing: str) -> tuple[j
   t = schedule.timesteps(steps, start, spacing)
   abar = schedule.alphas_cumprod[t]
   return jnp.asarray(t), abar, np.append(abar[1:], 1.0)
+
+
+def _loop(steps: int, body: Callable, carry, unroll: bool):
+  """carry = body(i, carry) for i < steps. By hand where it is unrolled: of one trip `fori_loop` keeps a loop."""
+  if not unroll:
+    return jax.lax.fori_loop(0, steps, body, carry)
+  for i in range(steps):
+    carry = body(i, carry)
+  return carry
 
 
 def _table(**columns: np.ndarray) -> dict[str, jax.Array]:

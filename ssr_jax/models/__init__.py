@@ -12,6 +12,7 @@ _PARTS = {
     'nbsr': ('ssr_jax.models.rrdb', 'NBSR'),
     'vae': ('ssr_jax.models.vae', 'VAE'),
     'unet': ('ssr_jax.models.amf', 'AMFUNet'),
+    'student': ('ssr_jax.models.amf', 'AMFUNet'),  # the UNet again, trained to need few steps
 }
 PARTS = tuple(_PARTS)
 # Other networks for a part, by the config's field 'family'.
@@ -22,7 +23,7 @@ def build(part: str, family: str = 'compact', **config: Any):
   """Makes the Flax module of a part.
 
   Args:
-    part: 'depth', 'dkenet', 'nbsr', 'vae' or 'unet'.
+    part: 'depth', 'dkenet', 'nbsr', 'vae', 'unet' or 'student'.
     family: which network, where a part has several: 'dpt' (ViT and DPT head) for 'depth'.
     **config: the module's attributes; lists become tuples, so that values read from JSON work.
 

@@ -1,6 +1,6 @@
 """Model directories: where a model's parts lie on disk, how they are written, checked and read.
 
-A model directory holds `model.json` and one safetensors file per part ('depth', 'dkenet', 'nbsr', 'vae', 'unet').
+A model directory holds `model.json` and one safetensors file per part (`PARTS`).
 Tensors are named by their '/'-joined path in the Flax variables dict, collection first ('params/conv_in/kernel').
 Parameters are float16 on disk and float32 in memory; batch statistics and constants stay float32, for they are few and
 a rounding of them moves every pixel. `model.json` records each file's sha256, and nothing is used before it matches.
@@ -265,7 +265,7 @@ def load_model(name_or_path: str | os.PathLike, parts: Sequence[str] | None = No
 
   Args:
     name_or_path: 'compact', or the path of a model directory.
-    parts: the parts to read; default all that the model has (a model in training may not have all five).
+    parts: the parts to read; default all that the model has (a model in training may not have all).
 
   Raises:
     SSRError: see `resolve`, `read_config` and `load_part`.

@@ -113,7 +113,7 @@ def test_an_unknown_name_lists_the_known_ones():
 
 
 def test_the_config_reaches_every_trained_part(tiny_model_dir):
-  for stage in ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion'):
+  for stage in ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill'):
     config = tiny.get_config(stage)
     config.train.remat = 'blocks'
     config.parts_from = str(tiny_model_dir)

@@ -17,7 +17,7 @@ from ssr_jax.training import sharding
 from ssr_jax.types import SSRError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion')
+STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill')
 # One device, copies, slices, both. Each is compiled anew, so that all four for all stages take minutes: 'make test-all'.
 MESHES = ('1x1x1', '8x1x1', '1x8x1', '2x4x1')
 

@@ -12,7 +12,7 @@ from ssr_jax.training.stages import base
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 
-STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion')
+STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill')
 
 
 def _products(jaxpr):

@@ -29,7 +29,7 @@ import train
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STAGES = {
     'depth': ('depth',), 'kernel': ('dkenet',), 'nbsr': ('nbsr',), 'svkr': ('dkenet', 'nbsr'), 'vae': ('vae',),
-    'diffusion': ('unet',),
+    'diffusion': ('unet',), 'distill': ('student',),
 }
 
 
@@ -59,6 +59,12 @@ def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, 
   assert np.isfinite(list(summary['validation'].values())).all() and summary['metric'] in summary['validation']
   if stage == 'vae':
     assert model.config['parts']['vae']['config']['scaling_factor'] != 0.18215
+  if stage == 'distill':  # what sampling has to know comes along, and the student is a step or two from its teacher
+    assert model.config['sampling']['student'] == {'steps': 1, 'start': 0.1, 'wavelet_levels': 2}
+    student, teacher = (registry.flatten(v) for v in (
+        model.variables['student'], registry.load_part(tiny_model_dir, 'unet')))
+    moved = [name for name in teacher if np.abs(student[name] - teacher[name]).max() > 1e-3]
+    assert len(moved) < len(teacher) / 20 and any((student[name] != teacher[name]).any() for name in teacher)
 
 
 def test_true_depth_of_rendered_scenes_reaches_the_blur(photos, tiny_model_dir, tmp_path, monkeypatch):

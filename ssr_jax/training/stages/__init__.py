@@ -3,7 +3,7 @@
 A stage is a handful of pure functions, made by a builder from a config; `train.py` runs any of them with the same loop.
 """
 
-from ssr_jax.training.stages import depth, diffusion, kernel, nbsr, svkr, vae
+from ssr_jax.training.stages import depth, diffusion, distill, kernel, nbsr, svkr, vae
 from ssr_jax.training.stages.base import Stage
 from ssr_jax.types import SSRError
 
@@ -14,6 +14,7 @@ _BUILDERS = {
     'svkr': svkr.build,
     'vae': vae.build,
     'diffusion': diffusion.build,
+    'distill': distill.build,
 }
 
 

@@ -11,6 +11,7 @@ from ssr_jax import models, svkr as svkr_lib
 from ssr_jax.degrade import Recipe
 from ssr_jax.image import colour, kernels as kernel_lib
 from ssr_jax.image.resize import resize, upscale
+from ssr_jax.models.encoders import Conditions
 from ssr_jax.models.remat import check as check_remat
 from ssr_jax.types import Array, SSRError
 from ssr_jax.weights import registry
@@ -36,6 +37,7 @@ class Stage:
     figures: (params, stats, frozen, batch, key) -> {name: images [b, H, W, 3]}, shown side by side.
     export: (params, stats, frozen, batch) -> {part: {config field: value}}, measured on held-out images.
     measures: {part: its config fields that `export` measures}.
+    sections: of model.json that the parts are useless without, {section: {field: value}}.
     prepare: (params, stats, frozen, batch) -> (params, stats), before the first step of a start from scratch.
     depth: whether its batches have true depth: 'needs' it (of rendered scenes where the source has none), 'uses' what
       there is, or 'none'.
@@ -52,6 +54,7 @@ class Stage:
   figures: Callable[..., dict[str, Array]]
   export: Callable[..., dict[str, dict[str, Any]]] = lambda *_: {}
   measures: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  sections: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
   prepare: Callable[..., tuple[Tree, Tree]] = lambda params, stats, frozen, batch: (params, stats)
   depth: str = 'none'
 
@@ -179,6 +182,18 @@ def refine(modules: Mapping[str, Any], variables: Mapping[str, Tree], lr: Array,
       scale=scale,
       **{'iterations': options.iterations, 'gamma': options.gamma, 'rule': options.rule} | changes,
   )
+
+
+def latents(modules: Mapping[str, Any], variables: Mapping[str, Tree], image: Array, key: Array | None = None) -> Array:
+  """Latents of images [b, H, W, 3]; sampled with a key, else the posterior's means."""
+  return modules['vae'].apply(variables['vae'], jnp.clip(image, 0, 1), key, method='to_latents')
+
+
+def conditions(modules: Mapping[str, Any], variables: Mapping[str, Tree], lr: Array, refined, scale: int) -> Conditions:
+  """What steers the UNet: LR images [b, h, w, 3] and their latents, and what `refine` found of them."""
+  code = kernel_lib.pca_code(refined.kernels, variables['nbsr']['constants']['pca'])
+  depth = resize(refined.depth, lr.shape[1:3], 'area')
+  return Conditions(code, depth, lr, latents(modules, variables, upscale(lr, scale)))
 
 
 def kernel_basis(key: Array, recipe: Recipe, components: int, count: int = 4096) -> Array:

@@ -1,12 +1,13 @@
 """AMF-UNet on the latents of the frozen autoencoder, conditioned by the frozen SVKR."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
 from ssr_jax import diffusion
 from ssr_jax.degrade import degrade
-from ssr_jax.image import kernels as kernel_lib
-from ssr_jax.image.resize import resize, upscale
+from ssr_jax.image.resize import upscale
 from ssr_jax.models import amf as amf_lib
 from ssr_jax.training.stages import base
 from ssr_jax.weights import registry
@@ -22,19 +23,13 @@ def build(config) -> base.Stage:
   needs = ('depth', 'dkenet', 'nbsr', 'vae')
   fixed = base.frozen_modules(config, needs)
 
-  def latents(frozen, image, key=None):
-    return fixed['vae'].apply(frozen['vae'], jnp.clip(image, 0, 1), key, method='to_latents')
-
-  def condition(frozen, lr, refined):
-    code = kernel_lib.pca_code(refined.kernels, frozen['nbsr']['constants']['pca'])
-    depth = resize(refined.depth, lr.shape[1:3], 'area')
-    return amf_lib.Conditions(code, depth, lr, latents(frozen, upscale(lr, recipe.scale)))
+  latents = functools.partial(base.latents, fixed)
 
   def inputs(frozen, batch, iterations):
     hr = base.images(batch)
     low = degrade(base.record_keys(batch), hr, recipe)
     refined = base.refine(fixed, frozen, low.lr, config.svkr, recipe.scale, iterations=iterations)
-    return low.target, low.lr, refined, condition(frozen, low.lr, refined)
+    return low.target, low.lr, refined, base.conditions(fixed, frozen, low.lr, refined, recipe.scale)
 
   def variables(params, stats, frozen):  # the constant is the prompt's embedding, where there is one
     return {'params': params['unet'], 'batch_stats': stats['unet'], 'constants': frozen['constants']['unet']}
@@ -111,5 +106,6 @@ def build(config) -> base.Stage:
       metric='noise',
       higher_is_better=False,
       figures=figures,
+      sections={'schedule': config.schedule.to_dict()},
       prepare=prepare,
   )

@@ -1,0 +1,104 @@
+"""The stage that makes the student: its measure of texture, what it starts from, what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from skimage import data
+
+from configs import common, tiny
+from ssr_jax import diffusion
+from ssr_jax.image import colour, colourfix
+from ssr_jax.training import stages
+from ssr_jax.training.stages import distill
+from ssr_jax.types import SSRError
+from ssr_jax.weights import registry
+
+
+def _grass():
+  return data.gravel()[:128, :128, None].repeat(3, -1)[None].astype(np.float32) / 255
+
+
+def test_texture_distance_equals_a_loop():
+  rng = np.random.default_rng(0)
+  a, b = rng.random((2, 1, 40, 70, 3), np.float32)  # one row of two squares; the rest is left out
+  filters = np.array(jax.random.normal(jax.random.key(0), (5, 5, 1, 3)))[:, :, 0]
+  total = []
+  for n in range(3):
+    f = filters[..., n] - filters[..., n].mean()
+    f /= np.sqrt((f**2).sum())
+    responses = []
+    for image in (a, b):
+      y = np.pad(np.asarray(colour.luma(image[0])), 2)
+      responses.append(np.array([[(y[i : i + 5, j : j + 5] * f).sum() for j in range(70)] for i in range(40)]))
+    for left in (0, 32):
+      x, y = (np.sort(r[:32, left : left + 32].ravel()) for r in responses)
+      total.append(np.abs(x - y).mean())
+  np.testing.assert_allclose(distill.texture_distance(a, b, filters=3), 255 * np.mean(total), rtol=1e-4)
+
+
+def test_texture_distance_dislikes_blur_and_grain_and_not_where_things_are():
+  photo = _grass()
+  blurred = np.asarray(colourfix.low_frequencies(photo, 2))
+  grainy = np.clip(photo + 0.1 * np.random.default_rng(0).standard_normal(photo.shape).astype(np.float32), 0, 1)
+  shifted = np.roll(photo, 3, axis=2)
+  distance = lambda image: float(distill.texture_distance(image, photo))
+  assert distance(photo) == 0
+  assert distance(shifted) < 0.25 * min(distance(blurred), distance(grainy))
+  # which a squared error gets the other way round
+  assert np.mean((shifted - photo) ** 2) > np.mean((blurred - photo) ** 2)
+
+
+def _built(tiny_model_dir, **fields):
+  config = common.apply(tiny.get_config('distill'), {'parts_from': str(tiny_model_dir)} | fields)
+  built = stages.build(config)
+  params, stats, constants = built.init(jax.random.key(0))
+  frozen = dict(registry.load_model(tiny_model_dir, parts=built.needs).variables) | {'constants': constants}
+  return built, *built.prepare(params, stats, frozen, None), frozen
+
+
+def test_the_critic_pulls_as_hard_as_it_is_told_however_steep_it_is(tiny_model_dir):
+  """A critic with a hundred times the slope changes the student's gradient hardly; before its start not at all."""
+  photo = data.astronaut()[:64, :64][None].repeat(2, 0)
+  batch = {'hr': photo, 'seed': np.arange(2, dtype=np.uint32)}
+  built, params, stats, frozen = _built(tiny_model_dir, **{'loss.teacher': 0.0, 'loss.adversarial_start': 0.5})
+  critic = params['critic']
+  steep = critic | {'conv_out': jax.tree.map(lambda x: 100 * x, critic['conv_out'])}
+
+  @jax.jit
+  def gradient(critic, step):
+    def loss(student):
+      return built.loss({'student': student, 'critic': critic}, stats, frozen, batch, jax.random.key(1), step)[0]
+
+    return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(jax.grad(loss)(params['student']))])
+
+  plain, same, pulled, steeply = (np.asarray(gradient(c, s)) for s in (0, 1) for c in (critic, steep))
+  np.testing.assert_array_equal(plain, same)
+  angle = lambda a, b: np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
+  assert angle(plain, pulled) < 0.99  # it does pull
+  assert 0.5 < np.linalg.norm(pulled - plain) / np.linalg.norm(steeply - plain) < 2
+
+
+def test_of_one_step_no_loop_is_left():
+  """A convolution's gradient inside a loop is a hundred times slower on a CPU, also in a loop of one trip."""
+  schedule = diffusion.Schedule()
+
+  def loops(steps, unroll):
+    def run(w):
+      z = diffusion.ddim(lambda z, t: w * z, schedule, jax.random.split(jax.random.key(0), 1), jnp.ones((1, 2)), steps, unroll=unroll)
+      return z.sum()
+    text = str(jax.make_jaxpr(jax.grad(run))(2.0))
+    return text.count('scan[') + text.count('while['), float(run(2.0))
+
+  for steps in (1, 3):
+    (bare, a), (looped, b) = loops(steps, True), loops(steps, False)
+    assert bare == 0 < looped and a == pytest.approx(b, rel=1e-6)
+
+
+@pytest.mark.parametrize('field,value,complaint', [
+    ('schedule.prediction', 'v', "prediction='v'.*the teacher of parts_from"),
+    ('model.student.channels', (8, 16), 'config.model.student.channels is .*the student starts as the teacher'),
+])
+def test_a_student_that_is_not_like_its_teacher_is_refused(tiny_model_dir, field, value, complaint):
+  with pytest.raises(SSRError, match=complaint):
+    _built(tiny_model_dir, **{field: value})

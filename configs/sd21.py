@@ -8,8 +8,8 @@ and NBSR (10 blocks, nf 64, gc 32) are trained.
   ssr weights import dpt-large --as sd21           # depth
   python train.py --config=configs/sd21.py:STAGE --workdir=runs/STAGE --config.data.train='folder:DIR'
 
-with STAGE kernel, nbsr, svkr, then diffusion. A stage takes the parts that it does not train from the model 'sd21', or
-from `--config.parts_from=MODEL`; what it trained comes there by
+with STAGE kernel, nbsr, svkr, then diffusion, and distill for a student of four steps. A stage takes the parts that it
+does not train from the model 'sd21', or from `--config.parts_from=MODEL`; what it trained comes there by
 
   ssr export runs/STAGE MODEL_DIR                  # the directory of 'sd21', or another one that has the other parts
 

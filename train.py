@@ -96,7 +96,7 @@ def main(config, workdir: str) -> int:
         _check_same_shapes(f'{config.init_from}: {part}/{name}', tree[part], loaded)
         tree[part] = loaded
   else:
-    origin = 'scratch'
+    origin = stage.origin
     # Every process prepares from the whole first batch, so that all come to the same.
     first = dataclasses.replace(data, process_index=0, process_count=1)[0]
     params, stats = stage.prepare(params, stats, frozen | {'constants': constants}, first)
@@ -149,7 +149,7 @@ def main(config, workdir: str) -> int:
             'steps': step,
             'batch_size': train.batch_size,
             'photos': len(photos),
-            'started_from': pathlib.Path(config.init_from).name or 'scratch',
+            'started_from': pathlib.Path(config.init_from).name or stage.origin,
             'machine': f'{mesh.size} x {mesh.devices.flat[0].device_kind}, {platform.machine()}',
             'validation': {name: round(value, 6) for name, value in validation.items()},
         },

@@ -38,7 +38,8 @@ class Stage:
     export: (params, stats, frozen, batch) -> {part: {config field: value}}, measured on held-out images.
     measures: {part: its config fields that `export` measures}.
     sections: of model.json that the parts are useless without, {section: {field: value}}.
-    prepare: (params, stats, frozen, batch) -> (params, stats), before the first step of a start from scratch.
+    prepare: (params, stats, frozen, batch) -> (params, stats), before the first step of a start without `init_from`.
+    origin: what such a start is called.
     depth: whether its batches have true depth: 'needs' it (of rendered scenes where the source has none), 'uses' what
       there is, or 'none'.
   """
@@ -56,6 +57,7 @@ class Stage:
   measures: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
   sections: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
   prepare: Callable[..., tuple[Tree, Tree]] = lambda params, stats, frozen, batch: (params, stats)
+  origin: str = 'scratch'
   depth: str = 'none'
 
 

@@ -145,6 +145,7 @@ def build(config) -> base.Stage:
           'sampling': {'student': {name: how[name] for name in ('steps', 'start', 'wavelet_levels')}},
       },
       prepare=prepare,
+      origin='its teacher',
   )
 
 

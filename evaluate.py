@@ -160,8 +160,9 @@ def evaluate(config: ConfigDict, workdir: str | None = None, ssr: pipeline.SSR |
   for model in models:
     if lacking.get(model):
       able = tuple(m for m in MODELS if not lacking[m])
-      raise SSRError(f"eval.models: '{model}' needs the part {', '.join(lacking[model])}, which model '{ssr.config['name']}' "
-                     f'lacks; give eval.models={able}')
+      parts = ', '.join(lacking[model])
+      raise SSRError(f"eval.models: '{model}' needs the part {parts}, which model '{ssr.config['name']}' lacks; "
+                     f'give eval.models={able}')
   if workdir is not None:
     workdir = pathlib.Path(workdir)
     try:

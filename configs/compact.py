@@ -7,8 +7,8 @@ One stage after the other; a stage reads the parts before it from `--config.part
   python train.py --config=configs/compact.py:STAGE --workdir=runs/STAGE \
       --config.data.train='folder:DIR[;folder:DIR2]'
 
-with STAGE one of depth, kernel, nbsr, svkr, vae, diffusion, distill. The weights appear under WORKDIR/model. What was trained
-for how long, on what and with what result stands in ssr_jax/weights/bundled/MODEL_CARD.md.
+with STAGE one of depth, kernel, nbsr, svkr, vae, diffusion, distill. The weights appear under WORKDIR/model. What was
+trained for how long, on what and with what result stands in ssr_jax/weights/bundled/MODEL_CARD.md.
 """
 
 from configs import common

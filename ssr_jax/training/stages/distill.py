@@ -184,7 +184,7 @@ def _check_teacher(config, student, teacher, schedule) -> None:
   if config.parts_from:
     theirs = diffusion.Schedule(**registry.read_config(registry.resolve(config.parts_from))['schedule'])
     if theirs != schedule:
-      raise SSRError(f'config.schedule is {schedule}, the teacher of parts_from={config.parts_from} has {theirs}')
+      raise SSRError(f'config.schedule is {schedule}, the teacher of parts_from={config.parts_from} has {theirs}; use its values')
   for field in (f.name for f in dataclasses.fields(student) if f.name not in ('parent', 'name', 'dtype', 'remat')):
     ours, theirs = getattr(student, field), getattr(teacher, field)
     if ours != theirs:

@@ -96,6 +96,7 @@ def base(stage: str) -> ConfigDict:
   config.distill.start = 0.1  # fraction of the schedule that it begins at, from the restored image
   config.distill.wavelet_levels = 2  # of the colour fix of its image
   config.distill.teacher_steps = 20
+  config.distill.decoder = False  # the autoencoder's decoder is trained along; the encoder stays, and with it the latents
 
   config.eval = ConfigDict()
   config.eval.dataset = 'folder:data/test'  # 'folder:HR_DIR' or 'folder:HR_DIR,LR_DIR'

@@ -91,6 +91,7 @@ def get_config(stage: str = ''):
           'train.learning_rate': 2e-4,
           'train.ema': 0.995,
           'svkr.iterations': 1,
+          'distill.decoder': True,
           'loss.teacher': 0.0,  # it leaves the grain that the student is to lose
           'loss.adversarial_start': 0.05,
       }

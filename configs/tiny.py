@@ -47,6 +47,7 @@ def get_config(stage: str = ''):
           'data.patch': 64,
           'data.holdout': 2,
           'svkr.iterations': 1,
+          'distill.decoder': True,
           'train.steps': 2,
           'train.batch_size': 2,
           'train.warmup': 1,

@@ -22,9 +22,9 @@ TINY = {
     'depth': {'resolution': [32, 32], 'widths': [8, 8, 8], 'blocks': [1, 1], 'group': 4, 'heads': 1},
     'dkenet': {'features': 8, 'depth_features': 4},
     'nbsr': {'blocks': 1, 'features': 8, 'growth': 4},
-    'vae': {'channels': [8, 8], 'latent_channels': 4, 'encoder_blocks': 1, 'decoder_blocks': 1, 'groups': 4, 'patch': 2,
-            'mid_attention': False, 'scaling_factor': 1.0},
-    'unet': tiny.get_config().model.unet.to_dict(),  # a student of configs/tiny.py can start as it
+    # As in configs/tiny.py, whose student starts as this UNet and trains this decoder.
+    'vae': tiny.get_config().model.vae.to_dict() | {'scaling_factor': 1.0},
+    'unet': tiny.get_config().model.unet.to_dict(),
 }
 
 

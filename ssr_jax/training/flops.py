@@ -62,8 +62,9 @@ def of_step(config, params: Any, stats: Any, frozen: Any, batch: Any) -> int:
   """
   once = config.copy_and_resolve_references()
   once.train.remat = ''
-  loss = stages.build(once).loss
-  mask = state_lib.trainable(params, config.train.frozen)
+  stage = stages.build(once)
+  loss = stage.loss
+  mask = state_lib.trainable(params, (*stage.fixed, *config.train.frozen))
 
   def gradient(params, *arguments):
     return jax.grad(lambda p: loss(state_lib.stopped(p, mask), *arguments)[0])(params)

@@ -166,6 +166,8 @@ def make_step(
     n = state.step.astype(jnp.float32)
     decay = jnp.minimum(ema, (1 + n) / (10 + n))
     average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
+    if mask is not None:  # a mean of equal numbers may round to another one
+      average = jax.tree.map(lambda a, p, train_it: a if train_it else p, average, params, mask)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     new = TrainState(state.step, state.skipped, params, stats, average, optimizer_state)
     state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
@@ -224,7 +226,7 @@ def program(stage, config, mesh: sharding.Mesh, params: Tree, stats: Tree, froze
     frozen: variables of the parts that the stage needs and, under 'constants', the constants of the trained ones.
   """
   train = config.train
-  mask = trainable(params, train.frozen)
+  mask = trainable(params, (*stage.fixed, *train.frozen))
   optimizer = make_optimizer(train, mask)
 
   def start(params, stats):

@@ -68,7 +68,7 @@ def test_the_critic_pulls_as_hard_as_it_is_told_however_steep_it_is(tiny_model_d
   @jax.jit
   def gradient(critic, step):
     def loss(student):
-      return built.loss({'student': student, 'critic': critic}, stats, frozen, batch, jax.random.key(1), step)[0]
+      return built.loss(params | {'student': student, 'critic': critic}, stats, frozen, batch, jax.random.key(1), step)[0]
 
     return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(jax.grad(loss)(params['student']))])
 
@@ -97,7 +97,8 @@ def test_of_one_step_no_loop_is_left():
 
 @pytest.mark.parametrize('field,value,complaint', [
     ('schedule.prediction', 'v', "prediction='v'.*the teacher of parts_from"),
-    ('model.student.channels', (8, 16), 'config.model.student.channels is .*the student starts as the teacher'),
+    ('model.vae.decoder_blocks', 2, 'config.model.vae.decoder_blocks is 2.*the vae starts as the vae there'),
+    ('model.student.channels', (8, 16), 'config.model.student.channels is .*the student starts as the unet there'),
 ])
 def test_a_student_that_is_not_like_its_teacher_is_refused(tiny_model_dir, field, value, complaint):
   with pytest.raises(SSRError, match=complaint):

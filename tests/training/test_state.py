@@ -52,7 +52,8 @@ def test_average_follows_its_formula_and_steps_reach_the_minimum():
 
 def test_frozen_parameters_stay_bit_equal_and_have_no_moments():
   """Weight decay would pull on them, were they only given zero gradients."""
-  params = {'net': {'a': {'kernel': jnp.ones(3)}, 'b': {'kernel': jnp.ones(5)}}, 'critic': {'a': {'kernel': jnp.ones(2)}}}
+  fixed = np.linspace(0.1, 1, 30, dtype=np.float32)
+  params = {'net': {'a': {'kernel': fixed}, 'b': {'kernel': jnp.ones(5)}}, 'critic': {'a': {'kernel': jnp.ones(2)}}}
   mask = state_lib.trainable(params, ['net/a'])
   assert mask == {'net': {'a': {'kernel': False}, 'b': {'kernel': True}}, 'critic': {'a': {'kernel': True}}}
 
@@ -67,7 +68,7 @@ def test_frozen_parameters_stay_bit_equal_and_have_no_moments():
   for _ in range(3):
     state, _ = step(state, {}, {}, 0)
   for tree in (state.params, state.ema):
-    np.testing.assert_array_equal(tree['net']['a']['kernel'], np.ones(3))
+    np.testing.assert_array_equal(tree['net']['a']['kernel'], fixed)
     assert np.all(np.asarray(tree['net']['b']['kernel']) > 1) and np.all(np.asarray(tree['critic']['a']['kernel']) > 1)
 
 

@@ -29,7 +29,7 @@ import train
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STAGES = {
     'depth': ('depth',), 'kernel': ('dkenet',), 'nbsr': ('nbsr',), 'svkr': ('dkenet', 'nbsr'), 'vae': ('vae',),
-    'diffusion': ('unet',), 'distill': ('student',),
+    'diffusion': ('unet',), 'distill': ('student', 'vae'),
 }
 
 
@@ -65,6 +65,14 @@ def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, 
         model.variables['student'], registry.load_part(tiny_model_dir, 'unet')))
     moved = [name for name in teacher if np.abs(student[name] - teacher[name]).max() > 1e-3]
     assert len(moved) < len(teacher) / 20 and any((student[name] != teacher[name]).any() for name in teacher)
+    # The decoder learned along; what makes latents is bit for bit as it was, and so is their scaling.
+    before = registry.load_model(tiny_model_dir, parts=('vae',))
+    old, new = (registry.flatten(m.variables['vae']) for m in (before, model))
+    learned = {name for name in old if not np.array_equal(old[name], new[name])}
+    decodes = ('params/decoder', 'params/post_quant_conv', 'params/shortcut_out')
+    assert all(name.startswith(decodes) for name in learned) and len(learned) > len(old) / 4
+    scalings = [m.config['parts']['vae']['config'].get('scaling_factor', 0.18215) for m in (model, before)]
+    np.testing.assert_array_equal(*np.float32(scalings))
 
 
 def test_true_depth_of_rendered_scenes_reaches_the_blur(photos, tiny_model_dir, tmp_path, monkeypatch):

@@ -37,6 +37,7 @@ class Stage:
     figures: (params, stats, frozen, batch, key) -> {name: images [b, H, W, 3]}, shown side by side.
     export: (params, stats, frozen, batch) -> {part: {config field: value}}, measured on held-out images.
     measures: {part: its config fields that `export` measures}.
+    fixed: regular expressions of its parameters that stay as they are, beside those of `config.train.frozen`.
     sections: of model.json that the parts are useless without, {section: {field: value}}.
     prepare: (params, stats, frozen, batch) -> (params, stats), before the first step of a start without `init_from`.
     origin: what such a start is called.
@@ -55,6 +56,7 @@ class Stage:
   figures: Callable[..., dict[str, Array]]
   export: Callable[..., dict[str, dict[str, Any]]] = lambda *_: {}
   measures: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+  fixed: tuple[str, ...] = ()
   sections: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
   prepare: Callable[..., tuple[Tree, Tree]] = lambda params, stats, frozen, batch: (params, stats)
   origin: str = 'scratch'

@@ -3,10 +3,12 @@
 The teacher's sampler needs many steps and starts from what it was never trained on, the latent of the restored image.
 The student is the same network, starts as the teacher, and is trained on the very calls that sampling makes: its image
 is decoded, gets its low frequencies from the restored one, and is judged as the user sees it (adversarial diffusion
-distillation, Sauer et al. 2023, with a patch discriminator).
+distillation, Sauer et al. 2023, with a patch discriminator). The autoencoder's decoder can learn along: trained on the
+latents of photos, it shows those of a network with the marks of its own up-sampling.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +35,10 @@ def build(config) -> base.Stage:
   needs = ('depth', 'dkenet', 'nbsr', 'vae', 'unet')
   fixed = base.frozen_modules(config, needs)
   critic = disc_lib.Discriminator(dtype=base.compute_dtype(config))
-  _check_teacher(config, module, fixed['unet'], schedule)
+  modules = {'student': module}
+  if how.decoder:
+    modules['vae'] = fixed['vae']
+  _check_teacher(config, modules, fixed, schedule)
   begin = int(weights.adversarial_start * config.train.steps)
 
   def inputs(frozen, batch):
@@ -55,12 +60,15 @@ def build(config) -> base.Stage:
         **options,
     )
 
+  def decoder(params, frozen):
+    return {'params': params['vae']} if how.decoder else frozen['vae']
+
   def study(params, stats, frozen, restored, conditions, key):
     """The student's latent, and the image as `SSR.sample` shows it."""
     variables = {
         'params': params['student'], 'batch_stats': stats['student'], 'constants': frozen['constants']['student']}
     z = draw(module, variables, frozen, restored, conditions, key, diffusion.STUDENT_SAMPLER, how.steps, unroll=True)
-    image = fixed['vae'].apply(frozen['vae'], z, method='from_latents')
+    image = fixed['vae'].apply(decoder(params, frozen), z, method='from_latents')
     return z, colourfix.wavelet(image, restored, how.wavelet_levels)
 
   def loss(params, stats, frozen, batch, key, step):
@@ -100,7 +108,12 @@ def build(config) -> base.Stage:
   def validate(params, stats, frozen, batch, key):
     photo, _, restored, conditions = inputs(frozen, batch)
     image = jnp.clip(study(params, stats, frozen, restored, conditions, key)[1], 0, 1)
-    return {
+    own = {}
+    if how.decoder:  # the UNet's images come from this decoder too
+      mean = base.latents(fixed, frozen, photo)
+      decoded = fixed['vae'].apply(decoder(params, frozen), mean, method='from_latents')
+      own['decoder_psnr'] = base.y_psnr(decoded, photo).mean()
+    return own | {
         'texture': texture_distance(image, photo),
         'psnr': base.y_psnr(image, photo).mean(),
         'restored_texture': texture_distance(restored, photo),
@@ -118,22 +131,30 @@ def build(config) -> base.Stage:
     }
 
   def init(key):
-    example = {'student': lambda: registry.example_inputs('student', module)}
-    params, stats, constants = base.initialiser(example, {'student': module})(key)
+    example = {part: functools.partial(registry.example_inputs, part, m) for part, m in modules.items()}
+    params, stats, constants = base.initialiser(example, modules)(key)
     side = config.data.patch
     params['critic'] = critic.init(jax.random.fold_in(key, 1), jnp.zeros((1, side, side, 6)))['params']
     return params, stats, constants
 
   def prepare(params, stats, frozen, batch):
-    """The student starts as its teacher."""
+    """The student starts as its teacher, the decoder as it is."""
     del batch
     teacher = frozen['unet']
-    return params | {'student': params['student'] | teacher['params']}, stats | {'student': teacher['batch_stats']}
+    params = params | {'student': params['student'] | teacher['params']}
+    if how.decoder:
+      params['vae'] = frozen['vae']['params']
+    return params, stats | {'student': teacher['batch_stats']}
+
+  def export(params, stats, frozen, batch):
+    """The latents are scaled as they were: what makes them is as it was."""
+    del params, stats, frozen, batch
+    return {'vae': {'scaling_factor': jnp.asarray(fixed['vae'].scaling_factor)}} if how.decoder else {}
 
   return base.Stage(
-      parts=('student',),
+      parts=tuple(modules),
       needs=needs,
-      modules={'student': module},
+      modules=modules,
       init=init,
       loss=loss,
       validate=validate,
@@ -144,6 +165,9 @@ def build(config) -> base.Stage:
           'schedule': config.schedule.to_dict(),
           'sampling': {'student': {name: how[name] for name in ('steps', 'start', 'wavelet_levels')}},
       },
+      export=export,
+      measures={'vae': ('scaling_factor',)} if how.decoder else {},
+      fixed=('vae/(encoder|quant_conv|shortcut_in)',) if how.decoder else (),
       prepare=prepare,
       origin='its teacher',
   )
@@ -179,13 +203,20 @@ def texture_distance(image: Array, target: Array, filters: int = 16) -> Array:
   return 255 * jnp.mean(jnp.abs(projections(image) - projections(target)))
 
 
-def _check_teacher(config, student, teacher, schedule) -> None:
-  """SSRError where the student could not start as its teacher."""
+def _check_teacher(config, modules, fixed, schedule) -> None:
+  """SSRError where the student could not start as its teacher, or the decoder as it is."""
   if config.parts_from:
     theirs = diffusion.Schedule(**registry.read_config(registry.resolve(config.parts_from))['schedule'])
     if theirs != schedule:
-      raise SSRError(f'config.schedule is {schedule}, the teacher of parts_from={config.parts_from} has {theirs}; use its values')
-  for field in (f.name for f in dataclasses.fields(student) if f.name not in ('parent', 'name', 'dtype', 'remat')):
-    ours, theirs = getattr(student, field), getattr(teacher, field)
-    if ours != theirs:
-      raise SSRError(f'config.model.student.{field} is {ours}, the teacher has {theirs}; the student starts as the teacher')
+      raise SSRError(
+          f'config.schedule is {schedule}, the teacher of parts_from={config.parts_from} has {theirs}; use its values')
+  for part, other, skipped in (('student', 'unet', ()), ('vae', 'vae', ('scaling_factor',))):
+    if part not in modules:
+      continue
+    ours, theirs = base.build_part(config, part), fixed[other]
+    for field in (f.name for f in dataclasses.fields(ours)):
+      a, b = getattr(ours, field), getattr(theirs, field)
+      if a != b and field not in ('parent', 'name', 'dtype', 'remat', *skipped):
+        raise SSRError(
+            f'config.model.{part}.{field} is {a}, that of parts_from={config.parts_from} has {b}; the {part} starts as the '
+            f'{other} there')

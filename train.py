@@ -51,14 +51,15 @@ def main(config, workdir: str) -> int:
   photos, held_photos = sources.split(everything, settings.holdout)
   held_photos = held_photos if len(held_photos) else photos
   cache = settings.cache_mb << 20
-  record = held_record = pipeline.photo_record(settings.patch)
+  record, held_record = pipeline.photo_record(settings.patch, settings.shrink), pipeline.photo_record(settings.patch)
   source, held_source = photos, held_photos
   if rendered:
     # A scene draws its photos itself, so each worker keeps those it drew.
     textures = [sources.Cached(p, cache // max(1, settings.workers)) for p in (photos, held_photos)]
     record, held_record = (pipeline.scene_record(p, settings.patch, settings.patch) for p in textures)
     if rendered < 1:
-      record, held_record = (pipeline.partly(rendered, r, settings.patch) for r in (record, held_record))
+      record = pipeline.partly(rendered, record, settings.patch, settings.shrink)
+      held_record = pipeline.partly(rendered, held_record, settings.patch)
     else:
       source, held_source = range(len(photos) * 16), range(64)
   options = dict(max_bad_records=settings.max_bad_records, cache_bytes=cache)

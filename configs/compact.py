@@ -91,8 +91,11 @@ def get_config(stage: str = ''):
           'train.learning_rate': 2e-4,
           'train.ema': 0.995,
           'svkr.iterations': 1,
+          'data.shrink': 0.6,  # or it learns the marks of JPEG
           'distill.decoder': True,
+          'distill.wavelet_levels': 5,
           'loss.teacher': 0.0,  # it leaves the grain that the student is to lose
+          'loss.realism': 1.5,
           'loss.adversarial_start': 0.05,
       }
     case _:

@@ -1,6 +1,5 @@
 """evaluate.py: what it measures, what it writes, and what it says of bad input."""
 
-import collections
 import csv
 import json
 import sys

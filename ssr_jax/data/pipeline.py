@@ -13,6 +13,7 @@ from typing import Any, Callable, Iterator, Sequence
 
 import grain
 import numpy as np
+from PIL import Image
 
 from ssr_jax.data import scenes
 from ssr_jax.data import sources
@@ -60,18 +61,44 @@ def _crop(record: sources.Record, patch: int, rng: np.random.Generator) -> sourc
   return out
 
 
-def photo_record(patch: int) -> Callable[[sources.Record, np.random.Generator], Batch]:
+def photo_record(patch: int, shrink: float = 1.0) -> Callable[[sources.Record, np.random.Generator], Batch]:
   """Record of the photo stages: 'hr' uint8 [patch, patch, 3] and 'seed' uint32, from which the device draws.
 
   Where the source has them also 'lr' uint8 [patch/s, patch/s, 3] and 'depth' float32 [patch, patch], which stays
   relative to the whole photo.
+
+  Args:
+    patch: side of the patch.
+    shrink: below 1, the photo is reduced by a factor drawn for each record between this one, or the least that leaves
+      a patch, and 1. A reduced photo is sharp and has lost its noise and JPEG's blocks, which a critic would ask for.
+
+  Raises:
+    SSRError: shrink is not in (0, 1]; below 1, from the record, the source has LR images of its own.
   """
+  if not 0 < shrink <= 1:
+    raise SSRError(f'data.shrink={shrink}: must be above 0 and up to 1, which leaves photos as they are')
 
   def record(whole: sources.Record, rng: np.random.Generator) -> Batch:
-    batch = {name: np.ascontiguousarray(crop) for name, crop in _crop(whole, patch, rng).items()}
+    side = patch
+    if shrink < 1:
+      if 'lr' in whole:
+        raise SSRError(f'data.shrink={shrink}: not for pairs, whose LR images are as they are; set it to 1')
+      smallest = min(whole['hr'].shape[:2])
+      least = min(max(shrink, patch / smallest), 1)
+      side = max(patch, min(round(patch / rng.uniform(least, 1)), smallest))
+    crops = _crop(whole, side, rng)
+    if side != patch:
+      crops = {name: _resized(crop, patch) for name, crop in crops.items()}
+    batch = {name: np.ascontiguousarray(crop) for name, crop in crops.items()}
     return batch | {'seed': rng.integers(2**32, dtype=np.uint32)}
 
   return record
+
+
+def _resized(image: np.ndarray, side: int) -> np.ndarray:
+  """A square image uint8 [s, s, 3] by Lanczos, or a map float32 [s, s] by the area's mean, with another side."""
+  how = Image.Resampling.BOX if image.ndim == 2 else Image.Resampling.LANCZOS
+  return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize((side, side), how))
 
 
 def scene_record(photos: sources.Source, height: int, width: int) -> Callable[[Any, np.random.Generator], Batch]:
@@ -103,12 +130,12 @@ def scene_record(photos: sources.Source, height: int, width: int) -> Callable[[A
   return record
 
 
-def partly(share: float, scene: Callable[[Any, np.random.Generator], Batch], patch: int):
+def partly(share: float, scene: Callable[[Any, np.random.Generator], Batch], patch: int, shrink: float = 1.0):
   """Record that is a rendered scene with this probability, else a patch of the photo.
 
   Besides what both have: 'has_depth' bool, and 'depth', which means nothing where that is False.
   """
-  photo = photo_record(patch)
+  photo = photo_record(patch, shrink)
 
   def record(whole: sources.Record, rng: np.random.Generator) -> Batch:
     if rng.random() < share:

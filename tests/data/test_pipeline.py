@@ -237,6 +237,37 @@ def test_hr_lr_and_depth_are_cut_and_turned_together():
     pipeline.photo_record(18)(record, np.random.default_rng(0))
 
 
+def test_photos_are_reduced_by_factors_over_the_whole_range_and_their_depth_with_them():
+  """A ramp's slope in the patch tells by how much: with patches of 16 out of 64x80 by all of 1 to 0.4."""
+  y, x = np.mgrid[:64, :80]
+  record = {'hr': np.stack([2 * x, 2 * y, 2 * x], -1).astype(np.uint8), 'depth': x.astype(np.float32)}
+  make = pipeline.photo_record(16, shrink=0.4)
+  factors = []
+  for seed in range(300):
+    batch = make(record, np.random.default_rng(seed))
+    assert batch['hr'].shape == (16, 16, 3) and batch['hr'].dtype == np.uint8 and batch['depth'].dtype == np.float32
+    inner = batch['depth'][3:-3, 3:-3]
+    slope = max(abs(np.diff(inner, axis=axis).mean()) for axis in (0, 1))
+    photo = batch['hr'][3:-3, 3:-3].astype(float)
+    assert max(abs(np.diff(photo[..., 0], axis=axis).mean()) for axis in (0, 1)) == pytest.approx(2 * slope, abs=0.3)
+    np.testing.assert_allclose(photo[..., 0], 2 * inner, atol=2.1)  # the same place, to a pixel of the photo
+    factors.append(1 / slope)
+  assert 0.4 - 0.02 < min(factors) < 0.45 and 0.95 < max(factors) < 1.02
+  # The least that leaves a patch, where the photo is hardly larger.
+  slopes = [np.diff(pipeline.photo_record(60, 0.1)(record, np.random.default_rng(s))['hr'][30, 5:55, :2].astype(float), axis=0)
+            for s in range(20)]
+  assert max(np.abs(s.mean(0)).max() for s in slopes) < 2 * 64 / 60 + 0.05
+
+
+def test_reducing_is_refused_where_it_cannot_be():
+  for shrink in (0, -1, 1.5):
+    with pytest.raises(SSRError, match=f'data.shrink={shrink}: must be above 0 and up to 1'):
+      pipeline.photo_record(16, shrink)
+  record = {'hr': np.zeros((64, 64, 3), np.uint8), 'lr': np.zeros((16, 16, 3), np.uint8)}
+  with pytest.raises(SSRError, match='data.shrink=0.5: not for pairs'):
+    pipeline.photo_record(16, 0.5)(record, np.random.default_rng(0))
+
+
 def test_depth_patches_avoid_what_is_flat():
   depth = np.zeros((64, 64), np.float32)
   depth[:, 40:] = np.linspace(0, 1, 24)

@@ -57,26 +57,37 @@ def _built(tiny_model_dir, **fields):
   return built, *built.prepare(params, stats, frozen, None), frozen
 
 
-def test_the_critic_pulls_as_hard_as_it_is_told_however_steep_it_is(tiny_model_dir):
-  """A critic with a hundred times the slope changes the student's gradient hardly; before its start not at all."""
+def test_the_critic_pulls_as_hard_as_it_is_told_and_knows_however_steep_it_is(tiny_model_dir, monkeypatch):
+  """A hundred times its slope changes the student's gradient hardly; one that is wrong half of the time pulls half as
+  hard, one that knows nothing not at all, and so does any before its start."""
   photo = data.astronaut()[:64, :64][None].repeat(2, 0)
   batch = {'hr': photo, 'seed': np.arange(2, dtype=np.uint32)}
+  judge = distill.disc_lib.hinge_loss
+  monkeypatch.setattr(distill.disc_lib, 'hinge_loss', lambda real, fake: 0 * judge(real, fake) + wrong)
+  wrong = None
   built, params, stats, frozen = _built(tiny_model_dir, **{'loss.teacher': 0.0, 'loss.adversarial_start': 0.5})
-  critic = params['critic']
-  steep = critic | {'conv_out': jax.tree.map(lambda x: 100 * x, critic['conv_out'])}
+  plain_critic = params['critic']
+  steep_critic = plain_critic | {'conv_out': jax.tree.map(lambda x: 100 * x, plain_critic['conv_out'])}
 
   @jax.jit
-  def gradient(critic, step):
+  def gradients(critic, step, known):
+    nonlocal wrong
+    wrong = known
+
     def loss(student):
       return built.loss(params | {'student': student, 'critic': critic}, stats, frozen, batch, jax.random.key(1), step)[0]
 
     return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(jax.grad(loss)(params['student']))])
 
-  plain, same, pulled, steeply = (np.asarray(gradient(c, s)) for s in (0, 1) for c in (critic, steep))
-  np.testing.assert_array_equal(plain, same)
-  angle = lambda a, b: np.dot(a, b) / np.linalg.norm(a) / np.linalg.norm(b)
-  assert angle(plain, pulled) < 0.99  # it does pull
-  assert 0.5 < np.linalg.norm(pulled - plain) / np.linalg.norm(steeply - plain) < 2
+  gradient = lambda critic, step, known: np.asarray(gradients(critic, step, known))
+  plain = gradient(plain_critic, 0, 0.0)
+  for critic, step, known in ((steep_critic, 0, 0.0), (plain_critic, 1, 1.0), (plain_critic, 1, 1.3)):
+    np.testing.assert_array_equal(plain, gradient(critic, step, known))
+  pulled, steeply, half = (
+      gradient(c, 1, known) - plain for c, known in ((plain_critic, 0.0), (steep_critic, 0.0), (plain_critic, 0.5)))
+  assert 0.1 < np.linalg.norm(pulled) / np.linalg.norm(plain) < 10  # it does pull
+  assert 0.5 < np.linalg.norm(pulled) / np.linalg.norm(steeply) < 2
+  np.testing.assert_allclose(half, pulled / 2, atol=1e-4 * np.abs(pulled).max())
 
 
 def test_of_one_step_no_loop_is_left():

@@ -37,7 +37,7 @@ def build(config) -> base.Stage:
   critic = disc_lib.Discriminator(dtype=base.compute_dtype(config))
   modules = {'student': module}
   if how.decoder:
-    modules['vae'] = fixed['vae']
+    modules['vae'] = fixed['vae'].clone(remat=module.remat)
   _check_teacher(config, modules, fixed, schedule)
   begin = int(weights.adversarial_start * config.train.steps)
 
@@ -60,15 +60,17 @@ def build(config) -> base.Stage:
         **options,
     )
 
-  def decoder(params, frozen):
-    return {'params': params['vae']} if how.decoder else frozen['vae']
+  def decode(params, frozen, z):
+    if how.decoder:
+      return modules['vae'].apply({'params': params['vae']}, z, method='from_latents')
+    return fixed['vae'].apply(frozen['vae'], z, method='from_latents')
 
   def study(params, stats, frozen, restored, conditions, key):
     """The student's latent, and the image as `SSR.sample` shows it."""
     variables = {
         'params': params['student'], 'batch_stats': stats['student'], 'constants': frozen['constants']['student']}
     z = draw(module, variables, frozen, restored, conditions, key, diffusion.STUDENT_SAMPLER, how.steps, unroll=True)
-    image = fixed['vae'].apply(decoder(params, frozen), z, method='from_latents')
+    image = decode(params, frozen, z)
     return z, colourfix.wavelet(image, restored, how.wavelet_levels)
 
   def loss(params, stats, frozen, batch, key, step):
@@ -86,13 +88,15 @@ def build(config) -> base.Stage:
     scalars = {'reconstruction': value, 'psnr': base.y_psnr(image, photo).mean()}
     total = jnp.zeros(())
     if weights.realism:
-      fool, push = jax.value_and_grad(believed)(jax.lax.stop_gradient(image))
-      # As strong as the reconstruction's pull on the image, however steep the critic has become.
-      push *= jnp.where(step >= begin, weights.realism, 0.0) * jnp.linalg.norm(pull) / (jnp.linalg.norm(push) + 1e-12)
-      pull += push
       both = jnp.concatenate([pair(photo), pair(jax.lax.stop_gradient(image))])
       real, fake = jnp.split(critic.apply({'params': params['critic']}, both), 2)
       judge = disc_lib.hinge_loss(real, fake)
+      fool, push = jax.value_and_grad(believed)(jax.lax.stop_gradient(image))
+      # In the reconstruction's measure, however steep the critic has become, and by how well it tells the two apart: 1 is
+      # the loss of one that knows nothing, whose slope would be a pull at random.
+      strength = weights.realism * jnp.clip(1 - jax.lax.stop_gradient(judge), 0, 1)
+      push *= jnp.where(step >= begin, strength, 0.0) * jnp.linalg.norm(pull) / (jnp.linalg.norm(push) + 1e-12)
+      pull += push
       total += judge
       scalars |= {'generator': fool, 'critic': judge}
     if weights.teacher:
@@ -110,9 +114,7 @@ def build(config) -> base.Stage:
     image = jnp.clip(study(params, stats, frozen, restored, conditions, key)[1], 0, 1)
     own = {}
     if how.decoder:  # the UNet's images come from this decoder too
-      mean = base.latents(fixed, frozen, photo)
-      decoded = fixed['vae'].apply(decoder(params, frozen), mean, method='from_latents')
-      own['decoder_psnr'] = base.y_psnr(decoded, photo).mean()
+      own['decoder_psnr'] = base.y_psnr(decode(params, frozen, base.latents(fixed, frozen, photo)), photo).mean()
     return own | {
         'texture': texture_distance(image, photo),
         'psnr': base.y_psnr(image, photo).mean(),

@@ -92,6 +92,7 @@ def get_config(stage: str = ''):
           'train.ema': 0.995,
           'svkr.iterations': 1,
           'data.shrink': 0.6,  # or it learns the marks of JPEG
+          'distill.noise': 0.0,  # what one step leaves of it is a mosaic of latent pixels where the photo is smooth
           'distill.decoder': True,
           'distill.wavelet_levels': 5,
           'loss.teacher': 0.0,  # it leaves the grain that the student is to lose

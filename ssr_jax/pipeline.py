@@ -44,7 +44,7 @@ _SECTIONS = {
     'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
     'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'student'),
 }
-_STUDENT = ('steps', 'start', 'wavelet_levels')  # fields of the section 'sampling.student'
+_STUDENT = ('steps', 'start', 'noise', 'wavelet_levels')  # fields of the section 'sampling.student'
 _NOISE_BLOCK = 64
 _WAVELET_LEVELS = 5  # of the colour fix, where model.json does not say otherwise: what varies over some 32 pixels
 
@@ -114,7 +114,7 @@ class SSR:
       steps: diffusion steps; 0 stops at the restored image. None takes the model's own way: its distilled student, which
         has its own number and start, where it has one, else its own number of the UNet's.
       seed: of the diffusion noise. One number serves every image of the batch, so that an image gets the same result
-        alone and in a batch; a sequence gives each image its own.
+        alone and in a batch; a sequence gives each image its own. A student that begins without noise has none to draw.
       scale: must be the model's.
       sampler: 'ddpm', 'ddim' or 'dpmpp_2m', of the UNet; None takes the model's.
       start: where sampling starts, as a fraction of the schedule: 1 is pure noise, less is the restored image's latent
@@ -219,7 +219,7 @@ class SSR:
     """(variables, lr, kernel code, depth HR, restored, [seed, y, x]; network, steps, ...) -> image [b, H, W, 3]."""
     schedule, vae = self._schedule, self.modules.get('vae')
 
-    def generate(variables, lr, code, depth, restored, place, *, network, steps, sampler, start):
+    def generate(variables, lr, code, depth, restored, place, *, network, steps, sampler, start, noise):
       self.traces['generate'] += 1
       unet = self.modules[network]
       b, h, w, _ = lr.shape
@@ -233,8 +233,8 @@ class SSR:
       key_field, key_steps = jax.random.split(jax.random.key(seed))
       origin = origin * first.shape[1] // h
       latents = _noise_field(key_field, origin, first.shape[1:])[None]
-      if start < 1:
-        latents = schedule.add_noise(first, latents, jnp.int32(schedule.timesteps(steps, start)[0]))
+      if start < 1 or noise < 1:
+        latents = schedule.add_noise(first, noise * latents, jnp.int32(schedule.timesteps(steps, start)[0]))
       maps = unet.apply(variables[network], conditions, method='encode_maps')
       latents = diffusion.SAMPLERS[sampler](
           lambda z, t: unet.apply(variables[network], z, t, conditions, maps=maps),
@@ -246,7 +246,7 @@ class SSR:
       )
       return jnp.clip(vae.apply(variables['vae'], latents, method='from_latents'), 0, 1)
 
-    return xla.jit(generate, static_argnames=('network', 'steps', 'sampler', 'start'))
+    return xla.jit(generate, static_argnames=('network', 'steps', 'sampler', 'start', 'noise'))
 
   @functools.cached_property
   def _depth(self) -> Callable[..., Array]:
@@ -276,7 +276,7 @@ class SSR:
 
   def _own_sampling(self, network: str) -> dict[str, Any]:
     """How model.json says that one of the networks samples."""
-    own = {'colour_fix': 'wavelet', 'wavelet_levels': _WAVELET_LEVELS, **self.config['sampling']}
+    own = {'colour_fix': 'wavelet', 'wavelet_levels': _WAVELET_LEVELS, 'noise': 1.0, **self.config['sampling']}
     student = own.pop('student', {})
     return own | student | {'sampler': diffusion.STUDENT_SAMPLER} if network == 'student' else own
 
@@ -295,6 +295,8 @@ class SSR:
     own = self._own_sampling(needed[-1])
     if not isinstance(own['wavelet_levels'], int) or own['wavelet_levels'] < 1:
       raise SSRError(f"sampling.wavelet_levels {own['wavelet_levels']!r} in model.json: must be a whole number from 1")
+    if not isinstance(own['noise'], (int, float)) or not 0 <= own['noise'] <= 1:
+      raise SSRError(f"sampling.student.noise {own['noise']!r} in model.json: must lie in [0, 1]")
     steps, sampler, start, colour_fix = (
         own[field] if value is None else value
         for field, value in (('steps', steps), ('sampler', sampler), ('start', start), ('colour_fix', colour_fix)))
@@ -316,7 +318,8 @@ class SSR:
       restores = all(part in self.modules for part in _RESTORING)
       advice = 'use steps=0 (--restored-only)' if restores else 'train them or choose another model'
       raise SSRError(f"model '{self.config['name']}' has no part {', '.join(lacking)}; {advice}")
-    return {'network': needed[-1], 'steps': int(steps), 'sampler': sampler, 'start': float(start)}, colour_fix
+    network, noise = needed[-1], float(own['noise'])
+    return {'network': network, 'steps': int(steps), 'sampler': sampler, 'start': float(start), 'noise': noise}, colour_fix
 
 
 def load(name_or_path: str | os.PathLike = 'compact') -> SSR:

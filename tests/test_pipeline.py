@@ -200,7 +200,7 @@ def with_student(tiny_model_dir, tmp_path):
   variables = registry.load_part(directory, 'unet')
   variables['params']['unet'] = jax.tree.map(lambda x: -1.3 * x, variables['params']['unet'])
   registry.save_part(directory, 'student', entry['config'], variables)
-  registry.update(directory, sampling={'student': {'steps': 1, 'start': 0.2, 'wavelet_levels': 2}})
+  registry.update(directory, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': 1.0, 'wavelet_levels': 2}})
   return directory
 
 
@@ -209,7 +209,8 @@ def test_a_student_answers_unless_something_is_asked_of_the_unet(with_student, m
   assert ssr.parts()[-1] == 'student'
   for asked in ({'steps': 2}, {'start': 0.3}, {'sampler': 'ddpm'}):
     assert ssr.parts(**asked)[-1] == 'unet'
-  assert ssr.check() == ({'network': 'student', 'steps': 1, 'sampler': 'ddim', 'start': 0.2}, 'wavelet')
+  options = {'network': 'student', 'steps': 1, 'sampler': 'ddim', 'start': 0.2, 'noise': 1.0}
+  assert ssr.check() == (options, 'wavelet')
   lr = _photo()
   found = ssr.sample(lr)
   np.testing.assert_array_equal(ssr.sample(lr, steps=2).image, model.sample(lr, steps=2).image)
@@ -229,6 +230,18 @@ def test_a_students_step_is_that_of_its_weights_as_the_unet(with_student, tmp_pa
   np.testing.assert_allclose(as_student.image.astype(int), as_unet.image, atol=1)
 
 
+def test_a_student_that_begins_without_noise_draws_none(with_student):
+  """Another seed changes nothing then; with some of the noise it changes less than with all of it."""
+  changes = []
+  for noise in (0.0, 0.3, 1.0):
+    registry.update(with_student, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': noise, 'wavelet_levels': 2}})
+    ssr = ssr_jax.load(with_student)
+    first, second = (ssr.sample(_photo() / 255, seed=seed, colour_fix='none').image for seed in (0, 1))
+    changes.append(np.abs(first - second).mean())
+    assert np.abs(first - ssr.sample(_photo() / 255, steps=1, colour_fix='none').image).mean() > 0
+  assert changes[0] == 0 < 2 * changes[1] < changes[2]
+
+
 def test_a_students_image_has_its_own_colour_fix(with_student):
   ssr = ssr_jax.load(with_student)
   raw, fixed = (ssr.sample(_photo() / 255, colour_fix=how) for how in ('none', 'wavelet'))
@@ -237,9 +250,10 @@ def test_a_students_image_has_its_own_colour_fix(with_student):
 
 
 @pytest.mark.parametrize('section,complaint', [
-    ({'steps': 1}, 'sampling.student has steps; it needs steps, start, wavelet_levels'),
-    ({'steps': 1, 'start': 1.5, 'wavelet_levels': 2}, 'start 1.5'),
-    ({'steps': 1, 'start': 0.5, 'wavelet_levels': 0}, 'wavelet_levels 0'),
+    ({'steps': 1}, 'sampling.student has steps; it needs steps, start, noise, wavelet_levels'),
+    ({'steps': 1, 'start': 1.5, 'noise': 1.0, 'wavelet_levels': 2}, 'start 1.5'),
+    ({'steps': 1, 'start': 0.5, 'noise': 1.0, 'wavelet_levels': 0}, 'wavelet_levels 0'),
+    ({'steps': 1, 'start': 0.5, 'noise': 2, 'wavelet_levels': 2}, 'sampling.student.noise 2 in model.json'),
 ])
 def test_a_wrong_student_section_is_said_at_loading(with_student, section, complaint):
   registry.update(with_student, sampling={'student': section})

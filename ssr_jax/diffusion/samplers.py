@@ -25,6 +25,7 @@ def sample(
     latent: jax.Array | None = None,
     steps: int = 20,
     start: float = 1.0,
+    noise: float = 1.0,
     sampler: str = 'dpmpp_2m',
     **options,
 ) -> jax.Array:
@@ -38,6 +39,7 @@ def sample(
     latent: [b, h, w, c], to begin from this latent, noised to the step at fraction `start`.
     steps: calls of the network.
     start: fraction of the schedule to begin at, in (0, 1]; below 1 only with a latent.
+    noise: how much of the forward process's noise is put on the latent; a student can do without.
     sampler: a key of SAMPLERS.
     **options: of that sampler: spacing, clip, eta, unroll.
 
@@ -49,7 +51,8 @@ def sample(
   """
   if sampler not in SAMPLERS:
     raise ValueError(f"unknown sampler {sampler!r}; known: {', '.join(SAMPLERS)}")
-  z = initial(schedule, keys, shape=shape, latent=latent, steps=steps, start=start, spacing=options.get('spacing'))
+  z = initial(
+      schedule, keys, shape=shape, latent=latent, steps=steps, start=start, noise=noise, spacing=options.get('spacing'))
   return SAMPLERS[sampler](predict, schedule, keys, z, steps, start, **options)
 
 
@@ -61,9 +64,13 @@ def initial(
     latent: jax.Array | None = None,
     steps: int = 20,
     start: float = 1.0,
+    noise: float = 1.0,
     spacing: str | None = None,
 ) -> jax.Array:
-  """The latent that a sampler begins with: noise [b, *shape], or `latent` [b, ...] noised to the first time step."""
+  """The latent that a sampler begins with: noise [b, *shape], or `latent` [b, ...] noised to the first time step.
+
+  Of the latter's noise there is the part `noise`: with 0 the latent only shrinks, as it does at that time step.
+  """
   if (shape is None) == (latent is None):
     raise ValueError('give exactly one of shape (pure noise) and latent (a start between)')
   if latent is None:
@@ -73,7 +80,7 @@ def initial(
   if latent.shape[0] != keys.shape[0]:
     raise ValueError(f'{keys.shape[0]} keys for {latent.shape[0]} latents')
   t = schedule.timesteps(steps, start, spacing or 'trailing')[0]
-  return schedule.add_noise(latent.astype(jnp.float32), _noise(keys, -1, latent.shape[1:]), jnp.int32(t))
+  return schedule.add_noise(latent.astype(jnp.float32), noise * _noise(keys, -1, latent.shape[1:]), jnp.int32(t))
 
 
 def ddpm(

@@ -194,6 +194,10 @@ def test_the_start_in_between_is_the_noised_latent():
   abar = S.alphas_cumprod[399]
   noise = (np.asarray(z) - np.sqrt(abar) * np.asarray(TARGET)) / np.sqrt(1 - abar)
   np.testing.assert_allclose(noise, samplers.initial(S, KEYS, shape=SHAPE, steps=4), atol=1e-5)
+  quieter = samplers.initial(S, KEYS, latent=TARGET, steps=4, start=0.4, noise=0.25)
+  silent = samplers.initial(S, KEYS, latent=TARGET, steps=4, start=0.4, noise=0)
+  np.testing.assert_allclose(silent, np.sqrt(abar) * TARGET, atol=1e-6)
+  np.testing.assert_allclose(quieter, silent + (z - silent) / 4, atol=1e-6)
 
 
 def test_bad_arguments_are_named():

@@ -69,7 +69,8 @@ def build(config) -> base.Stage:
     """The student's latent, and the image as `SSR.sample` shows it."""
     variables = {
         'params': params['student'], 'batch_stats': stats['student'], 'constants': frozen['constants']['student']}
-    z = draw(module, variables, frozen, restored, conditions, key, diffusion.STUDENT_SAMPLER, how.steps, unroll=True)
+    sampler, options = diffusion.STUDENT_SAMPLER, {'noise': how.noise, 'unroll': True}
+    z = draw(module, variables, frozen, restored, conditions, key, sampler, how.steps, **options)
     image = decode(params, frozen, z)
     return z, colourfix.wavelet(image, restored, how.wavelet_levels)
 
@@ -165,7 +166,7 @@ def build(config) -> base.Stage:
       figures=figures,
       sections={
           'schedule': config.schedule.to_dict(),
-          'sampling': {'student': {name: how[name] for name in ('steps', 'start', 'wavelet_levels')}},
+          'sampling': {'student': {name: how[name] for name in ('steps', 'start', 'noise', 'wavelet_levels')}},
       },
       export=export,
       measures={'vae': ('scaling_factor',)} if how.decoder else {},

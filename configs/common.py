@@ -29,8 +29,8 @@ def base(stage: str) -> ConfigDict:
   config.data.train = 'folder:data/train'
   config.data.holdout = 20  # every n-th photo is kept for validation; 0 keeps none
   config.data.patch = 128
-  # Photos are reduced by random factors down to this one: sharper, without their noise and JPEG blocks. Held-out ones not.
-  config.data.shrink = 1.0
+  # Training photos are reduced by random factors between these: sharper, without their noise and JPEG's blocks.
+  config.data.shrink = (1.0, 1.0)
   # Share of records that are rendered scenes, in stages that use true depth (kernel, svkr) but have photos without it.
   config.data.scenes = 0.0
   config.data.threads = 2  # that decode in this process; they share the cache, which suits a set that fits in it
@@ -129,6 +129,7 @@ def losses() -> ConfigDict:
   loss.adversarial_start = 0.7  # fraction of the steps
   loss.draws = 1  # diffusion: (time step, noise) drawn for each image, whose latents and conditions are computed once
   loss.focus = (0.0, 1.0)  # diffusion: this share of the time steps lies below this fraction of the schedule
+  loss.grid = 0.0  # distill: what the error has in common in neighbouring latent pixels' squares
   loss.teacher = 1.0  # distill: squared distance to the teacher's latent; 0 does without its sampling
   loss.realism = 1.0  # distill: the pull on the image of a critic that is never wrong, in multiples of the reconstruction's
   loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image

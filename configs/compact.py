@@ -91,11 +91,12 @@ def get_config(stage: str = ''):
           'train.learning_rate': 2e-4,
           'train.ema': 0.995,
           'svkr.iterations': 1,
-          'data.shrink': 0.6,  # or it learns the marks of JPEG
+          'data.shrink': (0.4, 0.7),  # or it learns grain and the marks of JPEG
           'distill.noise': 0.0,  # what one step leaves of it is a mosaic of latent pixels where the photo is smooth
           'distill.decoder': True,
           'distill.wavelet_levels': 5,
           'loss.teacher': 0.0,  # it leaves the grain that the student is to lose
+          'loss.grid': 2.0,
           'loss.realism': 1.5,
           'loss.adversarial_start': 0.05,
       }

@@ -61,7 +61,9 @@ def _crop(record: sources.Record, patch: int, rng: np.random.Generator) -> sourc
   return out
 
 
-def photo_record(patch: int, shrink: float = 1.0) -> Callable[[sources.Record, np.random.Generator], Batch]:
+def photo_record(
+    patch: int, shrink: tuple[float, float] = (1.0, 1.0)
+) -> Callable[[sources.Record, np.random.Generator], Batch]:
   """Record of the photo stages: 'hr' uint8 [patch, patch, 3] and 'seed' uint32, from which the device draws.
 
   Where the source has them also 'lr' uint8 [patch/s, patch/s, 3] and 'depth' float32 [patch, patch], which stays
@@ -69,23 +71,25 @@ def photo_record(patch: int, shrink: float = 1.0) -> Callable[[sources.Record, n
 
   Args:
     patch: side of the patch.
-    shrink: below 1, the photo is reduced by a factor drawn for each record between this one, or the least that leaves
-      a patch, and 1. A reduced photo is sharp and has lost its noise and JPEG's blocks, which a critic would ask for.
+    shrink: the photo is reduced by a factor drawn for each record between these two, and never below what leaves a
+      patch; (1, 1) leaves it as it is. A reduced photo is sharp and has lost its noise and JPEG's blocks, which a critic
+      would ask for.
 
   Raises:
-    SSRError: shrink is not in (0, 1]; below 1, from the record, the source has LR images of its own.
+    SSRError: shrink is no such pair; other than (1, 1), from the record, the source has LR images of its own.
   """
-  if not 0 < shrink <= 1:
-    raise SSRError(f'data.shrink={shrink}: must be above 0 and up to 1, which leaves photos as they are')
+  low, high = shrink
+  if not 0 < low <= high <= 1:
+    raise SSRError(f'data.shrink={shrink}: must be two factors above 0 and up to 1, the smaller first; (1, 1) is none')
 
   def record(whole: sources.Record, rng: np.random.Generator) -> Batch:
     side = patch
-    if shrink < 1:
+    if low < 1:
       if 'lr' in whole:
-        raise SSRError(f'data.shrink={shrink}: not for pairs, whose LR images are as they are; set it to 1')
+        raise SSRError(f'data.shrink={shrink}: not for pairs, whose LR images are as they are; set it to (1, 1)')
       smallest = min(whole['hr'].shape[:2])
-      least = min(max(shrink, patch / smallest), 1)
-      side = max(patch, min(round(patch / rng.uniform(least, 1)), smallest))
+      least = min(patch / smallest, 1)
+      side = max(patch, min(round(patch / rng.uniform(max(low, least), max(high, least))), smallest))
     crops = _crop(whole, side, rng)
     if side != patch:
       crops = {name: _resized(crop, patch) for name, crop in crops.items()}
@@ -130,7 +134,7 @@ def scene_record(photos: sources.Source, height: int, width: int) -> Callable[[A
   return record
 
 
-def partly(share: float, scene: Callable[[Any, np.random.Generator], Batch], patch: int, shrink: float = 1.0):
+def partly(share: float, scene: Callable[[Any, np.random.Generator], Batch], patch: int, shrink=(1.0, 1.0)):
   """Record that is a rendered scene with this probability, else a patch of the photo.
 
   Besides what both have: 'has_depth' bool, and 'depth', which means nothing where that is False.

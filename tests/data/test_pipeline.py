@@ -5,6 +5,7 @@ import hashlib
 import io
 import json
 import multiprocessing
+import re
 
 import grain
 import numpy as np
@@ -241,7 +242,7 @@ def test_photos_are_reduced_by_factors_over_the_whole_range_and_their_depth_with
   """A ramp's slope in the patch tells by how much: with patches of 16 out of 64x80 by all of 1 to 0.4."""
   y, x = np.mgrid[:64, :80]
   record = {'hr': np.stack([2 * x, 2 * y, 2 * x], -1).astype(np.uint8), 'depth': x.astype(np.float32)}
-  make = pipeline.photo_record(16, shrink=0.4)
+  make = pipeline.photo_record(16, shrink=(0.4, 1))
   factors = []
   for seed in range(300):
     batch = make(record, np.random.default_rng(seed))
@@ -254,18 +255,18 @@ def test_photos_are_reduced_by_factors_over_the_whole_range_and_their_depth_with
     factors.append(1 / slope)
   assert 0.4 - 0.02 < min(factors) < 0.45 and 0.95 < max(factors) < 1.02
   # The least that leaves a patch, where the photo is hardly larger.
-  slopes = [np.diff(pipeline.photo_record(60, 0.1)(record, np.random.default_rng(s))['hr'][30, 5:55, :2].astype(float), axis=0)
+  slopes = [np.diff(pipeline.photo_record(60, (0.1, 0.1))(record, np.random.default_rng(s))['hr'][30, 5:55, :2].astype(float), axis=0)
             for s in range(20)]
   assert max(np.abs(s.mean(0)).max() for s in slopes) < 2 * 64 / 60 + 0.05
 
 
 def test_reducing_is_refused_where_it_cannot_be():
-  for shrink in (0, -1, 1.5):
-    with pytest.raises(SSRError, match=f'data.shrink={shrink}: must be above 0 and up to 1'):
+  for shrink in ((0, 1), (0.5, 1.5), (0.8, 0.4)):
+    with pytest.raises(SSRError, match=re.escape(f'data.shrink={shrink}: must be two factors above 0 and up to 1')):
       pipeline.photo_record(16, shrink)
   record = {'hr': np.zeros((64, 64, 3), np.uint8), 'lr': np.zeros((16, 16, 3), np.uint8)}
-  with pytest.raises(SSRError, match='data.shrink=0.5: not for pairs'):
-    pipeline.photo_record(16, 0.5)(record, np.random.default_rng(0))
+  with pytest.raises(SSRError, match='not for pairs'):
+    pipeline.photo_record(16, (0.5, 1))(record, np.random.default_rng(0))
 
 
 def test_depth_patches_avoid_what_is_flat():

@@ -80,7 +80,8 @@ def build(config) -> base.Stage:
     pair = lambda image: jnp.concatenate([image, restored], -1)  # real is what is real for this restored image
 
     def faithful(image):
-      return vae_lib.reconstruction_loss(image, photo) + weights.detail * vae_lib.detail_loss(image, photo)
+      value = vae_lib.reconstruction_loss(image, photo) + weights.detail * vae_lib.detail_loss(image, photo)
+      return value + weights.grid * grid_loss(image, photo, fixed['vae'].reduction) if weights.grid else value
 
     def believed(image):  # by a critic whose weights stay as they are
       return disc_lib.generator_loss(critic.apply({'params': jax.lax.stop_gradient(params['critic'])}, pair(image)))
@@ -174,6 +175,29 @@ def build(config) -> base.Stage:
       prepare=prepare,
       origin='its teacher',
   )
+
+
+def grid_loss(image: Array, target: Array, period: int, cells: int = 8) -> Array:
+  """Mean absolute error of the pattern that neighbouring squares of period x period pixels have in common.
+
+  An up-sampling network without noise can only make such a pattern where a critic asks for grain. In an error of any
+  other kind the squares have little in common.
+
+  Args:
+    image: [b, H, W, c]; what the sides have beyond a multiple of cells * period is left out.
+    target: likewise.
+    period: side of a square, the autoencoder's reduction.
+    cells: squares on each axis that are averaged.
+
+  Returns:
+    A scalar, in the images' own unit.
+  """
+  side = cells * period
+  b, H, W, c = target.shape
+  rows, columns = H // side, W // side
+  error = (image - target)[:, : rows * side, : columns * side]
+  error = error.reshape(b, rows, cells, period, columns, cells, period, c)
+  return jnp.mean(jnp.abs(error.mean((2, 5))))
 
 
 def texture_distance(image: Array, target: Array, filters: int = 16) -> Array:

@@ -97,7 +97,8 @@ def base(stage: str) -> ConfigDict:
   config.distill.steps = 1  # of the student
   config.distill.start = 0.1  # fraction of the schedule that it begins at, from the restored image
   config.distill.noise = 1.0  # how much of the noise of that step it begins with; a student of one step needs none
-  config.distill.wavelet_levels = 2  # of the colour fix of its image
+  config.distill.wavelet_levels = 2  # of the colour fix of its image: brightness above 2**levels pixels is the restored one's
+  config.distill.chroma_levels = 2  # likewise, of its colours
   config.distill.teacher_steps = 20
   config.distill.decoder = False  # the autoencoder's decoder is trained along; the encoder stays, and with it the latents
 

@@ -95,6 +95,7 @@ def get_config(stage: str = ''):
           'distill.noise': 0.0,  # what one step leaves of it is a mosaic of latent pixels where the photo is smooth
           'distill.decoder': True,
           'distill.wavelet_levels': 5,
+          'distill.chroma_levels': 1,
           'loss.teacher': 0.0,  # it leaves the grain that the student is to lose
           'loss.grid': 2.0,
           'loss.realism': 1.5,

@@ -44,8 +44,9 @@ _SECTIONS = {
     'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
     'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'student'),
 }
-_STUDENT = ('steps', 'start', 'noise', 'wavelet_levels')  # fields of the section 'sampling.student'
+_STUDENT = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels')  # fields of the section 'sampling.student'
 _NOISE_BLOCK = 64
+_BAND = 512  # rows whose colours are fixed at a time
 _WAVELET_LEVELS = 5  # of the colour fix, where model.json does not say otherwise: what varies over some 32 pixels
 
 
@@ -155,7 +156,8 @@ class SSR:
     for image, number in zip(images, seeds):
       found = self._one(image, int(number), shape, origins, options, keep_kernels, tick)
       if options['steps']:
-        levels = self._own_sampling(options['network'])['wavelet_levels']
+        own = self._own_sampling(options['network'])
+        levels = {'levels': own['wavelet_levels'], 'chroma_levels': own.get('chroma_levels')}
         found['image'] = _fix_colours(found['image'], found['restored'], colour_fix, levels)
       results.append(finish(found))
     if np.ndim(lr) == 3:
@@ -295,6 +297,9 @@ class SSR:
     own = self._own_sampling(needed[-1])
     if not isinstance(own['wavelet_levels'], int) or own['wavelet_levels'] < 1:
       raise SSRError(f"sampling.wavelet_levels {own['wavelet_levels']!r} in model.json: must be a whole number from 1")
+    chroma = own.get('chroma_levels')
+    if chroma is not None and (not isinstance(chroma, int) or chroma < 0):
+      raise SSRError(f'sampling.student.chroma_levels {chroma!r} in model.json: must be a whole number or null')
     if not isinstance(own['noise'], (int, float)) or not 0 <= own['noise'] <= 1:
       raise SSRError(f"sampling.student.noise {own['noise']!r} in model.json: must lie in [0, 1]")
     steps, sampler, start, colour_fix = (
@@ -407,12 +412,20 @@ def _resize_plane(plane: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   return np.asarray(resized)
 
 
-def _fix_colours(image: np.ndarray, reference: np.ndarray, how: str, levels: int) -> np.ndarray:
-  """[H, W, 3], channel by channel: an image of many megapixels would otherwise need several times its memory."""
+def _fix_colours(image: np.ndarray, reference: np.ndarray, how: str, levels: Mapping[str, int | None]) -> np.ndarray:
+  """[H, W, 3], in bands: an image of many megapixels would otherwise need several times its memory."""
   if how == 'none':
     return image
-  fix = {'adain': colourfix.adain, 'wavelet': functools.partial(colourfix.wavelet, levels=levels)}[how]
-  return np.concatenate([fix(image[..., c : c + 1], reference[..., c : c + 1]) for c in range(image.shape[-1])], -1)
+  if how == 'adain':
+    return np.concatenate([colourfix.adain(image[..., c : c + 1], reference[..., c : c + 1]) for c in range(3)], -1)
+  # What lies this far away from a pixel does not reach it.
+  reach = 2 ** max(level for level in levels.values() if level is not None)
+  out = np.empty_like(image)
+  for top in range(0, len(image), _BAND):
+    first, last = max(top - reach, 0), min(top + _BAND + reach, len(image))
+    fixed = colourfix.wavelet(image[first:last], reference[first:last], **levels)
+    out[top : top + _BAND] = fixed[top - first : top - first + _BAND]
+  return out
 
 
 def _noise_field(key: Array, origin: Array, shape: tuple[int, int, int]) -> Array:

@@ -200,7 +200,7 @@ def with_student(tiny_model_dir, tmp_path):
   variables = registry.load_part(directory, 'unet')
   variables['params']['unet'] = jax.tree.map(lambda x: -1.3 * x, variables['params']['unet'])
   registry.save_part(directory, 'student', entry['config'], variables)
-  registry.update(directory, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': 1.0, 'wavelet_levels': 2}})
+  registry.update(directory, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1}})
   return directory
 
 
@@ -234,7 +234,7 @@ def test_a_student_that_begins_without_noise_draws_none(with_student):
   """Another seed changes nothing then; with some of the noise it changes less than with all of it."""
   changes = []
   for noise in (0.0, 0.3, 1.0):
-    registry.update(with_student, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': noise, 'wavelet_levels': 2}})
+    registry.update(with_student, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': noise, 'wavelet_levels': 2, 'chroma_levels': 1}})
     ssr = ssr_jax.load(with_student)
     first, second = (ssr.sample(_photo() / 255, seed=seed, colour_fix='none').image for seed in (0, 1))
     changes.append(np.abs(first - second).mean())
@@ -245,15 +245,25 @@ def test_a_student_that_begins_without_noise_draws_none(with_student):
 def test_a_students_image_has_its_own_colour_fix(with_student):
   ssr = ssr_jax.load(with_student)
   raw, fixed = (ssr.sample(_photo() / 255, colour_fix=how) for how in ('none', 'wavelet'))
-  expected = np.clip(colourfix.wavelet(raw.image, raw.restored, levels=2), 0, 1)
+  expected = np.clip(colourfix.wavelet(raw.image, raw.restored, levels=2, chroma_levels=1), 0, 1)
   np.testing.assert_allclose(fixed.image, expected, atol=1e-5)
 
 
+@pytest.mark.parametrize('how', ['adain', 'wavelet'])
+def test_colours_of_a_tall_image_are_those_of_the_whole(how):
+  """They are fixed band by band, which must not show."""
+  rng = np.random.default_rng(0)
+  image, reference = rng.random((2, 1100, 20, 3), np.float32)
+  found = pipeline._fix_colours(image, reference, how, {'levels': 5, 'chroma_levels': 1})
+  whole = colourfix.wavelet(image, reference, 5, 1) if how == 'wavelet' else colourfix.adain(image, reference)
+  np.testing.assert_allclose(found, whole, atol=1e-5)
+
+
 @pytest.mark.parametrize('section,complaint', [
-    ({'steps': 1}, 'sampling.student has steps; it needs steps, start, noise, wavelet_levels'),
-    ({'steps': 1, 'start': 1.5, 'noise': 1.0, 'wavelet_levels': 2}, 'start 1.5'),
-    ({'steps': 1, 'start': 0.5, 'noise': 1.0, 'wavelet_levels': 0}, 'wavelet_levels 0'),
-    ({'steps': 1, 'start': 0.5, 'noise': 2, 'wavelet_levels': 2}, 'sampling.student.noise 2 in model.json'),
+    ({'steps': 1}, 'sampling.student has steps; it needs steps, start, noise, wavelet_levels, chroma_levels'),
+    ({'steps': 1, 'start': 1.5, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1}, 'start 1.5'),
+    ({'steps': 1, 'start': 0.5, 'noise': 1.0, 'wavelet_levels': 0, 'chroma_levels': None}, 'wavelet_levels 0'),
+    ({'steps': 1, 'start': 0.5, 'noise': 2, 'wavelet_levels': 2, 'chroma_levels': 1}, 'sampling.student.noise 2 in model.json'),
 ])
 def test_a_wrong_student_section_is_said_at_loading(with_student, section, complaint):
   registry.update(with_student, sampling={'student': section})

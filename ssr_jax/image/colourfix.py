@@ -26,13 +26,16 @@ def adain(image: ArrayLike, reference: ArrayLike, eps: float = 1e-5) -> ArrayLik
   return (image - mean) * gain + reference_mean
 
 
-def wavelet(image: ArrayLike, reference: ArrayLike, levels: int = 5) -> ArrayLike:
+def wavelet(image: ArrayLike, reference: ArrayLike, levels: int = 5, chroma_levels: int | None = None) -> ArrayLike:
   """Keeps the image's detail and takes the reference's low frequencies: high(image) + low(reference).
+
+  With `chroma_levels` colour is taken finer than brightness: eyes see little of its detail, but false colours at edges.
 
   Args:
     image: [..., H, W, c], any range.
     reference: the same shape.
     levels: levels of the a-trous decomposition; 5 leaves what varies over some 32 pixels and more.
+    chroma_levels: those of colour, of images with c = 3; 0 takes the reference's colours as they are. None is `levels`.
 
   Returns:
     [..., H, W, c]; it can leave the range of `image`.
@@ -43,7 +46,11 @@ def wavelet(image: ArrayLike, reference: ArrayLike, levels: int = 5) -> ArrayLik
   if image.shape != reference.shape:
     raise ValueError(f'image {image.shape} and reference {reference.shape} must have the same shape')
   # The decomposition is linear, so one pass over the difference does the work of two.
-  return image + low_frequencies(reference - image, levels)
+  difference = reference - image
+  if chroma_levels is None or chroma_levels == levels:
+    return image + low_frequencies(difference, levels)
+  brightness = 0.299 * difference[..., 0:1] + 0.587 * difference[..., 1:2] + 0.114 * difference[..., 2:3]
+  return image + low_frequencies(brightness, levels) + low_frequencies(difference - brightness, chroma_levels)
 
 
 def low_frequencies(image: ArrayLike, levels: int = 5) -> ArrayLike:

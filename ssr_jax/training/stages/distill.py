@@ -23,6 +23,7 @@ from ssr_jax.training.stages import base
 from ssr_jax.types import Array, SSRError
 from ssr_jax.weights import registry
 
+_SAMPLING = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels')  # what sampling has to know
 _WINDOW = 32  # pixels: texture is compared within squares of this size
 
 
@@ -72,7 +73,7 @@ def build(config) -> base.Stage:
     sampler, options = diffusion.STUDENT_SAMPLER, {'noise': how.noise, 'unroll': True}
     z = draw(module, variables, frozen, restored, conditions, key, sampler, how.steps, **options)
     image = decode(params, frozen, z)
-    return z, colourfix.wavelet(image, restored, how.wavelet_levels)
+    return z, colourfix.wavelet(image, restored, how.wavelet_levels, how.chroma_levels)
 
   def loss(params, stats, frozen, batch, key, step):
     photo, _, restored, conditions = inputs(frozen, batch)
@@ -167,7 +168,7 @@ def build(config) -> base.Stage:
       figures=figures,
       sections={
           'schedule': config.schedule.to_dict(),
-          'sampling': {'student': {name: how[name] for name in ('steps', 'start', 'noise', 'wavelet_levels')}},
+          'sampling': {'student': {name: how[name] for name in _SAMPLING}},
       },
       export=export,
       measures={'vae': ('scaling_factor',)} if how.decoder else {},

@@ -100,7 +100,7 @@ def base(stage: str) -> ConfigDict:
   config.distill.wavelet_levels = 2  # of the colour fix of its image: brightness above 2**levels pixels is the restored one's
   config.distill.chroma_levels = 2  # likewise, of its colours
   config.distill.teacher_steps = 20
-  config.distill.decoder = False  # the autoencoder's decoder is trained along; the encoder stays, and with it the latents
+  config.distill.decoder = False  # whether it gets a decoder of its own, which is trained along
 
   config.eval = ConfigDict()
   config.eval.dataset = 'folder:data/test'  # 'folder:HR_DIR' or 'folder:HR_DIR,LR_DIR'

@@ -51,7 +51,7 @@ def get_config(stage: str = ''):
   )
 
   if stage == 'distill':
-    model.student = model.unet
+    model.student, model.student_vae = model.unet, model.vae
 
   config.schedule.prediction = 'v'  # its clean latent stays exact where the noise is strong
 

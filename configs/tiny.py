@@ -40,7 +40,7 @@ def get_config(stage: str = ''):
       lr_features=4,
   )
   if stage == 'distill':
-    model.student = model.unet
+    model.student, model.student_vae = model.unet, model.vae
   common.apply(
       config,
       {

@@ -92,7 +92,7 @@ class SSR:
   @property
   def generates(self) -> bool:
     """Whether the model has the parts that the diffusion stage needs."""
-    return 'vae' in self.modules and any(part in self.modules for part in _GENERATORS)
+    return any({self._autoencoder(network), network} <= self.modules.keys() for network in _GENERATORS)
 
   def sample(
       self,
@@ -179,7 +179,8 @@ class SSR:
       depth, kernels, restored, code = self._restore(restoring, piece, depth)
       found = {'depth': depth, 'restored': restored}
       if options['steps']:
-        generating = {part: self.variables[part] for part in ('vae', options['network'])}
+        network = options['network']
+        generating = {part: self.variables[part] for part in (self._autoencoder(network), network)}
         place = np.array([seed % 2**32, y, x], np.uint32)
         found['image'] = self._generate(generating, piece, code, depth, restored, place, **options)
       large.add(found, (y, x), alone=len(origins) == 1)
@@ -219,15 +220,16 @@ class SSR:
   @functools.cached_property
   def _generate(self) -> Callable[..., Array]:
     """(variables, lr, kernel code, depth HR, restored, [seed, y, x]; network, steps, ...) -> image [b, H, W, 3]."""
-    schedule, vae = self._schedule, self.modules.get('vae')
+    schedule = self._schedule
 
     def generate(variables, lr, code, depth, restored, place, *, network, steps, sampler, start, noise):
       self.traces['generate'] += 1
-      unet = self.modules[network]
+      unet, autoencoder = self.modules[network], self._autoencoder(network)
+      vae = functools.partial(self.modules[autoencoder].apply, variables[autoencoder])
       b, h, w, _ = lr.shape
       bicubic = jnp.clip(resize.upscale(lr, self.config['scale']), 0, 1)
       both = jnp.concatenate([bicubic, restored])  # one pass, for half the compilation
-      latents = vae.apply(variables['vae'], both, method='to_latents')
+      latents = vae(both, method='to_latents')
       lr_latent, first = latents[:b], latents[b:]
       conditions = encoders.Conditions(
           kernel_code=code, depth=resize.resize(depth, (h, w), 'area'), lr=lr, lr_latent=lr_latent)
@@ -246,7 +248,7 @@ class SSR:
           steps,
           start,
       )
-      return jnp.clip(vae.apply(variables['vae'], latents, method='from_latents'), 0, 1)
+      return jnp.clip(vae(latents, method='from_latents'), 0, 1)
 
     return xla.jit(generate, static_argnames=('network', 'steps', 'sampler', 'start', 'noise'))
 
@@ -270,11 +272,19 @@ class SSR:
     return diffusion.Schedule(**self.config['schedule'])
 
   def parts(self, *, steps: int | None = None, sampler: str | None = None, start: float | None = None) -> tuple[str, ...]:
-    """The parts that `sample` uses with these options, whether the model has them or not; the last one generates."""
+    """The parts that `sample` uses with these options, whether the model has them or not.
+
+    The last one is the network that samples, the one before it the autoencoder of its latents.
+    """
     if steps == 0:
       return _RESTORING
     student = 'student' in self.modules and (steps, sampler, start) == (None,) * 3
-    return *_RESTORING, 'vae', 'student' if student else 'unet'
+    network = 'student' if student else 'unet'
+    return *_RESTORING, self._autoencoder(network), network
+
+  def _autoencoder(self, network: str) -> str:
+    """The part whose latents a network samples: a student can have its own."""
+    return 'student_vae' if network == 'student' and 'student_vae' in self.modules else 'vae'
 
   def _own_sampling(self, network: str) -> dict[str, Any]:
     """How model.json says that one of the networks samples."""
@@ -350,7 +360,7 @@ def load(name_or_path: str | os.PathLike = 'compact') -> SSR:
   ssr = SSR(config=model.config, variables=jax.device_put(model.variables), modules=modules)
   try:
     ssr.check(scale=model.config['scale'], steps=0)  # and with it every value that model.json gives
-    if 'student' in modules and 'vae' in modules:
+    if 'student' in modules and ssr.generates:
       ssr.check(scale=model.config['scale'])
   except SSRError:
     if all(part in modules for part in _RESTORING):

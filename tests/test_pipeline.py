@@ -242,6 +242,22 @@ def test_a_student_that_begins_without_noise_draws_none(with_student):
   assert changes[0] == 0 < 2 * changes[1] < changes[2]
 
 
+def test_a_student_has_a_decoder_of_its_own_where_there_is_one(with_student):
+  """Its image is that of a model whose only autoencoder is that one; the UNet's image is as it was."""
+  ssr = ssr_jax.load(with_student)
+  entry, variables = registry.read_config(with_student)['parts']['vae'], registry.load_part(with_student, 'vae')
+  before, unet = ssr.sample(_photo()).image, ssr.sample(_photo(), steps=1).image
+  variables['params']['decoder'] = jax.tree.map(lambda x: 1.5 * x, variables['params']['decoder'])
+  registry.save_part(with_student, 'student_vae', entry['config'], variables)
+  ssr = ssr_jax.load(with_student)
+  assert ssr.parts()[-2:] == ('student_vae', 'student') and ssr.parts(steps=1)[-2:] == ('vae', 'unet')
+  np.testing.assert_array_equal(ssr.sample(_photo(), steps=1).image, unet)
+  image = ssr.sample(_photo()).image
+  registry.save_part(with_student, 'vae', entry['config'], variables)
+  assert np.abs(image.astype(int) - before).max() > 0
+  np.testing.assert_array_equal(ssr_jax.load(with_student).sample(_photo()).image, image)
+
+
 def test_a_students_image_has_its_own_colour_fix(with_student):
   ssr = ssr_jax.load(with_student)
   raw, fixed = (ssr.sample(_photo() / 255, colour_fix=how) for how in ('none', 'wavelet'))

@@ -222,7 +222,8 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
     size = f'{side}x{side}'
     calls = {'restore': (ssr._restore, (restoring, lr, None), {})}
     if ssr.generates and options['steps']:
-      generating = {part: variables[part] for part in ('vae', options['network'])}
+      parts = ssr.parts(steps=asked.steps, sampler=asked.sampler, start=asked.start)
+      generating = {part: variables[part] for part in parts[-2:]}
       arguments = generating, lr, code, depth, hr, shape(3, dtype=jnp.uint32)
       calls[f"generate, {options['sampler']} x{options['steps']}"] = ssr._generate, arguments, options
     for label, (call, arguments, keywords) in calls.items():

@@ -12,7 +12,9 @@ _PARTS = {
     'nbsr': ('ssr_jax.models.rrdb', 'NBSR'),
     'vae': ('ssr_jax.models.vae', 'VAE'),
     'unet': ('ssr_jax.models.amf', 'AMFUNet'),
-    'student': ('ssr_jax.models.amf', 'AMFUNet'),  # the UNet again, trained to need few steps
+    # The UNet again, trained to need few steps, and the autoencoder with a decoder that learned along.
+    'student': ('ssr_jax.models.amf', 'AMFUNet'),
+    'student_vae': ('ssr_jax.models.vae', 'VAE'),
 }
 PARTS = tuple(_PARTS)
 # Other networks for a part, by the config's field 'family'.
@@ -23,7 +25,7 @@ def build(part: str, family: str = 'compact', **config: Any):
   """Makes the Flax module of a part.
 
   Args:
-    part: 'depth', 'dkenet', 'nbsr', 'vae', 'unet' or 'student'.
+    part: 'depth', 'dkenet', 'nbsr', 'vae', 'unet', 'student' or 'student_vae'.
     family: which network, where a part has several: 'dpt' (ViT and DPT head) for 'depth'.
     **config: the module's attributes; lists become tuples, so that values read from JSON work.
 

@@ -314,7 +314,7 @@ def example_inputs(part: str, module: Any) -> tuple[Any, ...]:
   """Zeros of the smallest sizes that initialise a part's module; shapes of variables do not depend on them."""
   lr, hr = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 64, 64, 3))
   depth, kernels = jnp.zeros((1, 16, 16, 1)), jnp.zeros((1, 16, 16, 441))
-  if part in ('depth', 'vae'):
+  if part in ('depth', 'vae', 'student_vae'):
     return (hr,)
   if part == 'dkenet':
     return lr, depth

@@ -124,7 +124,7 @@ def test_of_one_step_no_loop_is_left():
 
 @pytest.mark.parametrize('field,value,complaint', [
     ('schedule.prediction', 'v', "prediction='v'.*the teacher of parts_from"),
-    ('model.vae.decoder_blocks', 2, 'config.model.vae.decoder_blocks is 2.*the vae starts as the vae there'),
+    ('model.student_vae.decoder_blocks', 2, 'config.model.student_vae.decoder_blocks is 2.*starts as the vae there'),
     ('model.student.channels', (8, 16), 'config.model.student.channels is .*the student starts as the unet there'),
 ])
 def test_a_student_that_is_not_like_its_teacher_is_refused(tiny_model_dir, field, value, complaint):

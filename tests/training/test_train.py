@@ -29,7 +29,7 @@ import train
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STAGES = {
     'depth': ('depth',), 'kernel': ('dkenet',), 'nbsr': ('nbsr',), 'svkr': ('dkenet', 'nbsr'), 'vae': ('vae',),
-    'diffusion': ('unet',), 'distill': ('student', 'vae'),
+    'diffusion': ('unet',), 'distill': ('student', 'student_vae'),
 }
 
 
@@ -67,11 +67,12 @@ def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, 
     assert len(moved) < len(teacher) / 20 and any((student[name] != teacher[name]).any() for name in teacher)
     # The decoder learned along; what makes latents is bit for bit as it was, and so is their scaling.
     before = registry.load_model(tiny_model_dir, parts=('vae',))
-    old, new = (registry.flatten(m.variables['vae']) for m in (before, model))
+    old, new = registry.flatten(before.variables['vae']), registry.flatten(model.variables['student_vae'])
     learned = {name for name in old if not np.array_equal(old[name], new[name])}
     decodes = ('params/decoder', 'params/post_quant_conv', 'params/shortcut_out')
     assert all(name.startswith(decodes) for name in learned) and len(learned) > len(old) / 4
-    scalings = [m.config['parts']['vae']['config'].get('scaling_factor', 0.18215) for m in (model, before)]
+    scalings = [m.config['parts'][part]['config'].get('scaling_factor', 0.18215)
+                for m, part in ((model, 'student_vae'), (before, 'vae'))]
     np.testing.assert_array_equal(*np.float32(scalings))
 
 

@@ -3,8 +3,8 @@
 The teacher's sampler needs many steps and starts from what it was never trained on, the latent of the restored image.
 The student is the same network, starts as the teacher, and is trained on the very calls that sampling makes: its image
 is decoded, gets its low frequencies from the restored one, and is judged as the user sees it (adversarial diffusion
-distillation, Sauer et al. 2023, with a patch discriminator). The autoencoder's decoder can learn along: trained on the
-latents of photos, it shows those of a network with the marks of its own up-sampling.
+distillation, Sauer et al. 2023, with a patch discriminator). A decoder of its own can learn along: the one that was
+trained on the latents of photos shows those of a network with the marks of its up-sampling.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ def build(config) -> base.Stage:
   critic = disc_lib.Discriminator(dtype=base.compute_dtype(config))
   modules = {'student': module}
   if how.decoder:
-    modules['vae'] = fixed['vae'].clone(remat=module.remat)
+    modules['student_vae'] = fixed['vae'].clone(remat=module.remat)
   _check_teacher(config, modules, fixed, schedule)
   begin = int(weights.adversarial_start * config.train.steps)
 
@@ -63,7 +63,7 @@ def build(config) -> base.Stage:
 
   def decode(params, frozen, z):
     if how.decoder:
-      return modules['vae'].apply({'params': params['vae']}, z, method='from_latents')
+      return modules['student_vae'].apply({'params': params['student_vae']}, z, method='from_latents')
     return fixed['vae'].apply(frozen['vae'], z, method='from_latents')
 
   def study(params, stats, frozen, restored, conditions, key):
@@ -116,7 +116,7 @@ def build(config) -> base.Stage:
     photo, _, restored, conditions = inputs(frozen, batch)
     image = jnp.clip(study(params, stats, frozen, restored, conditions, key)[1], 0, 1)
     own = {}
-    if how.decoder:  # the UNet's images come from this decoder too
+    if how.decoder:
       own['decoder_psnr'] = base.y_psnr(decode(params, frozen, base.latents(fixed, frozen, photo)), photo).mean()
     return own | {
         'texture': texture_distance(image, photo),
@@ -143,18 +143,18 @@ def build(config) -> base.Stage:
     return params, stats, constants
 
   def prepare(params, stats, frozen, batch):
-    """The student starts as its teacher, the decoder as it is."""
+    """The student starts as its teacher, its decoder as the teacher's."""
     del batch
     teacher = frozen['unet']
     params = params | {'student': params['student'] | teacher['params']}
     if how.decoder:
-      params['vae'] = frozen['vae']['params']
+      params['student_vae'] = frozen['vae']['params']
     return params, stats | {'student': teacher['batch_stats']}
 
   def export(params, stats, frozen, batch):
     """The latents are scaled as they were: what makes them is as it was."""
     del params, stats, frozen, batch
-    return {'vae': {'scaling_factor': jnp.asarray(fixed['vae'].scaling_factor)}} if how.decoder else {}
+    return {'student_vae': {'scaling_factor': jnp.asarray(fixed['vae'].scaling_factor)}} if how.decoder else {}
 
   return base.Stage(
       parts=tuple(modules),
@@ -171,8 +171,8 @@ def build(config) -> base.Stage:
           'sampling': {'student': {name: how[name] for name in _SAMPLING}},
       },
       export=export,
-      measures={'vae': ('scaling_factor',)} if how.decoder else {},
-      fixed=('vae/(encoder|quant_conv|shortcut_in)',) if how.decoder else (),
+      measures={'student_vae': ('scaling_factor',)} if how.decoder else {},
+      fixed=('student_vae/(encoder|quant_conv|shortcut_in)',) if how.decoder else (),
       prepare=prepare,
       origin='its teacher',
   )
@@ -238,7 +238,7 @@ def _check_teacher(config, modules, fixed, schedule) -> None:
     if theirs != schedule:
       raise SSRError(
           f'config.schedule is {schedule}, the teacher of parts_from={config.parts_from} has {theirs}; use its values')
-  for part, other, skipped in (('student', 'unet', ()), ('vae', 'vae', ('scaling_factor',))):
+  for part, other, skipped in (('student', 'unet', ()), ('student_vae', 'vae', ('scaling_factor',))):
     if part not in modules:
       continue
     ours, theirs = base.build_part(config, part), fixed[other]

@@ -22,7 +22,7 @@ import sys
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PARTS = {  # that each stage trains
     'depth': ('depth',), 'kernel': ('dkenet',), 'nbsr': ('nbsr',), 'svkr': ('dkenet', 'nbsr'), 'vae': ('vae',),
-    'diffusion': ('unet',), 'distill': ('student',)}
+    'diffusion': ('unet',), 'distill': ('student', 'student_vae')}
 _PROBE_STEPS = 40
 _DECODES = re.compile('params/(decoder|post_quant_conv|shortcut_out)')
 
@@ -116,7 +116,9 @@ def main(argv: list[str] | None = None) -> int:
   except SSRError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
-  own = _PARTS[arguments.stage]
+  # A student has a decoder of its own where the config says so.
+  model = importlib.import_module(f'configs.{arguments.config}').get_config(arguments.stage).model
+  own = [part for part in _PARTS[arguments.stage] if part in model]
   present = all(part in entries for part in own)
   fields = {'data.train': arguments.data, 'parts_from': str(target)}
   fields |= dict(item.split('=', 1) for item in arguments.set)

@@ -45,7 +45,7 @@ from ssr_jax.types import SSRError
 
 MODELS = ('bicubic', 'restored', 'result')
 SCALE = 4
-_SAMPLING = ('steps', 'sampler', 'start', 'colour_fix', 'tile', 'seed')
+_SAMPLING = ('steps', 'sampler', 'start', 'colour_fix', 'strength', 'tile', 'seed')
 
 
 def main(config: ConfigDict, workdir: str) -> int:
@@ -363,8 +363,8 @@ def _lacking(ssr: pipeline.SSR, sampling: dict[str, Any]) -> dict[str, list[str]
 def _sampling(ssr: pipeline.SSR, sampling: dict[str, Any]) -> str:
   if not ssr.generates:
     return 'none'
-  options, colour_fix = ssr.check(scale=ssr.config['scale'], **{k: v for k, v in sampling.items() if k != 'seed'})
-  used = {**options, 'colour_fix': colour_fix, 'seed': sampling['seed']}
+  options, finishing = ssr.check(scale=ssr.config['scale'], **{k: v for k, v in sampling.items() if k != 'seed'})
+  used = {**options, **finishing, 'seed': sampling['seed']}
   return ', '.join(f'{key} {value}' for key, value in used.items())
 
 

@@ -99,6 +99,7 @@ def base(stage: str) -> ConfigDict:
   config.distill.noise = 1.0  # how much of the noise of that step it begins with; a student of one step needs none
   config.distill.wavelet_levels = 2  # of the colour fix of its image: brightness above 2**levels pixels is the restored one's
   config.distill.chroma_levels = 2  # likewise, of its colours
+  config.distill.strength = 1.0  # how much of its changes to the restored image sampling keeps; training sees all
   config.distill.teacher_steps = 20
   config.distill.decoder = False  # whether it gets a decoder of its own, which is trained along
 
@@ -114,7 +115,7 @@ def base(stage: str) -> ConfigDict:
   config.eval.pictures = 4
   # What to ask of `SSR.sample`; a field left at None takes the model's own.
   config.eval.sampling = ConfigDict(
-      {name: placeholder(kind) for name, kind in dict(steps=int, sampler=str, start=float, colour_fix=str, tile=int).items()}
+      {name: placeholder(kind) for name, kind in dict(steps=int, sampler=str, start=float, colour_fix=str, strength=float, tile=int).items()}
   )
   return config
 

@@ -96,6 +96,7 @@ def get_config(stage: str = ''):
           'distill.decoder': True,
           'distill.wavelet_levels': 5,
           'distill.chroma_levels': 1,
+          'distill.strength': 0.65,
           'loss.teacher': 0.0,  # it leaves the grain that the student is to lose
           'loss.grid': 2.0,
           'loss.realism': 1.5,

@@ -82,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
   up.add_argument('--start', type=float, metavar='T',
                   help="1: from pure noise; less: from the restored image with that much noise (default: the model's)")
   up.add_argument('--colour-fix', metavar='HOW', help="none, adain or wavelet (default: the model's)")
+  up.add_argument('--strength', type=float, metavar='S',
+                  help="how much of diffusion's detail to keep, 0 (none) to 1 (default: the model's)")
   up.add_argument('--restored-only', action='store_true', help='stop before diffusion (the same as --steps 0)')
   up.add_argument('--figures', action='store_true',
                   help='also write NAME_figure.png: LR | depth | kernels | restored | result')
@@ -288,7 +290,8 @@ def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[
 
 
 def _options(arguments) -> dict:
-  options = {name: getattr(arguments, name) for name in ('steps', 'seed', 'scale', 'sampler', 'start', 'colour_fix')}
+  names = ('steps', 'seed', 'scale', 'sampler', 'start', 'colour_fix', 'strength')
+  options = {name: getattr(arguments, name) for name in names}
   if arguments.restored_only:
     options['steps'] = 0
   return options | ({'tile': arguments.tile} if arguments.tile else {})

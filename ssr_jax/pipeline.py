@@ -42,9 +42,9 @@ _GENERATORS = ('student', 'unet')  # the networks that sample, the preferred one
 _SECTIONS = {
     'svkr': ('iterations', 'gamma', 'rule', 'unroll'),
     'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
-    'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'student'),
+    'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'strength', 'student'),
 }
-_STUDENT = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels')  # fields of the section 'sampling.student'
+_STUDENT = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # fields of the section 'sampling.student'
 _NOISE_BLOCK = 64
 _BAND = 512  # rows whose colours are fixed at a time
 _WAVELET_LEVELS = 5  # of the colour fix, where model.json does not say otherwise: what varies over some 32 pixels
@@ -104,6 +104,7 @@ class SSR:
       sampler: str | None = None,
       start: float | None = None,
       colour_fix: str | None = None,
+      strength: float | None = None,
       keep_kernels: bool = True,
       tile: int = TILE,
       progress: Callable[[int, int], None] | None = None,
@@ -121,6 +122,7 @@ class SSR:
       start: where sampling starts, as a fraction of the schedule: 1 is pure noise, less is the restored image's latent
         with that much noise, by the UNet; None takes the model's.
       colour_fix: 'none', 'adain' or 'wavelet', against the restored image; None takes the model's.
+      strength: how much of what diffusion changed in the restored image is kept, 0 to 1; None takes the model's.
       keep_kernels: False leaves `Result.kernels` out; they take 1.8 kB per LR pixel.
       tile: largest LR side that runs in one piece, one of `bucket`'s sizes, 64 or more. Larger images run as
         overlapping tiles; depth is then seen once, on the whole image, and not refined.
@@ -132,8 +134,8 @@ class SSR:
     Raises:
       SSRError: an argument that cannot be used, or a model that lacks a part; the message says which.
     """
-    options, colour_fix = self.check(
-        steps=steps, scale=scale, sampler=sampler, start=start, colour_fix=colour_fix, tile=tile)
+    options, finishing = self.check(
+        steps=steps, scale=scale, sampler=sampler, start=start, colour_fix=colour_fix, strength=strength, tile=tile)
     images, finish = _as_batch(lr)
     b, h, w, _ = images.shape
     if h * w > MAX_PIXELS:
@@ -158,7 +160,10 @@ class SSR:
       if options['steps']:
         own = self._own_sampling(options['network'])
         levels = {'levels': own['wavelet_levels'], 'chroma_levels': own.get('chroma_levels')}
-        found['image'] = _fix_colours(found['image'], found['restored'], colour_fix, levels)
+        image = _fix_colours(found['image'], found['restored'], finishing['colour_fix'], levels)
+        if finishing['strength'] < 1:
+          image = found['restored'] + np.float32(finishing['strength']) * (image - found['restored'])
+        found['image'] = image
       results.append(finish(found))
     if np.ndim(lr) == 3:
       return Result(**results[0])
@@ -288,17 +293,18 @@ class SSR:
 
   def _own_sampling(self, network: str) -> dict[str, Any]:
     """How model.json says that one of the networks samples."""
-    own = {'colour_fix': 'wavelet', 'wavelet_levels': _WAVELET_LEVELS, 'noise': 1.0, **self.config['sampling']}
+    own = {'colour_fix': 'wavelet', 'wavelet_levels': _WAVELET_LEVELS, 'noise': 1.0, 'strength': 1.0, **self.config['sampling']}
     student = own.pop('student', {})
     return own | student | {'sampler': diffusion.STUDENT_SAMPLER} if network == 'student' else own
 
   def check(
-      self, *, steps=None, scale=4, sampler=None, start=None, colour_fix=None, tile=TILE
-  ) -> tuple[dict[str, Any], str]:
+      self, *, steps=None, scale=4, sampler=None, start=None, colour_fix=None, strength=None, tile=TILE
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Checks the options of `sample` without an image.
 
     Returns:
-      the options of the sampler, the network among them, with the model's own filled in; and the colour fix.
+      the options of the sampler, the network among them, with the model's own filled in; and of what follows it, the
+      colour fix and the strength.
 
     Raises:
       SSRError: the option that cannot be used, or the parts that the model lacks for it.
@@ -312,15 +318,16 @@ class SSR:
       raise SSRError(f'sampling.student.chroma_levels {chroma!r} in model.json: must be a whole number or null')
     if not isinstance(own['noise'], (int, float)) or not 0 <= own['noise'] <= 1:
       raise SSRError(f"sampling.student.noise {own['noise']!r} in model.json: must lie in [0, 1]")
-    steps, sampler, start, colour_fix = (
-        own[field] if value is None else value
-        for field, value in (('steps', steps), ('sampler', sampler), ('start', start), ('colour_fix', colour_fix)))
+    asked = dict(steps=steps, sampler=sampler, start=start, colour_fix=colour_fix, strength=strength)
+    steps, sampler, start, colour_fix, strength = (own[k] if value is None else value for k, value in asked.items())
     if scale != self.config['scale']:
       raise SSRError(f"scale {scale}: model '{self.config['name']}' makes {self.config['scale']} only; use that")
     if tile != bucket(tile) or tile < 2 * OVERLAP:
       raise SSRError(f'tile {tile}: not a size that tiles have; use {max(bucket(tile), 2 * OVERLAP)}')
     if not isinstance(steps, (int, np.integer)) or steps < 0:
       raise SSRError(f'steps {steps!r}: must be a whole number, 0 for the restored image only')
+    if not isinstance(strength, (int, float)) or not 0 <= strength <= 1:
+      raise SSRError(f'strength {strength!r}: must lie in [0, 1], 0 being the restored image')
     if not 0 < start <= 1:
       raise SSRError(f'start {start!r}: must be above 0 and up to 1 (pure noise)')
     if steps > round(start * self._schedule.steps):
@@ -334,7 +341,8 @@ class SSR:
       advice = 'use steps=0 (--restored-only)' if restores else 'train them or choose another model'
       raise SSRError(f"model '{self.config['name']}' has no part {', '.join(lacking)}; {advice}")
     network, noise = needed[-1], float(own['noise'])
-    return {'network': network, 'steps': int(steps), 'sampler': sampler, 'start': float(start), 'noise': noise}, colour_fix
+    options = {'network': network, 'steps': int(steps), 'sampler': sampler, 'start': float(start), 'noise': noise}
+    return options, {'colour_fix': colour_fix, 'strength': float(strength)}
 
 
 def load(name_or_path: str | os.PathLike = 'compact') -> SSR:

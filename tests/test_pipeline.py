@@ -200,7 +200,7 @@ def with_student(tiny_model_dir, tmp_path):
   variables = registry.load_part(directory, 'unet')
   variables['params']['unet'] = jax.tree.map(lambda x: -1.3 * x, variables['params']['unet'])
   registry.save_part(directory, 'student', entry['config'], variables)
-  registry.update(directory, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1}})
+  registry.update(directory, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 1.0}})
   return directory
 
 
@@ -210,7 +210,7 @@ def test_a_student_answers_unless_something_is_asked_of_the_unet(with_student, m
   for asked in ({'steps': 2}, {'start': 0.3}, {'sampler': 'ddpm'}):
     assert ssr.parts(**asked)[-1] == 'unet'
   options = {'network': 'student', 'steps': 1, 'sampler': 'ddim', 'start': 0.2, 'noise': 1.0}
-  assert ssr.check() == (options, 'wavelet')
+  assert ssr.check() == (options, {'colour_fix': 'wavelet', 'strength': 1.0})
   lr = _photo()
   found = ssr.sample(lr)
   np.testing.assert_array_equal(ssr.sample(lr, steps=2).image, model.sample(lr, steps=2).image)
@@ -234,12 +234,27 @@ def test_a_student_that_begins_without_noise_draws_none(with_student):
   """Another seed changes nothing then; with some of the noise it changes less than with all of it."""
   changes = []
   for noise in (0.0, 0.3, 1.0):
-    registry.update(with_student, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': noise, 'wavelet_levels': 2, 'chroma_levels': 1}})
+    registry.update(with_student, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': noise, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 1.0}})
     ssr = ssr_jax.load(with_student)
     first, second = (ssr.sample(_photo() / 255, seed=seed, colour_fix='none').image for seed in (0, 1))
     changes.append(np.abs(first - second).mean())
     assert np.abs(first - ssr.sample(_photo() / 255, steps=1, colour_fix='none').image).mean() > 0
   assert changes[0] == 0 < 2 * changes[1] < changes[2]
+
+
+def test_strength_is_the_share_of_the_changes_that_stays(with_student):
+  ssr = ssr_jax.load(with_student)
+  lr = _photo() / 255
+  whole, part, none = (ssr.sample(lr, strength=s) for s in (1, 0.25, 0))
+  inside = (whole.image > 0) & (whole.image < 1)  # it was clipped elsewhere
+  np.testing.assert_allclose(
+      part.image[inside], (whole.restored + 0.25 * (whole.image - whole.restored))[inside], atol=1e-5)
+  np.testing.assert_allclose(none.image, none.restored, atol=1e-6)
+  section = {'steps': 1, 'start': 0.2, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 0.25}
+  registry.update(with_student, sampling={'student': section})
+  np.testing.assert_array_equal(ssr_jax.load(with_student).sample(lr).image, part.image)
+  with pytest.raises(SSRError, match='strength 1.5: must lie in'):
+    ssr.sample(lr, strength=1.5)
 
 
 def test_a_student_has_a_decoder_of_its_own_where_there_is_one(with_student):
@@ -276,10 +291,10 @@ def test_colours_of_a_tall_image_are_those_of_the_whole(how):
 
 
 @pytest.mark.parametrize('section,complaint', [
-    ({'steps': 1}, 'sampling.student has steps; it needs steps, start, noise, wavelet_levels, chroma_levels'),
-    ({'steps': 1, 'start': 1.5, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1}, 'start 1.5'),
-    ({'steps': 1, 'start': 0.5, 'noise': 1.0, 'wavelet_levels': 0, 'chroma_levels': None}, 'wavelet_levels 0'),
-    ({'steps': 1, 'start': 0.5, 'noise': 2, 'wavelet_levels': 2, 'chroma_levels': 1}, 'sampling.student.noise 2 in model.json'),
+    ({'steps': 1}, 'sampling.student has steps; it needs steps, start, noise, wavelet_levels, chroma_levels, strength'),
+    ({'steps': 1, 'start': 1.5, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 1.0}, 'start 1.5'),
+    ({'steps': 1, 'start': 0.5, 'noise': 1.0, 'wavelet_levels': 0, 'chroma_levels': None, 'strength': 1}, 'wavelet_levels 0'),
+    ({'steps': 1, 'start': 0.5, 'noise': 2, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 1.0}, 'sampling.student.noise 2 in model.json'),
 ])
 def test_a_wrong_student_section_is_said_at_loading(with_student, section, complaint):
   registry.update(with_student, sampling={'student': section})

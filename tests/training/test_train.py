@@ -60,7 +60,8 @@ def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, 
   if stage == 'vae':
     assert model.config['parts']['vae']['config']['scaling_factor'] != 0.18215
   if stage == 'distill':  # what sampling has to know comes along, and the student is a step or two from its teacher
-    assert model.config['sampling']['student'] == {'steps': 1, 'start': 0.1, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 2}
+    assert model.config['sampling']['student'] == {'steps': 1, 'start': 0.1, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 2,
+                                                  'strength': 1.0}
     student, teacher = (registry.flatten(v) for v in (
         model.variables['student'], registry.load_part(tiny_model_dir, 'unet')))
     moved = [name for name in teacher if np.abs(student[name] - teacher[name]).max() > 1e-3]

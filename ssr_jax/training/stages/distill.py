@@ -23,7 +23,7 @@ from ssr_jax.training.stages import base
 from ssr_jax.types import Array, SSRError
 from ssr_jax.weights import registry
 
-_SAMPLING = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels')  # what sampling has to know
+_SAMPLING = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # what sampling has to know
 _WINDOW = 32  # pixels: texture is compared within squares of this size
 
 

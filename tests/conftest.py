@@ -3,9 +3,6 @@
 import os
 import pathlib
 
-# Compiling is most of what the tests do, and LLVM's optimisations are a third of that. Read when JAX meets its devices.
-os.environ.setdefault('XLA_FLAGS', '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true')
-
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,7 +15,7 @@ from ssr_jax.weights import registry
 # No test uses the network; the hub's client reads this when it is imported.
 os.environ['HF_HUB_OFFLINE'] = '1'
 
-# What one run compiled serves the next.
+# Compiling is most of what the tests do; what one run compiled serves the next.
 xla.enable_compilation_cache()
 
 TINY = {

@@ -3,9 +3,9 @@
   python train.py --config=configs/compact.py:STAGE --workdir=DIR [--config.path.to.field=value ...]
 
 Stages: depth, kernel, nbsr, svkr, vae, diffusion, distill. Running the same command again goes on from the last
-checkpoint in the workdir, to the same weights as if it had never stopped. The trained part's weights (the moving average) are written
-to DIR/model, in the format that `ssr_jax.load` reads; scalars to DIR/scalars.jsonl and DIR/tensorboard, pictures to
-DIR/pictures. SIGTERM saves a checkpoint and ends with exit code 75: run the command again.
+checkpoint in the workdir, to the same weights as if it had never stopped. The trained part's weights (the moving
+average) are written to DIR/model, in the format that `ssr_jax.load` reads; scalars to DIR/scalars.jsonl and
+DIR/tensorboard, pictures to DIR/pictures. SIGTERM saves a checkpoint and ends with exit code 75: run the command again.
 """
 
 import dataclasses

@@ -97,7 +97,8 @@ def base(stage: str) -> ConfigDict:
   config.distill.steps = 1  # of the student
   config.distill.start = 0.1  # fraction of the schedule that it begins at, from the restored image
   config.distill.noise = 1.0  # how much of the noise of that step it begins with; a student of one step needs none
-  config.distill.wavelet_levels = 2  # of the colour fix of its image: brightness above 2**levels pixels is the restored one's
+  # Of the colour fix of its image: brightness above some 2**levels pixels is the restored one's.
+  config.distill.wavelet_levels = 2
   config.distill.chroma_levels = 2  # likewise, of its colours
   config.distill.strength = 1.0  # how much of its changes to the restored image sampling keeps; training sees all
   config.distill.teacher_steps = 20
@@ -114,9 +115,8 @@ def base(stage: str) -> ConfigDict:
   config.eval.limit = 0  # 0 = all images
   config.eval.pictures = 4
   # What to ask of `SSR.sample`; a field left at None takes the model's own.
-  config.eval.sampling = ConfigDict(
-      {name: placeholder(kind) for name, kind in dict(steps=int, sampler=str, start=float, colour_fix=str, strength=float, tile=int).items()}
-  )
+  kinds = dict(steps=int, sampler=str, start=float, colour_fix=str, strength=float, tile=int)
+  config.eval.sampling = ConfigDict({name: placeholder(kind) for name, kind in kinds.items()})
   return config
 
 
@@ -133,7 +133,7 @@ def losses() -> ConfigDict:
   loss.focus = (0.0, 1.0)  # diffusion: this share of the time steps lies below this fraction of the schedule
   loss.grid = 0.0  # distill: what the error has in common in neighbouring latent pixels' squares
   loss.teacher = 1.0  # distill: squared distance to the teacher's latent; 0 does without its sampling
-  loss.realism = 1.0  # distill: the pull on the image of a critic that is never wrong, in multiples of the reconstruction's
+  loss.realism = 1.0  # distill: the pull of a critic that is never wrong, in multiples of the reconstruction's
   loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image
   return loss
 

@@ -246,5 +246,5 @@ def _check_teacher(config, modules, fixed, schedule) -> None:
       a, b = getattr(ours, field), getattr(theirs, field)
       if a != b and field not in ('parent', 'name', 'dtype', 'remat', *skipped):
         raise SSRError(
-            f'config.model.{part}.{field} is {a}, that of parts_from={config.parts_from} has {b}; the {part} starts as the '
-            f'{other} there')
+            f'config.model.{part}.{field} is {a}, that of parts_from={config.parts_from} has {b}; '
+            f'the {part} starts as the {other} there')

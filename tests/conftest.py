@@ -3,6 +3,14 @@
 import os
 import pathlib
 
+# Tests compile hundreds of small programs that run once or twice: without LLVM's optimisations the suite takes a third
+# less time. What stands in XLA_FLAGS already comes last and so wins.
+os.environ['XLA_FLAGS'] = ' '.join([
+    '--xla_backend_optimization_level=0',
+    '--xla_llvm_disable_expensive_passes=true',
+    os.environ.get('XLA_FLAGS', ''),
+])
+
 import jax.numpy as jnp
 import numpy as np
 import pytest

@@ -69,9 +69,7 @@ def test_every_mesh_has_the_same_losses(stage, meshes, tiny_model_dir, tmp_path)
   for name in ('astronaut', 'coffee', 'chelsea', 'rocket'):
     Image.fromarray(getattr(data, name)()[:200, :240]).save(tmp_path / f'{name}.png')
   script = pathlib.Path(__file__).with_name('mesh_losses.py')
-  # Unoptimised programs compile in half the time.
-  flags = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
-  env = {**os.environ, 'PYTHONPATH': str(ROOT), 'XLA_FLAGS': flags}
+  env = {**os.environ, 'PYTHONPATH': str(ROOT)}
   command = [sys.executable, str(script), stage, str(tmp_path), str(tiny_model_dir), '5', *meshes]
   done = subprocess.run(command, capture_output=True, text=True, env=env)
   assert done.returncode == 0, done.stderr[-3000:]

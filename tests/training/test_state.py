@@ -115,7 +115,8 @@ def test_accumulated_parts_give_the_whole_batchs_step():
       state, scalars = step(state, {}, batch, 0)
     found.append((state.params['net']['w'], scalars['loss'], scalars['error'], scalars['gradient_norm']))
   for whole, parts in zip(*found):
-    np.testing.assert_allclose(parts, whole, rtol=1e-5)
+    # A weight that passes near zero has lost its digits: 2e-7 is some roundings of the numbers it is the difference of.
+    np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=2e-7)
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counts():

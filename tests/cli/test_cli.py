@@ -15,7 +15,7 @@ from skimage import data
 from ssr_jax import cli
 from ssr_jax.image import io
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -221,8 +221,10 @@ def test_as_a_program(tmp_path):
   done = subprocess.run([*command, '--model', 'nosuch'], capture_output=True, text=True, env=environment)
   assert done.returncode == 2 and done.stderr.count('\n') == 1 and "model 'nosuch'" in done.stderr
   wait = (
-      'import sys, time; from ssr_jax import cli\n'
-      'cli._weights_list = lambda arguments: (print("up", flush=True), time.sleep(60))\n'
+      'import sys, time\n'
+      'from ssr_jax import cli\n'
+      'from ssr_jax.cli import weights\n'
+      'weights._list = lambda arguments: (print("up", flush=True), time.sleep(60))\n'
       'sys.exit(cli.main(["weights", "list"]))\n'
   )
   # A shell's background jobs ignore SIGINT, and pass that on: the suite must not depend on how it was started.

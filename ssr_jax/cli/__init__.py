@@ -1,0 +1,64 @@
+"""The command `ssr`: upscale images, score images, degrade images, look after data and weights.
+
+Exit codes: 0 all done; 1 some inputs failed, each named on stderr in one line, the rest done; 2 wrong usage; 130
+stopped by Ctrl-C. Each command has a file of its own; JAX and the networks are imported only by those that need them,
+when they run.
+"""
+
+import argparse
+import os
+import sys
+from typing import Sequence
+
+import ssr_jax
+from ssr_jax.cli import console, data, degrade, metrics, upscale, weights
+from ssr_jax.types import SSRError
+
+_EXAMPLES = """examples:
+  ssr upscale photo.jpg -o photo_x4.png          one photo
+  ssr upscale photos/ more/a.png -o out/         folders and files into a folder
+  ssr upscale photo.jpg -o out/ --figures        depth, kernels and restored image in one picture as well
+  ssr upscale photo.jpg -o out/ --restored-only  without diffusion: faster, closer to the pixels, less detail
+  ssr metrics hr/ out/ --metrics psnr,ssim --csv scores.csv
+  ssr degrade photos/ -o set/ --recipe smooth/noise_jpeg --seed 0   LR images for a benchmark
+  ssr data check folder:photos/ --min-side 128   what should not be trained on
+  ssr data pack folder:photos/ shards/           ArrayRecord shards, which load faster from a shared disk
+  ssr export runs/nbsr my_model/                 the weights of a training run
+  ssr weights verify
+  ssr weights import stable-diffusion-2-1-base/ --as big
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs the command line; returns the exit code."""
+  try:
+    arguments = _parser().parse_args(argv)
+  except SystemExit as stop:  # argparse has said what is wrong, or printed the help
+    return stop.code or 0
+  try:
+    return arguments.command(arguments)
+  except SSRError as error:
+    return console.say(str(error), 2)
+  except KeyboardInterrupt:
+    return console.say('stopped', 130)
+  except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
+  except Exception as error:
+    if arguments.debug:
+      raise
+    what = console.first_line(error)
+    return console.say(f'internal error: {what}; run again with --debug and report what it prints', 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+  common = argparse.ArgumentParser(add_help=False)
+  common.add_argument('--debug', action='store_true', help='show the whole Python traceback of an error')
+  parser = argparse.ArgumentParser(
+      prog='ssr', description='Super-resolution (x4) of photos with spatially variant blur.', epilog=_EXAMPLES,
+      formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument('--version', action='version', version=f'ssr-jax {ssr_jax.__version__}')
+  commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
+  for command in (upscale, metrics, degrade, data, weights):
+    command.add(commands, common)
+  return parser

@@ -1,0 +1,62 @@
+"""What the commands share: what they say on stderr, progress, and the folders that they are given."""
+
+import argparse
+import contextlib
+import os
+import pathlib
+import sys
+from typing import Iterable
+
+from ssr_jax.image import io
+from ssr_jax.types import SSRError
+
+
+def say(line: str, code: int = 1) -> int:
+  """Prints a line to stderr and hands back the exit code that goes with it."""
+  print(f'ssr: {line}', file=sys.stderr, flush=True)
+  return code
+
+
+def line_of(error: BaseException, source: pathlib.Path) -> str:
+  """One line that names the file, whatever went wrong with it."""
+  if isinstance(error, SSRError):
+    line = str(error)
+    return line if str(source) in line else f'{source}: {line}'
+  if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
+    return f'{source}: out of memory; use a smaller --tile or a smaller image'
+  return f'{source}: internal error: {first_line(error)}; run again with --debug and report what it prints'
+
+
+def first_line(error: BaseException) -> str:
+  """An error's kind and the first line of what it says."""
+  return f'{type(error).__name__}: {(str(error).splitlines() or [""])[0]}'
+
+
+def images(folder: pathlib.Path, recursive: bool) -> list[pathlib.Path]:
+  """The files of a folder that by their suffix are images, sorted; `recursive` takes its sub-folders' too."""
+  paths = folder.rglob('*') if recursive else folder.iterdir()
+  return sorted(path for path in paths if path.suffix.lower() in io.READABLE and path.is_file())
+
+
+def check_writable(folders: Iterable[pathlib.Path]) -> None:
+  """Makes the output folders and tries a file in each, before any work is done for nothing."""
+  for folder in folders:
+    try:
+      folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+      raise SSRError(f'-o {folder}: cannot be made ({error.strerror}); choose another place') from error
+    probe = folder / f'.ssr-{os.getpid()}.tmp'
+    try:
+      probe.touch()
+      probe.unlink()
+    except OSError as error:
+      raise SSRError(f'-o {folder}: cannot be written to ({error.strerror}); choose another place') from error
+
+
+@contextlib.contextmanager
+def progress_bar(total: int, arguments: argparse.Namespace):
+  """A progress bar, as the function that moves it."""
+  from tqdm import tqdm
+
+  with tqdm(total=total, unit='image', disable=True if arguments.quiet else None, leave=False) as bar:
+    yield lambda done, _: bar.update(done - bar.n)

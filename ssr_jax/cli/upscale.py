@@ -1,0 +1,195 @@
+"""`ssr upscale`: images, four times as large."""
+
+import argparse
+import dataclasses
+import io as iolib
+import os
+import pathlib
+import time
+
+from ssr_jax.cli import console
+from ssr_jax.image import io
+from ssr_jax.types import SSRError
+
+
+def add(commands, common: argparse.ArgumentParser) -> None:
+  """Adds `upscale` to the parsers of `ssr`; `common` has the options that all share."""
+  up = commands.add_parser(
+      'upscale', parents=[common], help='make images four times as large, and sharp',
+      description='Makes images four times as large. PNG, JPEG and WebP out; orientation, colour profile, EXIF, '
+      'transparency and gray are kept.')
+  up.add_argument('inputs', nargs='+', metavar='IN', help='image files and folders of images')
+  up.add_argument('-o', '--output', required=True, metavar='OUT',
+                  help='a folder; or, for one input file, a file name ending in .png, .jpg or .webp')
+  up.add_argument('-r', '--recursive', action='store_true', help="take a folder's sub-folders too")
+  up.add_argument('--model', default='compact', help="'compact', or the path of a model directory (default: compact)")
+  up.add_argument('--steps', type=int, metavar='N',
+                  help="diffusion steps, by the UNet (default: the model's own way, by its student where it has one)")
+  up.add_argument('--seed', type=int, default=0, metavar='N',
+                  help="of the diffusion noise, of which a model's own way may have none: try it with --steps (default: 0)")
+  up.add_argument('--scale', type=int, default=4, metavar='S', help='4 is what there is')
+  up.add_argument('--sampler', metavar='NAME', help="ddpm, ddim or dpmpp_2m (default: the model's)")
+  up.add_argument('--start', type=float, metavar='T',
+                  help="1: from pure noise; less: from the restored image with that much noise (default: the model's)")
+  up.add_argument('--colour-fix', metavar='HOW', help="none, adain or wavelet (default: the model's)")
+  up.add_argument('--strength', type=float, metavar='S',
+                  help="how much of diffusion's detail to keep, 0 (none) to 1 (default: the model's)")
+  up.add_argument('--restored-only', action='store_true', help='stop before diffusion (the same as --steps 0)')
+  up.add_argument('--figures', action='store_true',
+                  help='also write NAME_figure.png: LR | depth | kernels | restored | result')
+  up.add_argument('--format', choices=('png', 'jpg', 'webp'),
+                  help='of files in an output folder (default: as the input)')
+  up.add_argument('--quality', type=int, default=95, metavar='Q', help='of JPEG and WebP, 1 to 100 (default: 95)')
+  up.add_argument('--tile', type=int, metavar='N', help='largest LR side in one piece; smaller needs less memory')
+  up.add_argument('--overwrite', action='store_true', help='replace outputs that exist')
+  up.add_argument('--skip-existing', action='store_true', help='leave out inputs whose output exists')
+  up.add_argument('-q', '--quiet', action='store_true', help='print errors only')
+  up.set_defaults(command=_upscale)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+  source: pathlib.Path
+  target: pathlib.Path
+
+  @property
+  def figure(self) -> pathlib.Path:
+    return self.target.with_name(f'{self.target.stem}_figure.png')
+
+
+def _upscale(arguments: argparse.Namespace) -> int:
+  if not 1 <= arguments.quality <= 100:
+    raise SSRError(f'--quality {arguments.quality}: must be from 1 to 100')
+  if arguments.restored_only and arguments.steps:
+    raise SSRError('--restored-only and --steps exclude each other; give one')
+  jobs, failures = _jobs(arguments)
+  for line in failures:
+    console.say(line)
+  if jobs:
+    console.check_writable(sorted({job.target.parent for job in jobs}))
+
+  from tqdm import tqdm
+
+  from ssr_jax import pipeline, xla
+  from ssr_jax.weights import registry
+
+  total = {job.source: _pixels(job.source) for job in jobs}
+  failed, done = len(failures), 0
+  if jobs:
+    xla.enable_compilation_cache()
+    registry.resolve(arguments.model)
+    try:
+      model = pipeline.load(arguments.model)
+    except SSRError as error:  # a damaged model is no wrong usage
+      return console.say(str(error), 1)
+    # Wrong options are told once, not for each image.
+    model.check(**{k: v for k, v in _options(arguments).items() if k != 'seed'})
+  hidden = True if arguments.quiet else None  # None: hidden where stderr is no terminal
+  bar = tqdm(total=sum(total.values()), unit='px', unit_scale=True, disable=hidden, leave=False)
+  try:
+    with bar:
+      for job in jobs:
+        bar.set_description(job.source.name[-24:])
+        goal = bar.n + total[job.source]
+        start = time.monotonic()
+
+        def progress(tiles_done, tiles, job=job, goal=goal):
+          bar.update(goal - total[job.source] * (tiles - tiles_done) / tiles - bar.n)
+
+        try:
+          height, width, notes = _upscale_one(model, job, arguments, progress)
+        except Exception as error:
+          if arguments.debug and not isinstance(error, SSRError):
+            raise
+          failed += 1
+          with bar.external_write_mode():
+            console.say(console.line_of(error, job.source))
+        else:
+          done += 1
+          if not arguments.quiet:
+            with bar.external_write_mode():
+              seconds = time.monotonic() - start
+              print(f'{job.source} -> {job.target} ({width}x{height}, {seconds:.1f} s)', flush=True)
+              for note in notes:
+                console.say(f'{job.source}: note: {note}')
+        bar.update(goal - bar.n)
+  except KeyboardInterrupt:
+    return console.say(f'stopped; {done} of {len(jobs)} images done', 130)
+  return 1 if failed else 0
+
+
+def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[str]]:
+  """Reads, super-resolves and writes one image; returns the result's height and width and what could not be kept."""
+  from ssr_jax import pipeline
+
+  picture = io.read(job.source, max_pixels=pipeline.MAX_PIXELS)
+  height, width = (model.config['scale'] * side for side in picture.rgb.shape[:2])
+  io.check_format(job.target, height, width)  # told now, not after minutes of work
+  result = model.sample(picture.rgb, progress=progress, keep_kernels=arguments.figures, **_options(arguments))
+  alpha = None if picture.alpha is None else io.upscale_alpha(picture.alpha, model.config['scale'])
+  larger = dataclasses.replace(picture, rgb=result.image, alpha=alpha)
+  sheet = None
+  if arguments.figures:  # drawn before anything is written: a failure must not leave one file of two
+    from ssr_jax.report import figures
+
+    buffer = iolib.BytesIO()
+    figures.figure(picture.rgb, result.depth, result.kernels, result.restored, result.image).save(buffer, 'PNG')
+    sheet = buffer.getvalue()
+  notes = picture.notes + io.write(job.target, larger, arguments.quality)
+  if sheet is not None:
+    io.write_bytes(job.figure, sheet)
+  return height, width, notes
+
+
+def _options(arguments) -> dict:
+  names = ('steps', 'seed', 'scale', 'sampler', 'start', 'colour_fix', 'strength')
+  options = {name: getattr(arguments, name) for name in names}
+  if arguments.restored_only:
+    options['steps'] = 0
+  return options | ({'tile': arguments.tile} if arguments.tile else {})
+
+
+def _jobs(arguments) -> tuple[list[_Job], list[str]]:
+  """What is to be done, and a line for each input that is out from the start."""
+  output = pathlib.Path(arguments.output)
+  inputs = [pathlib.Path(name) for name in arguments.inputs]
+  to_file = output.suffix.lower() in io.WRITABLE and not output.is_dir()
+  if to_file and (len(inputs) > 1 or inputs[0].is_dir()):
+    raise SSRError(f'-o {output}: several inputs need a folder')
+  if not to_file and output.exists() and not output.is_dir():
+    raise SSRError(f"-o {output}: no folder; name a folder, or a file ending in {', '.join(io.WRITABLE)}")
+
+  jobs, failures, taken = [], [], {}
+  for given in inputs:
+    if given.is_dir():
+      found = console.images(given, arguments.recursive)
+      if not found:
+        failures.append(f'{given}: no images in this folder; known suffixes: {", ".join(io.READABLE)}')
+      pairs = [(path, output / path.relative_to(given).parent / _name(path, arguments.format)) for path in found]
+    else:
+      pairs = [(given, output if to_file else output / _name(given, arguments.format))]
+    for source, target in pairs:
+      clash = taken.get(target)
+      if clash is not None:
+        failures.append(f'{source}: its output {target} is also that of {clash}; rename one or use another folder')
+      elif target.exists() and source.exists() and os.path.samefile(source, target):
+        failures.append(f'{source}: the output would replace the input; choose another -o')
+      elif target.exists() and arguments.skip_existing:
+        continue
+      elif target.exists() and not arguments.overwrite:
+        failures.append(f'{source}: {target} exists; use --overwrite or --skip-existing')
+      else:
+        taken[target] = source
+        jobs.append(_Job(source, target))
+  return jobs, failures
+
+
+def _name(source: pathlib.Path, form: str | None) -> str:
+  if form:
+    return f'{source.stem}.{form}'
+  return source.name if source.suffix.lower() in io.WRITABLE else f'{source.stem}.png'
+
+
+def _pixels(path: pathlib.Path) -> int:
+  size = io.size(path)
+  return size[0] * size[1] if size else 0

@@ -85,12 +85,12 @@ def main(config, workdir: str) -> int:
     frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables)
   # What stage.export measures of new weights, those that it starts from bring along: an autoencoder's scaling is what
   # the UNet was trained on, and stays however its decoder is trained on.
-  brought = {}
+  brought, earlier = {}, {}
   if start is not None:
     origin = f'checkpoint {workdir}/checkpoints/{start}'
   elif config.init_from:
     origin, variables, about = _initial_weights(config.init_from, stage.parts)
-    brought = _check_same_meaning(config, stage, about)
+    brought, earlier = _check_same_meaning(config, stage, about), about['steps']
     for part in stage.parts:
       for name, tree in (('params', params), ('batch_stats', stats), ('constants', constants)):
         loaded = variables[part].get(name, {})
@@ -108,7 +108,7 @@ def main(config, workdir: str) -> int:
   state, position = jax.jit(program.create, out_shardings=program.places)(params, stats), None
   if start is not None:
     state, constants, position, facts = store.restore(start, state, constants)
-    brought = facts['brought']
+    brought, earlier = facts['brought'], facts['export']['training'].get('earlier_steps', {})
   resumed, start = start is not None, start or 0
   frozen = sharding.put(frozen | {'constants': constants}, program.frozen_places)
   if lead:
@@ -148,6 +148,7 @@ def main(config, workdir: str) -> int:
         'training': {
             'stage': config.stage,
             'steps': step,
+            **({'earlier_steps': earlier} if earlier else {}),  # of the weights that it started from, part by part
             'batch_size': train.batch_size,
             'photos': len(photos),
             'started_from': pathlib.Path(config.init_from).name or stage.origin,
@@ -255,9 +256,10 @@ def main(config, workdir: str) -> int:
 
 
 def _initial_weights(place, parts):
-  """Where `init_from` leads, in words, {part: variables}, and what is known of them, as `export.write` takes it.
+  """Where `init_from` leads, in words, {part: variables}, and what is known of them.
 
-  It leads to the workdir of another run or to a model.
+  It leads to the workdir of another run or to a model. What is known are 'parts' and 'sections', as `export.write` takes
+  them, and 'steps', {part: how many made it so far}.
   """
   from ssr_jax.training import checkpoint
   from ssr_jax.types import SSRError
@@ -268,10 +270,21 @@ def _initial_weights(place, parts):
     missing = [part for part in parts if part not in variables]
     if missing:
       raise SSRError(f'init_from={place}: that run trains {", ".join(variables)}, not {missing[0]}')
-    return f'checkpoint {place}/checkpoints/{step}', variables, facts['export']
+    about = facts['export']
+    return f'checkpoint {place}/checkpoints/{step}', variables, about | {
+        'steps': {part: _steps(part, about['training']) for part in parts}}
   model = registry.load_model(place, parts=parts)
-  entries = {part: model.config['parts'][part]['config'] for part in parts}
-  return f'weights {place}', model.variables, {'parts': entries, 'sections': {'schedule': model.config['schedule']}}
+  entries = {part: model.config['parts'][part] for part in parts}
+  return f'weights {place}', model.variables, {
+      'parts': {part: entry['config'] for part, entry in entries.items()},
+      'sections': {'schedule': model.config['schedule']},
+      'steps': {part: _steps(part, entry['training']) for part, entry in entries.items()},
+  }
+
+
+def _steps(part, training):
+  """Steps that made a part's weights, those before its last run too; imported weights have none that are known."""
+  return training.get('steps', 0) + training.get('earlier_steps', {}).get(part, 0)
 
 
 def _check_same_meaning(config, stage, about):

@@ -214,6 +214,12 @@ def test_an_autoencoder_keeps_the_scaling_that_its_unet_was_trained_on(photos, t
   train.main(_config('vae', photos, tiny_model_dir, train__steps=3, **fields), str(tmp_path / 'b'))
   assert scaling('b') == scaling('a')
 
+  # Nor does it forget how long those were trained, be it asked by its model or by its checkpoint.
+  a, b = (registry.read_config(tmp_path / run / 'model')['parts']['vae']['training'] for run in 'ab')
+  assert 'earlier_steps' not in a and b['steps'] == 3 and b['earlier_steps'] == {'vae': a['steps']} != {'vae': 0}
+  for place in (tmp_path / 'b', tmp_path / 'b' / 'model'):
+    assert train._initial_weights(str(place), ('vae',))[2]['steps'] == {'vae': 3 + a['steps']}
+
 
 def test_weights_are_not_read_as_what_they_are_not(photos, tiny_model_dir):
   """Neither the schedule nor a norm's groups show in any shape."""

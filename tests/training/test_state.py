@@ -52,7 +52,7 @@ def test_average_follows_its_formula_and_steps_reach_the_minimum():
 
 def test_frozen_parameters_stay_bit_equal_and_have_no_moments():
   """Weight decay would pull on them, were they only given zero gradients."""
-  fixed = np.linspace(0.1, 1, 30, dtype=np.float32)
+  fixed = np.linspace(0.1, 1, 300, dtype=np.float32)
   params = {'net': {'a': {'kernel': fixed}, 'b': {'kernel': jnp.ones(5)}}, 'critic': {'a': {'kernel': jnp.ones(2)}}}
   mask = state_lib.trainable(params, ['net/a'])
   assert mask == {'net': {'a': {'kernel': False}, 'b': {'kernel': True}}, 'critic': {'a': {'kernel': True}}}
@@ -65,7 +65,7 @@ def test_frozen_parameters_stay_bit_equal_and_have_no_moments():
   state = state_lib.create(params, {}, optimizer)
   assert sum(x.size for x in jax.tree.leaves(state.optimizer) if x.ndim) == 2 * (5 + 2)
   step = state_lib.make_step(loss, optimizer, 0.9, mask=mask)
-  for _ in range(3):
+  for _ in range(20):  # a mean of equal numbers rounds to another one now and then
     state, _ = step(state, {}, {}, 0)
   for tree in (state.params, state.ema):
     np.testing.assert_array_equal(tree['net']['a']['kernel'], fixed)

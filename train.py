@@ -85,12 +85,12 @@ def main(config, workdir: str) -> int:
     frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables)
   # What stage.export measures of new weights, those that it starts from bring along: an autoencoder's scaling is what
   # the UNet was trained on, and stays however its decoder is trained on.
-  brought, earlier = {}, {}
+  brought, earlier, parent = {}, {}, stage.origin
   if start is not None:
     origin = f'checkpoint {workdir}/checkpoints/{start}'
   elif config.init_from:
     origin, variables, about = _initial_weights(config.init_from, stage.parts)
-    brought, earlier = _check_same_meaning(config, stage, about), about['steps']
+    brought, earlier, parent = _check_same_meaning(config, stage, about), about['steps'], about['name']
     for part in stage.parts:
       for name, tree in (('params', params), ('batch_stats', stats), ('constants', constants)):
         loaded = variables[part].get(name, {})
@@ -108,7 +108,8 @@ def main(config, workdir: str) -> int:
   state, position = jax.jit(program.create, out_shardings=program.places)(params, stats), None
   if start is not None:
     state, constants, position, facts = store.restore(start, state, constants)
-    brought, earlier = facts['brought'], facts['export']['training'].get('earlier_steps', {})
+    recorded = facts['export']['training']
+    brought, earlier, parent = facts['brought'], recorded.get('earlier_steps', {}), recorded['started_from']
   resumed, start = start is not None, start or 0
   frozen = sharding.put(frozen | {'constants': constants}, program.frozen_places)
   if lead:
@@ -151,7 +152,7 @@ def main(config, workdir: str) -> int:
             **({'earlier_steps': earlier} if earlier else {}),  # of the weights that it started from, part by part
             'batch_size': train.batch_size,
             'photos': len(photos),
-            'started_from': pathlib.Path(config.init_from).name or stage.origin,
+            'started_from': parent,  # a model's name: what folder it lay in tells nobody else anything
             'machine': f'{mesh.size} x {mesh.devices.flat[0].device_kind}, {platform.machine()}',
             'validation': {name: round(value, 6) for name, value in validation.items()},
         },
@@ -258,8 +259,8 @@ def main(config, workdir: str) -> int:
 def _initial_weights(place, parts):
   """Where `init_from` leads, in words, {part: variables}, and what is known of them.
 
-  It leads to the workdir of another run or to a model. What is known are 'parts' and 'sections', as `export.write` takes
-  them, and 'steps', {part: how many made it so far}.
+  It leads to the workdir of another run or to a model. What is known are 'name', 'parts' and 'sections', as `export.write`
+  takes them, and 'steps', {part: how many made it so far}.
   """
   from ssr_jax.training import checkpoint
   from ssr_jax.types import SSRError
@@ -276,6 +277,7 @@ def _initial_weights(place, parts):
   model = registry.load_model(place, parts=parts)
   entries = {part: model.config['parts'][part] for part in parts}
   return f'weights {place}', model.variables, {
+      'name': model.config['name'],
       'parts': {part: entry['config'] for part, entry in entries.items()},
       'sections': {'schedule': model.config['schedule']},
       'steps': {part: _steps(part, entry['training']) for part, entry in entries.items()},

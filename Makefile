@@ -16,6 +16,7 @@ demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py --output demo
 
 test: $(TESTED)
+	$(BIN)/ruff check
 	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
 
 # The slow ones too: every stage on every mesh.

@@ -270,8 +270,8 @@ class Dataset:
       raise SSRError("eval.recipes is empty; give some such as ('smooth/no_noise',)")
     for recipe in recipes:
       if recipe.needs_depth and 'depth' not in photos.keys:
-        raise SSRError(f"eval.recipes: field '{recipe.field}' needs a depth map, which photos lack; choose another field, "
-                       "an eval.dataset 'rgbd:DIR', or make the LR images with `ssr degrade`")
+        raise SSRError(f"eval.recipes: field '{recipe.field}' needs a depth map, which photos lack; choose another "
+                       "field, an eval.dataset 'rgbd:DIR', or make the LR images with `ssr degrade`")
     return cls(photos, recipes, seed)
 
   def __len__(self) -> int:
@@ -287,8 +287,8 @@ class Dataset:
         if 'lr' in record:
           lr = record['lr']
           if (SCALE * lr.shape[0], SCALE * lr.shape[1]) != hr.shape[:2]:
-            raise SSRError(f"{self.photos.name(i, 'lr')}: {lr.shape[1]}x{lr.shape[0]} pixels, but {SCALE} times that must "
-                           f'be the size of {name}, {hr.shape[1]}x{hr.shape[0]}')
+            raise SSRError(f"{self.photos.name(i, 'lr')}: {lr.shape[1]}x{lr.shape[0]} pixels, but {SCALE} times that "
+                           f'must be the size of {name}, {hr.shape[1]}x{hr.shape[0]}')
           yield Case(name, 'paired', hr, lr)
         for recipe in self.recipes:
           yield self._degraded(name, recipe, hr, record.get('depth') if recipe.needs_depth else None)

@@ -78,8 +78,8 @@ def main(config, workdir: str) -> int:
   start = store.latest()
   if start is not None and start > train.steps:
     raise SSRError(
-        f'{workdir}: its last checkpoint is of step {start}, beyond train.steps={train.steps}; name another --workdir, or '
-        'take its weights with `ssr export`')
+        f'{workdir}: its last checkpoint is of step {start}, beyond train.steps={train.steps}; name another --workdir, '
+        'or take its weights with `ssr export`')
   frozen = {}
   if stage.needs:
     frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables)
@@ -170,8 +170,8 @@ def main(config, workdir: str) -> int:
         print(f'step {step}: loss or gradient is not finite; skipped. It saw {names}', flush=True)
       if len(bad_steps) > train.max_skipped:
         raise SSRError(
-            f'steps {bad_steps}: loss or gradient is not finite, more than train.max_skipped={train.max_skipped} times; '
-            f'the last one saw {names}; lower train.learning_rate or look at these records'
+            f'steps {bad_steps}: loss or gradient is not finite, more than train.max_skipped={train.max_skipped} '
+            f'times; the last one saw {names}; lower train.learning_rate or look at these records'
         )
     if step % train.log_every == 0 and lead:
       values = {name: float(value) for name, value in jax.device_get(values).items() if name != 'finite'}
@@ -259,8 +259,8 @@ def main(config, workdir: str) -> int:
 def _initial_weights(place, parts):
   """Where `init_from` leads, in words, {part: variables}, and what is known of them.
 
-  It leads to the workdir of another run or to a model. What is known are 'name', 'parts' and 'sections', as `export.write`
-  takes them, and 'steps', {part: how many made it so far}.
+  It leads to the workdir of another run or to a model. What is known are 'name', 'parts' and 'sections', as
+  `export.write` takes them, and 'steps', {part: how many made it so far}.
   """
   from ssr_jax.training import checkpoint
   from ssr_jax.types import SSRError
@@ -315,14 +315,15 @@ def _check_same_meaning(config, stage, about):
       if name in stage.measures.get(part, ()):
         brought.setdefault(part, {})[name] = b
       elif a != b and name != 'resolution':  # a depth net may go on at another one
-        raise SSRError(f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}')
+        raise SSRError(
+            f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}')
   if 'schedule' in stage.sections:
     a, b = (dataclasses.asdict(Schedule(**fields)) for fields in (config.schedule, about['sections']['schedule']))
     for name in a:
       if a[name] != b[name]:
         raise SSRError(
-            f'init_from={config.init_from}: config.schedule.{name} is {a[name]!r}, the UNet was trained with {b[name]!r}; '
-            f'go on with --config.schedule.{name}={b[name]}, or start from scratch')
+            f'init_from={config.init_from}: config.schedule.{name} is {a[name]!r}, the UNet was trained with '
+            f'{b[name]!r}; go on with --config.schedule.{name}={b[name]}, or start from scratch')
   return brought
 
 

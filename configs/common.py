@@ -25,7 +25,8 @@ def base(stage: str) -> ConfigDict:
   config.model = ConfigDict()
 
   config.data = ConfigDict()
-  # 'folder:DIR' and other kinds, several joined by ';', with weights '0.7*folder:A;0.3*folder:B': ssr_jax/data/sources.py.
+  # 'folder:DIR' and other kinds, several joined by ';', with weights '0.7*folder:A;0.3*folder:B':
+  # ssr_jax/data/sources.py.
   config.data.train = 'folder:data/train'
   config.data.holdout = 20  # every n-th photo is kept for validation; 0 keeps none
   config.data.patch = 128
@@ -62,8 +63,8 @@ def base(stage: str) -> ConfigDict:
   config.train.figures_every = 1000
   config.train.keep = 2  # checkpoints; the best one stays besides
   config.train.dtype = 'float32'  # or 'bfloat16': of the networks' computation; parameters stay float32
-  # What the backward pass computes again instead of keeping it: '' nothing, 'blocks' all within each block of a network,
-  # 'products' and 'dots' all but some products; ssr_jax/models/remat.py.
+  # What the backward pass computes again instead of keeping it: '' nothing, 'blocks' all within each block of a
+  # network, 'products' and 'dots' all but some products; ssr_jax/models/remat.py.
   config.train.remat = ''
   config.train.accumulate = 1  # parts that a batch is worked through in, to save memory
   config.train.max_skipped = 10  # steps with a loss or gradient that is not finite; one more is an error

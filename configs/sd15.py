@@ -1,4 +1,4 @@
-"""The paper's size on Stable Diffusion 1.5: as configs/sd21.py, with eight heads at every level and CLIP ViT-L's context.
+"""The paper's size on Stable Diffusion 1.5: configs/sd21.py with eight heads at every level and CLIP ViT-L's context.
 
   ssr weights import sd15 --as sd15
   ssr weights import dpt-large --as sd15

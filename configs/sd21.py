@@ -1,8 +1,8 @@
 """The paper's size on Stable Diffusion 2.1-base: f = 8 latents of 4 channels, x4.
 
 Paper: SSR (spatially variant kernel refinement with diffusion for blind super-resolution). UNet and autoencoder come
-from the public checkpoint and so does the depth net (MiDaS DPT-Large); AMF and its encoders (hidden 128), DKENet (nf 128)
-and NBSR (10 blocks, nf 64, gc 32) are trained.
+from the public checkpoint and so does the depth net (MiDaS DPT-Large); AMF and its encoders (hidden 128), DKENet
+(nf 128) and NBSR (10 blocks, nf 64, gc 32) are trained.
 
   ssr weights import sd21-base --as sd21           # vae and unet; without a network it names the folder to fill
   ssr weights import dpt-large --as sd21           # depth

@@ -44,7 +44,8 @@ _SECTIONS = {
     'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
     'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'strength', 'student'),
 }
-_STUDENT = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # fields of the section 'sampling.student'
+# Fields of the section 'sampling.student'.
+_STUDENT = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')
 _NOISE_BLOCK = 64
 _BAND = 512  # rows whose colours are fixed at a time
 _WAVELET_LEVELS = 5  # of the colour fix, where model.json does not say otherwise: what varies over some 32 pixels
@@ -113,8 +114,8 @@ class SSR:
 
     Args:
       lr: [h, w, 3] or [b, h, w, 3], uint8 or float in [0, 1], any size up to `MAX_PIXELS` pixels.
-      steps: diffusion steps; 0 stops at the restored image. None takes the model's own way: its distilled student, which
-        has its own number and start, where it has one, else its own number of the UNet's.
+      steps: diffusion steps; 0 stops at the restored image. None takes the model's own way: its distilled student,
+        which has its own number and start, where it has one, else its own number of the UNet's.
       seed: of the diffusion noise. One number serves every image of the batch, so that an image gets the same result
         alone and in a batch; a sequence gives each image its own. A student that begins without noise has none to draw.
       scale: must be the model's.
@@ -276,7 +277,9 @@ class SSR:
   def _schedule(self) -> diffusion.Schedule:
     return diffusion.Schedule(**self.config['schedule'])
 
-  def parts(self, *, steps: int | None = None, sampler: str | None = None, start: float | None = None) -> tuple[str, ...]:
+  def parts(
+      self, *, steps: int | None = None, sampler: str | None = None, start: float | None = None
+  ) -> tuple[str, ...]:
     """The parts that `sample` uses with these options, whether the model has them or not.
 
     The last one is the network that samples, the one before it the autoencoder of its latents.
@@ -293,7 +296,9 @@ class SSR:
 
   def _own_sampling(self, network: str) -> dict[str, Any]:
     """How model.json says that one of the networks samples."""
-    own = {'colour_fix': 'wavelet', 'wavelet_levels': _WAVELET_LEVELS, 'noise': 1.0, 'strength': 1.0, **self.config['sampling']}
+    own = {
+        'colour_fix': 'wavelet', 'wavelet_levels': _WAVELET_LEVELS, 'noise': 1.0, 'strength': 1.0,
+        **self.config['sampling']}
     student = own.pop('student', {})
     return own | student | {'sampler': diffusion.STUDENT_SAMPLER} if network == 'student' else own
 

@@ -1,7 +1,7 @@
 """Dimension letters, array aliases and the error that users see.
 
-Letters used in shapes throughout: b batch, h w LR size, H W = s*h, s*w HR size, s scale, k kernel side (21), t number of
-PCA components or time, c channels. Arrays are NHWC; images are float in [0, 1] at every public boundary.
+Letters used in shapes throughout: b batch, h w LR size, H W = s*h, s*w HR size, s scale, k kernel side (21), t number
+of PCA components or time, c channels. Arrays are NHWC; images are float in [0, 1] at every public boundary.
 """
 
 import jax

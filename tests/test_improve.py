@@ -13,12 +13,14 @@ from skimage import data
 from configs import tiny
 from ssr_jax.weights import registry
 
-spec = importlib.util.spec_from_file_location('improve', pathlib.Path(__file__).resolve().parents[1] / 'tools' / 'improve.py')
+spec = importlib.util.spec_from_file_location(
+    'improve', pathlib.Path(__file__).resolve().parents[1] / 'tools' / 'improve.py')
 improve = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(improve)
 
 
-@pytest.mark.parametrize('higher,former,expected', [(True, 24.9, True), (True, 25.1, False), (False, 25.1, True), (False, 24.9, False)])
+@pytest.mark.parametrize(
+    'higher,former,expected', [(True, 24.9, True), (True, 25.1, False), (False, 25.1, True), (False, 24.9, False)])
 def test_keeps_the_better_in_the_metrics_own_direction(higher, former, expected):
   summary = {'metric': 'm', 'higher_is_better': higher, 'validation': {'m': 25.0}}
   assert improve.verdict(summary, {'m': former})[0] is expected
@@ -31,7 +33,9 @@ def test_equal_does_not_replace():
 
 
 def test_rate_is_taken_after_the_first_compilation(tmp_path):
-  rows = [{'step': 0, 'time': 0.0, 'validation/psnr': 1}, {'step': 10, 'time': 100.0, 'loss': 1}, {'step': 30, 'time': 110.0, 'loss': 1}]
+  rows = [
+      {'step': 0, 'time': 0.0, 'validation/psnr': 1}, {'step': 10, 'time': 100.0, 'loss': 1},
+      {'step': 30, 'time': 110.0, 'loss': 1}]
   (tmp_path / 'scalars.jsonl').write_text('\n'.join(map(json.dumps, rows)))
   assert improve.rate(tmp_path) == pytest.approx(2.0)
 
@@ -67,9 +71,11 @@ def test_only_what_encodes_or_scales_changes_latents(tiny_model_dir, tmp_path):
 def test_former_weights_are_measured_with_their_own_networks():
   """Whatever is set for the new ones; a field that a config does not have, such as a measured scaling, is left out."""
   fields = {'model.vae.channels': '(9, 9)', 'train.batch_size': '2', 'data.train': 'folder:x'}
-  here = improve.as_built(fields, 'tiny', 'vae', {'vae': {'channels': [8, 4], 'groups': 2, 'scaling_factor': [1.0, 2.0]}})
+  here = improve.as_built(
+      fields, 'tiny', 'vae', {'vae': {'channels': [8, 4], 'groups': 2, 'scaling_factor': [1.0, 2.0]}})
   assert (here['model.vae.channels'], here['model.vae.groups'], here['model.vae.shortcut']) == ((8, 4), 2, False)
-  assert {k: v for k, v in here.items() if not k.startswith('model.')} == {'train.batch_size': '2', 'data.train': 'folder:x'}
+  assert {k: v for k, v in here.items() if not k.startswith('model.')} == {
+      'train.batch_size': '2', 'data.train': 'folder:x'}
   assert {name.split('.')[-1] for name in here if name.startswith('model.')} == set(tiny.get_config('vae').model.vae)
 
 
@@ -79,7 +85,8 @@ def _improve_nbsr(model, folder, *more):
     (folder / 'photos').mkdir(exist_ok=True)
     Image.fromarray(getattr(data, name)()[:160, :160]).save(folder / 'photos' / f'{name}.png')
   arguments = ['nbsr', '--minutes', '0.001', '--data', f'folder:{folder}/photos', '--config', 'tiny']
-  arguments += ['--model', str(model), '--workdir', str(folder / 'runs'), '--set', 'model.nbsr.global_skip=False', *more]
+  arguments += [
+      '--model', str(model), '--workdir', str(folder / 'runs'), '--set', 'model.nbsr.global_skip=False', *more]
   return improve.main(arguments)
 
 

@@ -15,6 +15,9 @@ from ssr_jax.image import colourfix, resize
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 
+# A section 'sampling.student' of model.json.
+STUDENT = {'steps': 1, 'start': 0.2, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 1.0}
+
 
 @pytest.fixture(scope='module')
 def model(tiny_model_dir):
@@ -200,7 +203,7 @@ def with_student(tiny_model_dir, tmp_path):
   variables = registry.load_part(directory, 'unet')
   variables['params']['unet'] = jax.tree.map(lambda x: -1.3 * x, variables['params']['unet'])
   registry.save_part(directory, 'student', entry['config'], variables)
-  registry.update(directory, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 1.0}})
+  registry.update(directory, sampling={'student': STUDENT})
   return directory
 
 
@@ -234,7 +237,7 @@ def test_a_student_that_begins_without_noise_draws_none(with_student):
   """Another seed changes nothing then; with some of the noise it changes less than with all of it."""
   changes = []
   for noise in (0.0, 0.3, 1.0):
-    registry.update(with_student, sampling={'student': {'steps': 1, 'start': 0.2, 'noise': noise, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 1.0}})
+    registry.update(with_student, sampling={'student': STUDENT | {'noise': noise}})
     ssr = ssr_jax.load(with_student)
     first, second = (ssr.sample(_photo() / 255, seed=seed, colour_fix='none').image for seed in (0, 1))
     changes.append(np.abs(first - second).mean())
@@ -250,8 +253,7 @@ def test_strength_is_the_share_of_the_changes_that_stays(with_student):
   np.testing.assert_allclose(
       part.image[inside], (whole.restored + 0.25 * (whole.image - whole.restored))[inside], atol=1e-5)
   np.testing.assert_allclose(none.image, none.restored, atol=1e-6)
-  section = {'steps': 1, 'start': 0.2, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 0.25}
-  registry.update(with_student, sampling={'student': section})
+  registry.update(with_student, sampling={'student': STUDENT | {'strength': 0.25}})
   np.testing.assert_array_equal(ssr_jax.load(with_student).sample(lr).image, part.image)
   with pytest.raises(SSRError, match='strength 1.5: must lie in'):
     ssr.sample(lr, strength=1.5)
@@ -292,9 +294,9 @@ def test_colours_of_a_tall_image_are_those_of_the_whole(how):
 
 @pytest.mark.parametrize('section,complaint', [
     ({'steps': 1}, 'sampling.student has steps; it needs steps, start, noise, wavelet_levels, chroma_levels, strength'),
-    ({'steps': 1, 'start': 1.5, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 1.0}, 'start 1.5'),
-    ({'steps': 1, 'start': 0.5, 'noise': 1.0, 'wavelet_levels': 0, 'chroma_levels': None, 'strength': 1}, 'wavelet_levels 0'),
-    ({'steps': 1, 'start': 0.5, 'noise': 2, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 1.0}, 'sampling.student.noise 2 in model.json'),
+    (STUDENT | {'start': 1.5}, 'start 1.5'),
+    (STUDENT | {'start': 0.5, 'wavelet_levels': 0, 'chroma_levels': None, 'strength': 1}, 'wavelet_levels 0'),
+    (STUDENT | {'start': 0.5, 'noise': 2}, 'sampling.student.noise 2 in model.json'),
 ])
 def test_a_wrong_student_section_is_said_at_loading(with_student, section, complaint):
   registry.update(with_student, sampling={'student': section})

@@ -58,7 +58,8 @@ def as_built(fields: dict, config: str, stage: str, parts: dict) -> dict:
   new = tuple(f'model.{part}.' for part in parts)
   kept = {name: value for name, value in fields.items() if not name.startswith(new)}
   modules = {part: models.build(part, **entry) for part, entry in parts.items()}
-  return kept | {f'model.{part}.{name}': getattr(module, name) for part, module in modules.items() for name in model[part]}
+  return kept | {
+      f'model.{part}.{name}': getattr(module, name) for part, module in modules.items() for name in model[part]}
 
 
 def verdict(summary: dict, former: dict | None) -> tuple[bool, str]:

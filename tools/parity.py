@@ -1,10 +1,10 @@
 """Compares a full-size network with PyTorch's, random weights, float32 on a CPU; what docs/parity.md records.
 
-  python tools/parity.py unet_sd21      # or unet_sd15, vae, text_sd15, text_sd21, dpt_large, depth_anything_v2_small ...
-  python tools/parity.py amf_sd21       # AMF-UNet at initialisation and calibrated against its base UNet; no torch needed
+  python tools/parity.py unet_sd21    # or unet_sd15, vae, text_sd15, text_sd21, dpt_large, depth_anything_v2_small ...
+  python tools/parity.py amf_sd21     # AMF-UNet at initialisation and calibrated against its base UNet; no torch needed
 
-Needs torch, diffusers and transformers, and up to 10 GB of memory. Exit code 1 where the largest error is above 1e-3 (AMF:
-1e-4) of outputs of unit scale.
+Needs torch, diffusers and transformers, and up to 10 GB of memory. Exit code 1 where the largest error is above 1e-3
+(AMF: 1e-4) of outputs of unit scale.
 """
 
 import argparse
@@ -66,7 +66,8 @@ def build(name: str):
     config = transformers.CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **TEXT[name])
     ours = CLIPText(**importing.text_config(config.to_dict()))
     inputs = (draw.integers(0, 49408, (1, 77)),)
-    return (transformers.CLIPTextModel(config), ours, convert.clip_text(), inputs, lambda m, x: m(x).last_hidden_state, {})
+    return (
+        transformers.CLIPTextModel(config), ours, convert.clip_text(), inputs, lambda m, x: m(x).last_hidden_state, {})
   if name == 'dpt_beit_large_512':
     backbone = transformers.BeitConfig(
         image_size=512, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
@@ -143,8 +144,8 @@ def compare(name: str) -> float:
   error, scale = float(np.abs(out - reference).max()), float(reference.std())
   count = sum(array.size for array in found.values())
   trip = 'exact' if exact else 'DIFFERS'
-  print(f'| {name} | {count:,} | {list(reference.shape)} | {scale:.3g} | {error:.2g} | {error / max(scale, 1):.2g} | {trip} '
-        f'| {torch_seconds:.1f} | {seconds:.1f} | {_memory():.1f} |', flush=True)
+  print(f'| {name} | {count:,} | {list(reference.shape)} | {scale:.3g} | {error:.2g} | {error / max(scale, 1):.2g} '
+        f'| {trip} | {torch_seconds:.1f} | {seconds:.1f} | {_memory():.1f} |', flush=True)
   return error / max(scale, 1) if exact else float('inf')
 
 
@@ -185,7 +186,8 @@ def compare_amf(name: str) -> float:
   second = run(calibrated, z, t, conditions)
   scale = float(want.std())
   errors = [float(jnp.abs(x - want).max()) / max(scale, 1) for x in (first, second)]
-  print(f'| amf_{name} | imported {errors[0]:.2g} | calibrated {errors[1]:.2g} | deviation {scale:.3g} | {_memory():.1f} GB |')
+  print(f'| amf_{name} | imported {errors[0]:.2g} | calibrated {errors[1]:.2g} | deviation {scale:.3g} '
+        f'| {_memory():.1f} GB |')
   return max(errors)
 
 

@@ -16,20 +16,20 @@ FILE = ROOT / 'docs' / 'sizes.md'
 LR = 128
 HEAD = f"""# Sizes
 
-Made by `python tools/sizes.py` from the configs; nothing is run, all shapes are traced. One {LR}x{LR} image to
-{4 * LR}x{4 * LR}. Operations are those of matrix products and convolutions, two for each multiply-add, of one call of the
-part; SVKR calls depth and DKENet 1 + T times and NBSR T times (T = 3), sampling calls the UNet once a step (its kernel and
-depth encoders' share is counted in, though a sampler computes it once) and the autoencoder's two halves once. Weights are
-those of the parameters alone; a model's file on disk is float16.
+Made by `python tools/sizes.py` from the configs; nothing is run, all shapes are traced. One image of {LR}x{LR} to
+{4 * LR}x{4 * LR}. Operations are those of matrix products and convolutions, two for each multiply-add, of one call of
+the part; SVKR calls depth and DKENet 1 + T times and NBSR T times (T = 3), sampling calls the UNet once a step (its
+kernel and depth encoders' share is counted in, though a sampler computes it once) and the autoencoder's two halves
+once. Weights are those of the parameters alone; a model's file on disk is float16.
 
 """
 
 MEASURED = """## End to end
 
-`python tools/random_model.py DIR --config sd21`, then `ssr upscale photo.png --model DIR --steps 2 -o out.png` with a photo
-of 128x128, on a CPU with two cores in float32, random weights: 512x512 comes out, peak memory 8.8 GiB, 109 s of processor time
-with loading and compiling. (Other programs held the cores; on the wall it was 1,298 s, which says nothing.)
-Writing the model took 9.0 GiB.
+`python tools/random_model.py DIR --config sd21`, then `ssr upscale photo.png --model DIR --steps 2 -o out.png` with a
+photo of 128x128, on a CPU with two cores in float32, random weights: 512x512 comes out, peak memory 8.8 GiB, 109 s of
+processor time with loading and compiling. (Other programs held the cores; on the wall it was 1,298 s, which says
+nothing.) Writing the model took 9.0 GiB.
 
 ## Training steps of the compact model on a CPU
 
@@ -111,8 +111,9 @@ def depth_table() -> str:
   from ssr_jax.models import dpt
   from ssr_jax.training import flops
 
-  lines = ['## Depth nets to choose from', '',
-           '| name | resolution | parameters | GFLOP | weights float32, MB | bfloat16, MB |', '|---|--:|--:|--:|--:|--:|']
+  lines = [
+      '## Depth nets to choose from', '',
+      '| name | resolution | parameters | GFLOP | weights float32, MB | bfloat16, MB |', '|---|--:|--:|--:|--:|--:|']
   for name, fields in dpt.SIZES.items():
     module = models.build('depth', family='dpt', **fields)
     image = jnp.zeros((1, *module.resolution, 3))
@@ -120,7 +121,8 @@ def depth_table() -> str:
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))
     work = flops.count(module.apply, shapes, image)
     side = 'x'.join(map(str, module.resolution))
-    lines.append(f'| {name} | {side} | {count:,} | {work / 1e9:,.1f} | {4 * count / 1e6:,.1f} | {2 * count / 1e6:,.1f} |')
+    lines.append(
+        f'| {name} | {side} | {count:,} | {work / 1e9:,.1f} | {4 * count / 1e6:,.1f} | {2 * count / 1e6:,.1f} |')
   return '\n'.join(lines) + '\n'
 
 

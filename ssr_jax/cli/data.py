@@ -16,7 +16,9 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   work = argparse.ArgumentParser(add_help=False)
   work.add_argument('--workers', type=int, metavar='N', help="threads (default: the machine's cores)")
   work.add_argument('-q', '--quiet', action='store_true', help='no progress bar')
-  source = "a source such as folder:DIR; paired:HR_DIR,LR_DIR; rgbd:DIR; tfds:NAME; array_record:GLOB; several joined by ';'"
+  source = (
+      'a source such as folder:DIR; paired:HR_DIR,LR_DIR; rgbd:DIR; tfds:NAME; array_record:GLOB; '
+      "several joined by ';'")
 
   ready = actions.add_parser(
       'list', parents=[common, root], help='ready definitions of known sets: what, how many, where',
@@ -31,8 +33,8 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   check.set_defaults(command=_check)
   pack = actions.add_parser(
       'pack', parents=[common, work], help='write ArrayRecord shards',
-      description='Packs images, their bytes as they are, into ArrayRecord shards with a manifest of sha256. Stopped at '
-      'any moment, the same command goes on. What cannot be read is named and left out.')
+      description='Packs images, their bytes as they are, into ArrayRecord shards with a manifest of sha256. '
+      'Stopped at any moment, the same command goes on. What cannot be read is named and left out.')
   pack.add_argument('source', metavar='SRC', help=source)
   pack.add_argument('dest', metavar='DEST', help='a folder; with --tfds, the tfds data directory')
   pack.add_argument('--tfds', metavar='NAME', help="make it a tfds set, which 'tfds:NAME' reads without TensorFlow")

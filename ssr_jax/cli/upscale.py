@@ -26,7 +26,8 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   up.add_argument('--steps', type=int, metavar='N',
                   help="diffusion steps, by the UNet (default: the model's own way, by its student where it has one)")
   up.add_argument('--seed', type=int, default=0, metavar='N',
-                  help="of the diffusion noise, of which a model's own way may have none: try it with --steps (default: 0)")
+                  help="of the diffusion noise, of which a model's own way may have none: try it with --steps "
+                       '(default: 0)')
   up.add_argument('--scale', type=int, default=4, metavar='S', help='4 is what there is')
   up.add_argument('--sampler', metavar='NAME', help="ddpm, ddim or dpmpp_2m (default: the model's)")
   up.add_argument('--start', type=float, metavar='T',

@@ -11,8 +11,8 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   """Adds `weights` with its actions, and `export` to the parsers of `ssr`; `common` has the options that all share."""
   export = commands.add_parser(
       'export', parents=[common], help='make a model of a training checkpoint',
-      description="Writes the averaged weights of a run's checkpoint into a model directory, as safetensors with sha256; "
-      'parts that the directory has besides stay.')
+      description="Writes the averaged weights of a run's checkpoint into a model directory, as safetensors with "
+      'sha256; parts that the directory has besides stay.')
   export.add_argument('run', metavar='WORKDIR', help='the workdir of a training run')
   export.add_argument('directory', metavar='DIR', help='the model directory, made when absent')
   export.add_argument('--step', type=int, metavar='N', help='of the checkpoint (default: the newest)')
@@ -33,7 +33,8 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   action.add_argument('source', metavar='SOURCE',
                       help='a folder of diffusers or transformers, a file, a name from `ssr weights list`, or a hub id')
   action.add_argument('--as', dest='name', metavar='NAME',
-                      help='model to add the parts to: a name, or a folder with a / in it (default: the name of SOURCE)')
+                      help='model to add the parts to: a name, or a folder with a / in it '
+                           '(default: the name of SOURCE)')
   action.add_argument('--prompt', default='', metavar='TEXT', help='fixed text condition of the UNet (default: empty)')
   action.set_defaults(command=_import)
 
@@ -121,7 +122,8 @@ def _path(arguments: argparse.Namespace) -> int:
   if _is_public(arguments.model):
     found = public.here(arguments.model)
     if found is None:
-      return console.say(f'{arguments.model}: not on this machine; put its files into {public.downloads(arguments.model)}')
+      return console.say(
+          f'{arguments.model}: not on this machine; put its files into {public.downloads(arguments.model)}')
     print(found)
     return 0
   print(registry.resolve(arguments.model or 'compact'))

@@ -72,8 +72,8 @@ def photo_record(
   Args:
     patch: side of the patch.
     shrink: the photo is reduced by a factor drawn for each record between these two, and never below what leaves a
-      patch; (1, 1) leaves it as it is. A reduced photo is sharp and has lost its noise and JPEG's blocks, which a critic
-      would ask for.
+      patch; (1, 1) leaves it as it is. A reduced photo is sharp and has lost its noise and JPEG's blocks, which a
+      critic would ask for.
 
   Raises:
     SSRError: shrink is no such pair; other than (1, 1), from the record, the source has LR images of its own.

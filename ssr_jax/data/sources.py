@@ -292,7 +292,8 @@ class Paired(Source):
     """Pairs below two folders, or in one folder that holds *_HR and *_LRn.
 
     Raises:
-      SSRError: an image without a partner, or pairs of several scales. A pair of no scale at all is told when it is read.
+      SSRError: an image without a partner, or pairs of several scales. A pair of no scale at all is told
+        when it is read.
     """
     highs, lows = (Folder.open(folder).paths for folder in (hr, lr))
     if hr == lr:

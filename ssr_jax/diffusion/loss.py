@@ -22,8 +22,8 @@ def diffusion_loss(
   """`l + sum_i lambda_i C_i(f_i)`, Eq. 5: noise prediction, and modalities reconstructed from their features.
 
   One step t, uniform over the schedule unless `focus` says otherwise, and one noise are drawn per latent. l is the mean
-  squared error of the prediction (of the noise, or of v where the schedule says so). The paper does not define C_i; ours
-  is `reconstruction_error`. A term whose lambda is 0 is not computed, so with all of them 0 the loss is l exactly.
+  squared error of the prediction (of the noise, or of v where the schedule says so). The paper does not define C_i;
+  ours is `reconstruction_error`. A term whose lambda is 0 is not computed, so with all of them 0 the loss is l exactly.
 
   Args:
     key: one PRNG key.

@@ -1,7 +1,7 @@
 """Image files: what a photo carries besides its pixels is read, kept and written back.
 
-Orientation is applied, ICC profile and EXIF stay, alpha and gray stay, 16-bit gray stays 16-bit. A file is written under
-another name and then renamed, so that a half-written one never shows.
+Orientation is applied, ICC profile and EXIF stay, alpha and gray stay, 16-bit gray stays 16-bit. A file is written
+under another name and then renamed, so that a half-written one never shows.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """Blur kernels: anisotropic Gaussians from covariance fields and their PCA code; generalised, plateau and sinc kernels.
 
 A kernel is the weights with which an LR sample gathers HR pixels (correlation, no flip). LR sample (i, j) is read at HR
-pixel (s*i, s*j), but its place on the HR grid is the centre of the s x s cell, s*i + (s-1)/2: the kernels drawn here are
-centred on that offset, so that LR and HR are aligned the way every resize in this project (and Pillow) aligns them.
+pixel (s*i, s*j), but its place on the HR grid is the centre of the s x s cell, s*i + (s-1)/2: the kernels drawn here
+are centred on that offset, so that LR and HR are aligned the way every resize in this project (and Pillow) aligns them.
 """
 
 import jax.numpy as jnp

@@ -39,7 +39,8 @@ def load_pristine(path: str | os.PathLike) -> Pristine:
       )
   except (OSError, KeyError, ValueError) as error:
     raise SSRError(
-        f'{os.fspath(path)}: no pristine model of NIQE (.npz with mu_pris_param, cov_pris_param, gaussian_window): {error}'
+        f'{os.fspath(path)}: no pristine model of NIQE '
+        f'(.npz with mu_pris_param, cov_pris_param, gaussian_window): {error}'
     ) from error
   mean = mean.ravel()
   if mean.shape != (36,) or covariance.shape != (36, 36) or window.ndim != 2:

@@ -1,4 +1,7 @@
-"""The networks. `build` makes the module of a part from plain keyword arguments, as configs and model files hold them."""
+"""The networks.
+
+`build` makes the module of a part from plain keyword arguments, as configs and model files hold them.
+"""
 
 import dataclasses
 import importlib

@@ -12,10 +12,11 @@ ACTIVATIONS = ('quick_gelu', 'gelu')
 
 
 class CLIPText(nn.Module):
-  """Causal transformer over tokens. The defaults are SD 1.5's ViT-L/14; SD 2.1 has width 1024, 23 layers, 16 heads, gelu.
+  """Causal transformer over tokens.
 
-  SD 2.1 takes OpenCLIP ViT-H's last layer but one: its checkpoint holds 23 of the 24 layers, and the final norm follows
-  the 23rd, so that there is nothing to choose here.
+  The defaults are SD 1.5's ViT-L/14; SD 2.1 has width 1024, 23 layers, 16 heads, gelu. SD 2.1 takes OpenCLIP ViT-H's
+  last layer but one: its checkpoint holds 23 of the 24 layers, and the final norm follows the 23rd, so that there is
+  nothing to choose here.
 
   Attributes:
     width: channels e.

@@ -1,4 +1,7 @@
-"""DKENet: spatially variant kernels from an LR image and its depth (SSR, section 3.2), after MANet (arXiv 2108.05302)."""
+"""DKENet: spatially variant kernels from an LR image and its depth (SSR, section 3.2).
+
+The network follows MANet (arXiv 2108.05302).
+"""
 
 from flax import linen as nn
 import jax.numpy as jnp

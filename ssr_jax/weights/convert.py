@@ -81,7 +81,9 @@ class Table:
       name = re.sub(pattern, replacement, name)
     return name
 
-  def to_ours(self, tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], where: str) -> dict[str, np.ndarray]:
+  def to_ours(
+      self, tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], where: str
+  ) -> dict[str, np.ndarray]:
     """Converts a state dict.
 
     Args:
@@ -120,7 +122,8 @@ class Table:
         ('no place for', unmapped), ('missing', self._their_names(expected.keys() - found.keys())), ('shape of', wrong))
         if names]
     if problems:
-      raise SSRError(f"{where}: not the weights of this network: {'; '.join(problems)}; is its config.json the right one?")
+      raise SSRError(
+          f"{where}: not the weights of this network: {'; '.join(problems)}; is its config.json the right one?")
     return found
 
   def to_theirs(self, tensors: Mapping[str, np.ndarray], where: str = 'export') -> dict[str, np.ndarray]:
@@ -391,7 +394,8 @@ def depth_anything() -> Table:
       ('fc2', 'mlp.fc2', 'linear'),
       ('scale2', 'layer_scale2.lambda1', 'tensor'),
   ]
-  newer = {'q_proj': 'attention.query', 'k_proj': 'attention.key', 'v_proj': 'attention.value', 'o_proj': 'output.dense'}
+  newer = {
+      'q_proj': 'attention.query', 'k_proj': 'attention.key', 'v_proj': 'attention.value', 'o_proj': 'output.dense'}
   return Table(
       [
           ('cls_token', 'backbone.embeddings.cls_token', 'tensor'),

@@ -92,8 +92,8 @@ def unet_config(config: Mapping[str, Any], where: str = 'config.json') -> Config
       act_fn='silu', addition_embed_type=None, center_input_sample=False, class_embed_type=None, conv_in_kernel=3,
       conv_out_kernel=3, downsample_padding=1, dual_cross_attention=False, encoder_hid_dim=None, flip_sin_to_cos=True,
       freq_shift=0, mid_block_scale_factor=1, mid_block_type='UNetMidBlock2DCrossAttn', norm_eps=1e-5,
-      num_class_embeds=None, only_cross_attention=False, resnet_time_scale_shift='default', time_embedding_type='positional',
-      transformer_layers_per_block=1))
+      num_class_embeds=None, only_cross_attention=False, resnet_time_scale_shift='default',
+      time_embedding_type='positional', transformer_layers_per_block=1))
   kinds = {'CrossAttnDownBlock2D': True, 'DownBlock2D': False, 'CrossAttnUpBlock2D': True, 'UpBlock2D': False}
   down, up = (_get(config, where, name) for name in ('down_block_types', 'up_block_types'))
   for kind in (*down, *up):
@@ -149,7 +149,7 @@ def text_config(config: Mapping[str, Any], where: str = 'config.json') -> Config
 
 
 def prompt_embedding(path: pathlib.Path, prompt: str) -> np.ndarray:
-  """The text condition of a prompt, float32 [n, e], from text_encoder/ and tokenizer/ of a Stable Diffusion's folder."""
+  """The text condition of a prompt, float32 [n, e], from text_encoder/ and tokenizer/ of a Stable Diffusion folder."""
   from ssr_jax.models.clip import CLIPText
 
   folder = path / 'text_encoder'
@@ -373,7 +373,8 @@ def _manet_file(path: pathlib.Path):
   estimator = {name.removeprefix(_ESTIMATOR) for name in tensors if name.startswith((_ESTIMATOR, 'm_'))}
   names = [name for name in tensors if not name.startswith((_ESTIMATOR, 'm_'))]
   if not estimator and 'RRDB_trunk.0.SFT.mul_conv1.weight' not in tensors:
-    raise SSRError(f"{path}: holds neither MANet (m_head ...) nor RRDB-SFT (RRDB_trunk.0.SFT ...); known files are MANet's")
+    raise SSRError(
+        f"{path}: holds neither MANet (m_head ...) nor RRDB-SFT (RRDB_trunk.0.SFT ...); known files are MANet's")
   if estimator:
     part = _select(tensors, lambda name: name.startswith((_ESTIMATOR, 'm_')), _ESTIMATOR)
     head = part.get('m_head.weight')
@@ -383,7 +384,8 @@ def _manet_file(path: pathlib.Path):
   if names:
     part = _select(tensors, lambda name: name in names and name != 'pca_matrix', '')
     blocks = 1 + max(int(name.split('.')[1]) for name in names if name.startswith('RRDB_trunk.'))
-    shapes = {name: part[name].shape for name in ('RRDB_trunk.0.RDB1.conv1.weight', 'upsampler.0.weight') if name in part}
+    shapes = {
+        name: part[name].shape for name in ('RRDB_trunk.0.RDB1.conv1.weight', 'upsampler.0.weight') if name in part}
     if len(shapes) < 2 or 'pca_matrix' not in tensors:
       raise SSRError(f'{path}: RRDB-SFT without its RDB1.conv1, upsampler or pca_matrix; fetch the file again')
     growth, features = shapes['RRDB_trunk.0.RDB1.conv1.weight'][:2]

@@ -1,7 +1,7 @@
 """Published checkpoints that can be imported: what they are, where they lie, and whether the copy here is the real one.
 
-Sizes and sha256 are those that the publishers' pages show for the file (huggingface.co, 'Large File Pointer Details') or,
-for the sizes and for Stable Diffusion 1.5's UNet and text encoder, that lists in public repositories give, read in
+Sizes and sha256 are those that the publishers' pages show for the file (huggingface.co, 'Large File Pointer Details')
+or, for the sizes and for Stable Diffusion 1.5's UNet and text encoder, that lists in public repositories give, read in
 November 2026; None is what was not found published. A mirror has the same files: the sha256 tells.
 """
 

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: byte-level byte-pair encoding of lower-cased text, from a checkpoint's vocab.json and merges.txt."""
+"""CLIP's tokenizer: byte-level byte-pair encoding of lowercased text, from a checkpoint's vocab.json and merges.txt."""
 
 import json
 import pathlib

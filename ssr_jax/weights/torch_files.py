@@ -1,7 +1,7 @@
 """Reads the tensors of a public checkpoint: safetensors, sharded or not, and PyTorch's own files without running them.
 
-A `.pth` or `.bin` file is a pickle, and unpickling runs whatever the file says. The reader here knows the few calls that
-rebuild tensors and refuses everything else, by name, before anything of it is called.
+A `.pth` or `.bin` file is a pickle, and unpickling runs whatever the file says. The reader here knows the few calls
+that rebuild tensors and refuses everything else, by name, before anything of it is called.
 """
 
 import collections
@@ -199,7 +199,8 @@ def _pickled(path: pathlib.Path) -> Tensors:
     tree = inner[0]
   if not isinstance(tree, dict) or not tree or not all(isinstance(value, _Tensor) for value in tree.values()):
     raise SSRError(f'{path}: holds no state dict (names and tensors, nothing else); save model.state_dict()')
-  return Tensors(path, {str(name): functools.partial(_view, path, str(name), value, load) for name, value in tree.items()})
+  return Tensors(
+      path, {str(name): functools.partial(_view, path, str(name), value, load) for name, value in tree.items()})
 
 
 def _view(path: pathlib.Path, name: str, tensor: _Tensor, load: Callable[[_Storage], np.ndarray]) -> np.ndarray:

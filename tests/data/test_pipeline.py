@@ -255,8 +255,11 @@ def test_photos_are_reduced_by_factors_over_the_whole_range_and_their_depth_with
     factors.append(1 / slope)
   assert 0.4 - 0.02 < min(factors) < 0.45 and 0.95 < max(factors) < 1.02
   # The least that leaves a patch, where the photo is hardly larger.
-  slopes = [np.diff(pipeline.photo_record(60, (0.1, 0.1))(record, np.random.default_rng(s))['hr'][30, 5:55, :2].astype(float), axis=0)
-            for s in range(20)]
+  slopes = [
+      np.diff(
+          pipeline.photo_record(60, (0.1, 0.1))(record, np.random.default_rng(s))['hr'][30, 5:55, :2].astype(float),
+          axis=0)
+      for s in range(20)]
   assert max(np.abs(s.mean(0)).max() for s in slopes) < 2 * 64 / 60 + 0.05
 
 

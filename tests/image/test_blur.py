@@ -25,7 +25,8 @@ def _reference(image, field, scale):
   return out
 
 
-@pytest.mark.parametrize('scale,k,size', [(4, 21, (12, 8)), (2, 5, (6, 10)), (3, 7, (9, 6)), (1, 3, (5, 4)), (4, 3, (8, 8))])
+@pytest.mark.parametrize(
+    'scale,k,size', [(4, 21, (12, 8)), (2, 5, (6, 10)), (3, 7, (9, 6)), (1, 3, (5, 4)), (4, 3, (8, 8))])
 def test_matches_loops(scale, k, size):
   rng = np.random.default_rng(0)
   image = rng.random((2, *size, 3), np.float32)
@@ -51,7 +52,8 @@ def test_adjoint_and_gradients_satisfy_the_dot_product_test():
   y = jnp.asarray(rng.normal(size=(2, 6, 4, 3)), jnp.float32)
   forward = jax.jit(blur.blur_downsample, static_argnums=2)(x, field, 4)
   inner = float((forward * y).sum())
-  assert float((x * jax.jit(blur.blur_downsample_adjoint, static_argnums=2)(y, field, 4)).sum()) == pytest.approx(inner, rel=1e-4)
+  assert float((x * jax.jit(blur.blur_downsample_adjoint, static_argnums=2)(y, field, 4)).sum()) == pytest.approx(
+      inner, rel=1e-4)
   gradients = jax.jit(jax.grad(lambda x, k: (blur.blur_downsample(x, k, 4) * y).sum(), argnums=(0, 1)))
   to_image, to_kernels = gradients(x, field)
   assert float((x * to_image).sum()) == pytest.approx(inner, rel=1e-4)

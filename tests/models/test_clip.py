@@ -48,7 +48,10 @@ def test_activations_differ():
 
 @pytest.mark.parametrize(
     'config, shape, match',
-    [({}, (1, 10), 'n up to 9'), (dict(activation='relu'), (1, 3), "'relu'.*quick_gelu"), (dict(heads=3), (1, 3), '3 heads')],
+    [
+        ({}, (1, 10), 'n up to 9'), (dict(activation='relu'), (1, 3), "'relu'.*quick_gelu"),
+        (dict(heads=3), (1, 3), '3 heads'),
+    ],
 )
 def test_what_does_not_fit_is_named(config, shape, match):
   module = CLIPText(**{**SMALL, **config})

@@ -100,7 +100,10 @@ def test_relative_bias_is_the_tables_entry_of_every_pair(grid):
 
 @pytest.mark.parametrize(
     'config, match',
-    [(dict(resolution=(48, 32)), 'multiples of 32'), (dict(taps=(0, 1, 2, 4)), 'taps below 4'), (dict(heads=3), '3 heads')],
+    [
+        (dict(resolution=(48, 32)), 'multiples of 32'), (dict(taps=(0, 1, 2, 4)), 'taps below 4'),
+        (dict(heads=3), '3 heads'),
+    ],
 )
 def test_what_does_not_fit_is_named(config, match):
   module = dpt.DPT(**{**SMALL, **config})

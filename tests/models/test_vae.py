@@ -115,7 +115,8 @@ def test_adversarial_losses():
 
 def test_shortcut_adds_a_linear_map_of_squares_of_pixels():
   """With all else equal, mean and image differ by W x of each f x f square, pixels taken by a loop."""
-  config = dict(channels=(8, 8), latent_channels=3, encoder_blocks=1, decoder_blocks=1, groups=4, mid_attention=False, patch=2)
+  config = dict(
+      channels=(8, 8), latent_channels=3, encoder_blocks=1, decoder_blocks=1, groups=4, mid_attention=False, patch=2)
   plain, with_shortcut = VAE(**config), VAE(**config, shortcut=True)
   x = jax.random.uniform(jax.random.key(0), (1, 16, 8, 3))
   v = jax.jit(with_shortcut.init)(jax.random.key(1), x)
@@ -159,4 +160,5 @@ def test_latents_with_a_factor_for_each_channel_come_back():
   z = one.apply(variables, image, method='to_latents')
   np.testing.assert_allclose(many.apply(variables, image, method='to_latents'), z * factors, rtol=1e-5)
   np.testing.assert_allclose(
-      many.apply(variables, z * factors, method='from_latents'), one.apply(variables, z, method='from_latents'), atol=1e-5)
+      many.apply(variables, z * factors, method='from_latents'), one.apply(variables, z, method='from_latents'),
+      atol=1e-5)

@@ -118,7 +118,8 @@ def draw(name: str, shape) -> np.ndarray:
   if 'embedding' in name or name.endswith(('cls_token', 'relative_position_bias_table')):
     return rng.normal(0, 1, shape).astype(np.float32)
   if len(shape) < 2:
-    return rng.normal(1.0 if name.endswith(('weight', 'lambda1', 'lambda_1', 'lambda_2')) else 0.0, 0.2, shape).astype(np.float32)
+    return rng.normal(
+        1.0 if name.endswith(('weight', 'lambda1', 'lambda_1', 'lambda_2')) else 0.0, 0.2, shape).astype(np.float32)
   return rng.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
 
 
@@ -154,9 +155,11 @@ def assert_close(ours, theirs, tolerance: float = TOLERANCE, what: str = ''):
 
 TEXTS = (
     '', ' ', 'a photo of a cat', 'clean, high-resolution', "It's  CAT'S  24/7!!! we'll isn't I'M they'VE o'clock",
-    'tabs\tand\nlines\r\n', 'na\u00efve cafe\u0301 \u00c5ngstr\u00f6m STRASSE \u00df \u0130stanbul', '\u4f60\u597d\u4e16\u754c', '\U0001f642\U0001f3fd\u200d\u2695',
-    'x\u00b2 + \u00bd = \u2163 \u0663\u0664', '<|endoftext|> in <|startoftext|>the middle', '<|ENDOFTEXT|>', '$1,000.00 (50%) _under_score_ --- ...',
-    '\u00a0no-break\u2003em\u3000wide', "''s 'sa 's", 'e\u0301\u0301 \u0928\u092e\u0938\u094d\u0924\u0947 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35', 'word ' * 90)
+    'tabs\tand\nlines\r\n', 'na\u00efve cafe\u0301 \u00c5ngstr\u00f6m STRASSE \u00df \u0130stanbul',
+    '\u4f60\u597d\u4e16\u754c', '\U0001f642\U0001f3fd\u200d\u2695', 'x\u00b2 + \u00bd = \u2163 \u0663\u0664',
+    '<|endoftext|> in <|startoftext|>the middle', '<|ENDOFTEXT|>', '$1,000.00 (50%) _under_score_ --- ...',
+    '\u00a0no-break\u2003em\u3000wide', "''s 'sa 's",
+    'e\u0301\u0301 \u0928\u092e\u0938\u094d\u0924\u0947 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35', 'word ' * 90)
 """What tokenizers stumble over: case, accents, other scripts, digits, blanks, contractions, special tokens, length."""
 
 
@@ -169,7 +172,8 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
   letters = tokenizer._LETTERS
   words = [[letters[byte] for byte in word.encode()] for text in TEXTS[2:-1] for word in text.lower().split()] * 2
-  words += [[letters[byte] for byte in word.encode()] for word in ('photo', 'photos', 'resolution', 'cat', 'cats', 'word')]
+  words += [
+      [letters[byte] for byte in word.encode()] for word in ('photo', 'photos', 'resolution', 'cat', 'cats', 'word')]
   words = [[*word[:-1], word[-1] + '</w>'] for word in words]
   merges = []
   for _ in range(150):
@@ -187,7 +191,8 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
         if (word[i], word[i + 1]) == best:
           word[i : i + 2] = [word[i] + word[i + 1]]
         i += 1
-  tokens = [*letters, *(letter + '</w>' for letter in letters), *(a + b for a, b in merges), tokenizer.START, tokenizer.END]
+  tokens = [
+      *letters, *(letter + '</w>' for letter in letters), *(a + b for a, b in merges), tokenizer.START, tokenizer.END]
   return {token: number for number, token in enumerate(dict.fromkeys(tokens))}, merges
 
 
@@ -344,7 +349,8 @@ def _manet() -> Case:
     def __call__(self, lr):
       return 21 * super().__call__(lr)
 
-  return Case(Scaled(features=8, depth_features=0), convert.manet(), (image((2, 10, 13, 3)),), theirs, lambda m, x: m(x))
+  return Case(
+      Scaled(features=8, depth_features=0), convert.manet(), (image((2, 10, 13, 3)),), theirs, lambda m, x: m(x))
 
 
 def _rrdb_sft() -> Case:

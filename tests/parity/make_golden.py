@@ -1,4 +1,6 @@
-"""Writes golden/outputs.npz and golden/tokens.json: some outputs of PyTorch's networks with the weights of conftest, and tokens.
+"""Writes golden/outputs.npz and golden/tokens.json: some outputs of PyTorch's networks, and tokens.
+
+The networks have the weights of conftest.
 
   python tests/parity/make_golden.py      (needs torch, diffusers and transformers)
 """
@@ -23,7 +25,8 @@ def main():
     case = make()
     out = conftest.nhwc(case.torch_run(case.torch_module()))
     places = np.sort(np.random.default_rng(0).choice(out.size, min(KEPT, out.size), replace=False))
-    arrays |= {f'{name}/shape': np.array(out.shape), f'{name}/places': places, f'{name}/values': out.reshape(-1)[places]}
+    arrays |= {
+        f'{name}/shape': np.array(out.shape), f'{name}/places': places, f'{name}/values': out.reshape(-1)[places]}
     print(f'{name}: {out.shape}, deviation {out.std():.3f}')
   conftest.GOLDEN.mkdir(exist_ok=True)
   np.savez_compressed(conftest.GOLDEN / 'outputs.npz', **arrays)

@@ -1,4 +1,4 @@
-"""Every network and the tokenizer against stored outputs of PyTorch's, so that a machine without torch compares as well."""
+"""Every network and the tokenizer against stored outputs of PyTorch's: a machine without torch compares as well."""
 
 import json
 

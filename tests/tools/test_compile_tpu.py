@@ -47,7 +47,8 @@ HloModule jit_step, is_scheduled=true, num_partitions=16
 }
 
 ENTRY %main (p0: f32[64,128]) -> f32[16,128] {
-  %ag = (f32[2,128]{1,0}, f32[8,128]{1,0}) all-gather-start(%p0), channel_id=2, replica_groups=[4,4]<=[16], dimensions={0}
+  %ag = (f32[2,128]{1,0}, f32[8,128]{1,0}) all-gather-start(%p0), \
+channel_id=2, replica_groups=[4,4]<=[16], dimensions={0}
   %agd = f32[8,128]{1,0} all-gather-done(%ag)
   %cp = (f32[2,128]{1,0}, f32[2,128]{1,0}, u32[], u32[]) collective-permute-start(%p0), source_target_pairs={{0,1}}
   %rs = f32[4,128]{1,0} reduce-scatter(%q), channel_id=3, replica_groups={{0,1},{2,3}}, dimensions={0}, to_apply=%add

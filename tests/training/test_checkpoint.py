@@ -84,7 +84,8 @@ except SSRError as error:
 """
 
 
-@pytest.mark.skipif(not hasattr(resource, 'RLIMIT_FSIZE') or not hasattr(signal, 'SIGXFSZ'), reason='no file size limit')
+@pytest.mark.skipif(
+    not hasattr(resource, 'RLIMIT_FSIZE') or not hasattr(signal, 'SIGXFSZ'), reason='no file size limit')
 def test_a_full_disk_is_one_line_and_keeps_the_last_good_one(tmp_path):
   """A limit on the size of files stands for the full disk: the same system call fails, for a like reason."""
   env = {**os.environ, 'PYTHONPATH': str(ROOT)}

@@ -124,7 +124,8 @@ def test_the_critic_pulls_as_hard_as_it_is_told_and_knows_however_steep_it_is(ti
     wrong = known
 
     def loss(student):
-      return built.loss(params | {'student': student, 'critic': critic}, stats, frozen, batch, jax.random.key(1), step)[0]
+      return built.loss(
+          params | {'student': student, 'critic': critic}, stats, frozen, batch, jax.random.key(1), step)[0]
 
     return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(jax.grad(loss)(params['student']))])
 
@@ -145,7 +146,8 @@ def test_of_one_step_no_loop_is_left():
 
   def loops(steps, unroll):
     def run(w):
-      z = diffusion.ddim(lambda z, t: w * z, schedule, jax.random.split(jax.random.key(0), 1), jnp.ones((1, 2)), steps, unroll=unroll)
+      z = diffusion.ddim(
+          lambda z, t: w * z, schedule, jax.random.split(jax.random.key(0), 1), jnp.ones((1, 2)), steps, unroll=unroll)
       return z.sum()
     text = str(jax.make_jaxpr(jax.grad(run))(2.0))
     return text.count('scan[') + text.count('while['), float(run(2.0))

@@ -18,7 +18,8 @@ from ssr_jax.types import SSRError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill')
-# One device, copies, slices, both. Each is compiled anew, so that all four for all stages take minutes: 'make test-all'.
+# One device, copies, slices, both. Each is compiled anew, so that all four for all stages take minutes:
+# 'make test-all'.
 MESHES = ('1x1x1', '8x1x1', '1x8x1', '2x4x1')
 
 
@@ -34,7 +35,8 @@ class _Mesh:
     [
         ('params/unet/conv_in/kernel', (3, 3, 64, 128), _Mesh(fsdp=8), (None, None, None, 'fsdp')),
         ('params/unet/conv_in/kernel', (3, 3, 128, 64), _Mesh(fsdp=8), (None, None, 'fsdp', None)),
-        ('params/unet/conv_in/kernel', (3, 3, 128, 128), _Mesh(fsdp=8), (None, None, None, 'fsdp')),  # the last of equals
+        # The last of equals.
+        ('params/unet/conv_in/kernel', (3, 3, 128, 128), _Mesh(fsdp=8), (None, None, None, 'fsdp')),
         ('params/unet/conv_in/kernel', (3, 3, 4, 60), _Mesh(fsdp=8), (None,) * 4),  # nothing divides
         ('params/unet/conv_in/bias', (64,), _Mesh(fsdp=8), ()),  # small
         ('params/unet/conv_in/kernel', (3, 3, 64, 128), _Mesh(data=8), (None,) * 4),

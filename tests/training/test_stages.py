@@ -31,7 +31,9 @@ def _products(jaxpr):
 def test_bfloat16_is_in_the_networks_and_not_in_their_parameters(stage, tiny_model_dir):
   config = common.apply(tiny.get_config(stage), {'train.dtype': 'bfloat16', 'parts_from': str(tiny_model_dir)})
   built, params, stats, frozen = run_shapes.of_run(config)
-  batch = {'hr': np.zeros((2, 64, 64, 3), np.uint8), 'seed': np.zeros(2, np.uint32), 'depth': np.zeros((2, 64, 64), np.float32)}
+  batch = {
+      'hr': np.zeros((2, 64, 64, 3), np.uint8), 'seed': np.zeros(2, np.uint32),
+      'depth': np.zeros((2, 64, 64), np.float32)}
   gradient = jax.grad(lambda *a: built.loss(*a)[0])
   arguments = params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32)
   shapes = jax.eval_shape(gradient, *arguments)

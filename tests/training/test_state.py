@@ -81,7 +81,8 @@ def test_the_backward_pass_stops_at_what_is_frozen():
     optimizer = state_lib.make_optimizer(_train(), mask)
     state = state_lib.create(params, {}, optimizer)
     step = state_lib.make_step(
-        lambda p, stats, frozen, batch, key, step: (jnp.sum((batch['x'] @ p['net']['a'] @ p['net']['b']) ** 2), ({}, stats)),
+        lambda p, stats, frozen, batch, key, step: (
+            jnp.sum((batch['x'] @ p['net']['a'] @ p['net']['b']) ** 2), ({}, stats)),
         optimizer, 0.9, mask=mask)
     return flops.count(step.__wrapped__, state, {}, {'x': jnp.ones((4, 8))}, 0)
 

@@ -60,8 +60,8 @@ def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, 
   if stage == 'vae':
     assert model.config['parts']['vae']['config']['scaling_factor'] != 0.18215
   if stage == 'distill':  # what sampling has to know comes along, and the student is a step or two from its teacher
-    assert model.config['sampling']['student'] == {'steps': 1, 'start': 0.1, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 2,
-                                                  'strength': 1.0}
+    assert model.config['sampling']['student'] == {
+        'steps': 1, 'start': 0.1, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 2, 'strength': 1.0}
     student, teacher = (registry.flatten(v) for v in (
         model.variables['student'], registry.load_part(tiny_model_dir, 'unet')))
     moved = [name for name in teacher if np.abs(student[name] - teacher[name]).max() > 1e-3]
@@ -80,7 +80,8 @@ def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, 
 def test_true_depth_of_rendered_scenes_reaches_the_blur(photos, tiny_model_dir, tmp_path, monkeypatch):
   """A kernel stage with blur by depth, half of whose records are scenes: those, and only those, bring their depth."""
   seen, true_depth = [], base.true_depth
-  monkeypatch.setattr(base, 'true_depth', lambda batch, estimate: seen.append(sorted(batch)) or true_depth(batch, estimate))
+  monkeypatch.setattr(
+      base, 'true_depth', lambda batch, estimate: seen.append(sorted(batch)) or true_depth(batch, estimate))
   fields = dict(data__scenes=0.5, recipe__field='depth', recipe__mode='no_noise')
   assert not train.main(_config('kernel', photos, tiny_model_dir, **fields), str(tmp_path))
   assert seen and all({'depth', 'has_depth'} <= set(names) for names in seen)
@@ -189,7 +190,8 @@ def test_starts_from_the_weights_it_is_given(photos, tiny_model_dir, tmp_path):
   """With a learning rate of zero, init_from's weights come out as they went in; another config's are refused."""
   config = _config('vae', photos, tiny_model_dir)
   train.main(config, str(tmp_path / 'a'))
-  still = common.apply(config.copy_and_resolve_references(), {'init_from': str(tmp_path / 'a' / 'model'), 'train.learning_rate': 0.0})
+  still = common.apply(
+      config.copy_and_resolve_references(), {'init_from': str(tmp_path / 'a' / 'model'), 'train.learning_rate': 0.0})
   train.main(still, str(tmp_path / 'b'))
   first, second = (load_file(tmp_path / run / 'model' / 'vae.safetensors') for run in 'ab')
   for name in first:
@@ -246,7 +248,8 @@ def test_asked_to_stop_before_the_first_step_it_claims_nothing(photos, tiny_mode
     'arguments,expected',
     [
         (['--config=configs/tiny.py:sharpen'], "unknown stage 'sharpen'; known: depth, kernel"),
-        (['--config=configs/tiny.py:nbsr', '--config.train.stepz=3'], "config.train has no field 'stepz'; did you mean 'steps'"),
+        (['--config=configs/tiny.py:nbsr', '--config.train.stepz=3'],
+         "config.train has no field 'stepz'; did you mean 'steps'"),
         (['--config=configs/tiny.py:nbsr', '--config.train.steps=many'], 'many'),
         (['--config=configs/none.py:nbsr'], 'none.py'),
         ([], '--config is missing'),

@@ -135,7 +135,8 @@ def test_attributes_cannot_be_planted(tmp_path):
 
 def test_a_tensor_stays_within_its_storage(tmp_path, dump):
   data = np.zeros(4, np.float32)
-  for i, (offset, size, stride) in enumerate([(0, (5,), (1,)), (2, (2, 2), (2, 1)), (-1, (1,), (1,)), (0, (2,), (-1,))]):
+  for i, (offset, size, stride) in enumerate(
+      [(0, (5,), (1,)), (2, (2, 2), (2, 1)), (-1, (1,), (1,)), (0, (2,), (-1,))]):
     path = tmp_path / f'{i}.pth'
     write_zip(path, dump({'w': _Tensor(_Storage('0', data), offset, size, stride)}), {'0': data})
     with pytest.raises(SSRError, match='beyond its data|impossible shape'):
@@ -320,8 +321,9 @@ def test_published_depth_configs_give_the_published_sizes():
       num_hidden_layers=24, out_features=['stage5', 'stage12', 'stage18', 'stage24'], patch_size=14,
       reshape_hidden_states=False)
   anything = dict(
-      backbone_config=backbone, fusion_hidden_size=256, head_hidden_size=32, head_in_index=-1, model_type='depth_anything',
-      neck_hidden_sizes=[256, 512, 1024, 1024], patch_size=14, reassemble_factors=[4, 2, 1, 0.5])
+      backbone_config=backbone, fusion_hidden_size=256, head_hidden_size=32, head_in_index=-1,
+      model_type='depth_anything', neck_hidden_sizes=[256, 512, 1024, 1024], patch_size=14,
+      reassemble_factors=[4, 2, 1, 0.5])
   large = dict(
       backbone_out_indices=[5, 11, 17, 23], fusion_hidden_size=256, hidden_act='gelu', hidden_size=1024, image_size=384,
       intermediate_size=4096, model_type='dpt', neck_hidden_sizes=[256, 512, 1024, 1024], num_attention_heads=16,
@@ -357,8 +359,9 @@ def home(tmp_path, monkeypatch):
 
 
 UNET = SD21 | dict(
-    attention_head_dim=[1, 2], block_out_channels=[8, 16], cross_attention_dim=24, norm_num_groups=4, layers_per_block=1,
-    down_block_types=['CrossAttnDownBlock2D', 'DownBlock2D'], up_block_types=['UpBlock2D', 'CrossAttnUpBlock2D'])
+    attention_head_dim=[1, 2], block_out_channels=[8, 16], cross_attention_dim=24, norm_num_groups=4,
+    layers_per_block=1, down_block_types=['CrossAttnDownBlock2D', 'DownBlock2D'],
+    up_block_types=['UpBlock2D', 'CrossAttnUpBlock2D'])
 
 
 def _write(folder, config, state, name='diffusion_pytorch_model.safetensors'):
@@ -419,8 +422,9 @@ def test_a_stable_diffusion_becomes_a_model_that_keeps_its_prior(pipeline, home,
   z, t, conditions, _ = registry.example_inputs('unet', module)
   z, t = jnp.asarray(rng().normal(size=z.shape), jnp.float32), t + 400
   conditions = jax.tree.map(lambda a: jnp.asarray(rng(1).normal(size=a.shape), jnp.float32), conditions)
-  shapes = {k.replace('params/unet/', 'params/'): v for k, v in registry.abstract_variables('unet', entry['config']).items()
-            if k.startswith('params/unet/') and '/amf/' not in k}
+  shapes = {
+      k.replace('params/unet/', 'params/'): v for k, v in registry.abstract_variables('unet', entry['config']).items()
+      if k.startswith('params/unet/') and '/amf/' not in k}
   base = registry.unflatten(convert.unet().to_ours(state, shapes, ''))
   run = jax.jit(unet.apply)
   want = run(base, z, t, jnp.asarray(prompt)[None])

@@ -142,7 +142,9 @@ def split_variables(variables: Mapping[str, Tree]) -> tuple[Tree, Tree, Tree]:
   return variables['params'], variables.get('batch_stats', {}), variables.get('constants', {})
 
 
-def initialiser(inputs: Mapping[str, Callable[[], tuple]], modules: Mapping[str, Any], constants=lambda part, key, c: c):
+def initialiser(
+    inputs: Mapping[str, Callable[[], tuple]], modules: Mapping[str, Any], constants=lambda part, key, c: c
+):
   """An `init` from example inputs: {part: () -> positional arguments}."""
 
   def init(key):

@@ -1,4 +1,4 @@
-"""A student of few steps, made from the UNet: it goes from the noised restored latent to an image that a critic believes.
+"""A student of few steps, made from the UNet: from the noised restored latent to an image that a critic believes.
 
 The teacher's sampler needs many steps and starts from what it was never trained on, the latent of the restored image.
 The student is the same network, starts as the teacher, and is trained on the very calls that sampling makes: its image
@@ -95,8 +95,8 @@ def build(config) -> base.Stage:
       real, fake = jnp.split(critic.apply({'params': params['critic']}, both), 2)
       judge = disc_lib.hinge_loss(real, fake)
       fool, push = jax.value_and_grad(believed)(jax.lax.stop_gradient(image))
-      # In the reconstruction's measure, however steep the critic has become, and by how well it tells the two apart: 1 is
-      # the loss of one that knows nothing, whose slope would be a pull at random.
+      # In the reconstruction's measure, however steep the critic has become, and by how well it tells the two apart: 1
+      # is the loss of one that knows nothing, whose slope would be a pull at random.
       strength = weights.realism * jnp.clip(1 - jax.lax.stop_gradient(judge), 0, 1)
       push *= jnp.where(step >= begin, strength, 0.0) * jnp.linalg.norm(pull) / (jnp.linalg.norm(push) + 1e-12)
       pull += push

@@ -55,7 +55,8 @@ def build(config) -> base.Stage:
     hr = base.images(batch)
     variables = {'params': params['vae']}
     image, mean, logvar = module.apply(variables, hr)
-    energy = lambda x: jnp.abs(jnp.diff(colour.luma(x), axis=1)).mean() + jnp.abs(jnp.diff(colour.luma(x), axis=2)).mean()
+    energy = lambda x: (
+        jnp.abs(jnp.diff(colour.luma(x), axis=1)).mean() + jnp.abs(jnp.diff(colour.luma(x), axis=2)).mean())
     scalars = {}
     if weights.latent_noise:  # of the amount that training shows on average
       noise = weights.latent_noise / 2 * jnp.std(mean) * jax.random.normal(key, mean.shape)

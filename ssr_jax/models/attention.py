@@ -123,6 +123,9 @@ def obstacles(
     # 256 on Hopper; nothing of ours lies between.
     shape_obstacles = {
         f'{width} channels a head, not a multiple of 8 up to 128': width % 8 or width > 128,
+        # Its gradient is not defined by JAX then, and at tracing a training step cannot be told from sampling. The 77
+        # tokens of a text are few enough for XLA.
+        f'{queries} queries and {keys} keys, not both even': queries % 2 or keys % 2,
         'a bias is left to XLA': bias,
     }
   elif implementation == 'splash':

@@ -1,6 +1,7 @@
 """Attention: every implementation against NumPy, which one is chosen, and what stays float32 in bfloat16 networks."""
 
 import functools
+import re
 
 from flax import linen as nn
 import jax
@@ -104,9 +105,32 @@ def test_splash_on_a_tpu(d):
 
 @pytest.mark.skipif(jax.default_backend() != 'gpu', reason='needs an NVIDIA GPU: cuDNN runs nowhere else')
 @pytest.mark.parametrize('dtype, tolerance', [(jnp.bfloat16, 2e-2), (jnp.float16, 4e-3)])
-@pytest.mark.parametrize('n, m, d', [(1024, 1024, 64), (576, 77, 40), (144, 144, 80)])
+@pytest.mark.parametrize('n, m, d', [(1024, 1024, 64), (576, 78, 40), (144, 144, 80)])
 def test_cudnn_on_a_gpu(n, m, d, dtype, tolerance):
   check(functools.partial(attention, implementation='cudnn'), n, m, 4, d, dtype, tolerance)
+
+
+@pytest.mark.parametrize(
+    'n, m, heads, d, kernels',
+    [
+        (4096, 4096, 5, 64, 2), (9216, 9216, 5, 64, 2), (144, 144, 20, 64, 2), (4096, 4096, 8, 40, 2),
+        (1024, 1024, 8, 80, 2), (256, 256, 8, 160, 0), (4096, 77, 5, 64, 0), (1369, 1369, 6, 64, 0),
+    ],
+)
+def test_a_training_step_of_every_shape_can_be_built_for_a_gpu(monkeypatch, n, m, heads, d, kernels):
+  """What is chosen has a gradient: JAX says what cuDNN lacks when it makes the program, for which no GPU is needed."""
+  fused = pytest.importorskip('jax._src.cudnn.fused_attention_stablehlo')
+  for name, answer in (
+      ('check_cudnn_version', 91200), ('check_compute_capability', True), ('is_cuda_compute_capability_equal', False)):
+    if not hasattr(fused, name):
+      pytest.skip(f'this jax asks for the GPU otherwise than by {name}')
+    monkeypatch.setattr(fused, name, lambda *_, answer=answer: answer)
+  monkeypatch.setattr(attention_lib.xla, 'platform', lambda: 'gpu')
+  monkeypatch.setattr(attention_lib, '_cudnn_missing', lambda implementation: [])
+  q, k = (jax.ShapeDtypeStruct((2, tokens, heads, d), jnp.bfloat16) for tokens in (n, m))
+  step = jax.jit(jax.value_and_grad(lambda q, k, v: attention(q, k, v).astype(jnp.float32).sum(), (0, 1, 2)))
+  program = step.trace(q, k, k).lower(lowering_platforms=('cuda',)).as_text()
+  assert len(set(re.findall(r'__cudnn\$\w+', program))) == kernels  # there and back
 
 
 BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
@@ -121,7 +145,8 @@ BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
         ('gpu', 4096, 4096, 5, 64, BF16, False, 'cudnn'),
         ('gpu', 4096, 4096, 5, 64, F16, False, 'cudnn'),
         ('gpu', 4096, 4096, 5, 64, F32, False, 'xla'),
-        ('gpu', 4096, 77, 5, 64, BF16, False, 'cudnn'),
+        ('gpu', 4096, 77, 5, 64, BF16, False, 'xla'),
+        ('gpu', 1369, 1369, 6, 64, BF16, False, 'xla'),
         ('gpu', 4096, 4096, 8, 40, BF16, False, 'cudnn'),
         ('gpu', 1024, 1024, 8, 80, BF16, False, 'cudnn'),
         ('gpu', 256, 256, 8, 160, BF16, False, 'xla'),

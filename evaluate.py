@@ -155,7 +155,7 @@ def evaluate(config: ConfigDict, workdir: str | None = None, ssr: pipeline.SSR |
     pristine = metrics.niqe.load_pristine(eval_.niqe_params)
   dataset = Dataset.parse(eval_.dataset, eval_.recipes, eval_.seed, eval_.limit)
   if ssr is None and set(models) - {'bicubic'}:
-    ssr = pipeline.load(eval_.model)
+    ssr = pipeline.load(eval_.model, dtype=eval_.dtype)
   lacking = {} if ssr is None else _lacking(ssr, sampling)
   for model in models:
     if lacking.get(model):
@@ -172,7 +172,7 @@ def evaluate(config: ConfigDict, workdir: str | None = None, ssr: pipeline.SSR |
 
   report = Report(names, protocol={
       'dataset': f'{eval_.dataset}, {len(dataset.photos)} images',
-      'model': 'none' if ssr is None else f"{ssr.config['name']}, sampling {_sampling(ssr, sampling)}",
+      'model': 'none' if ssr is None else f"{ssr.config['name']}, {ssr.dtype}, sampling {_sampling(ssr, sampling)}",
       'measured': 'PSNR and SSIM on Y (MATLAB BT.601, 16-235), no crop, 8-bit images, mean over images; '
                   'NIQE on full-range luma, whole 96x96 blocks',
       'degradation': f'seed {eval_.seed} and file name' if dataset.recipes else 'none: LR images as given',

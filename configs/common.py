@@ -110,6 +110,7 @@ def base(stage: str) -> ConfigDict:
   config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'niqe')
   config.eval.models = ('bicubic', 'restored', 'result')
   config.eval.model = 'compact'
+  config.eval.dtype = 'float32'  # or 'bfloat16': what its networks compute in
   config.eval.recipes = ('smooth/no_noise', 'smooth/noise_jpeg')
   config.eval.seed = 0
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz with mu_pris_param and cov_pris_param

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from ssr_jax import diffusion
+from ssr_jax import models
 from ssr_jax import svkr
 from ssr_jax import xla
 from ssr_jax.image import colourfix
@@ -82,12 +83,14 @@ class SSR:
     config: the content of model.json.
     variables: per part, its Flax variables.
     modules: per part, its Flax module.
+    dtype: what the networks compute in, by name.
     traces: how often each stage ('restore', 'generate', 'depth') was traced, which is how often it was compiled.
   """
 
   config: Mapping[str, Any]
   variables: Mapping[str, Any] = dataclasses.field(repr=False)
   modules: Mapping[str, Any] = dataclasses.field(repr=False)
+  dtype: str = 'float32'
   traces: collections.Counter = dataclasses.field(default_factory=collections.Counter, repr=False)
 
   @property
@@ -350,12 +353,18 @@ class SSR:
     return options, {'colour_fix': colour_fix, 'strength': float(strength)}
 
 
-def load(name_or_path: str | os.PathLike = 'compact') -> SSR:
+def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32') -> SSR:
   """Loads a model by name ('compact' comes with the package) or from a model directory.
 
+  Args:
+    name_or_path: of the model.
+    dtype: what the networks compute in, 'float32' or 'bfloat16': faster and smaller on GPUs and TPUs, with results
+      that differ by rounding. Parameters, kernels, latents between two steps and images are float32 with either.
+
   Raises:
-    SSRError: an unknown model, a damaged or missing file, a config field that does not exist.
+    SSRError: an unknown model or dtype, a damaged or missing file, a config field that does not exist.
   """
+  compute = models.dtype_of(dtype, 'dtype')
   model = registry.load_model(name_or_path)
   for section, known in _SECTIONS.items():
     for field in model.config[section]:
@@ -365,12 +374,13 @@ def load(name_or_path: str | os.PathLike = 'compact') -> SSR:
   if model.config['svkr']['rule'] not in svkr.RULES:
     rule = model.config['svkr']['rule']
     raise SSRError(f"{model.directory / registry.MODEL_FILE}: svkr.rule '{rule}'; known: {', '.join(svkr.RULES)}")
-  modules = {part: registry.build(part, entry['config']) for part, entry in model.config['parts'].items()}
+  modules = {
+      part: registry.build(part, entry['config'], dtype=compute) for part, entry in model.config['parts'].items()}
   student = model.config['sampling'].get('student', {})
   if 'student' in modules and set(student) != set(_STUDENT):
     path = model.directory / registry.MODEL_FILE
     raise SSRError(f"{path}: sampling.student has {', '.join(student) or 'nothing'}; it needs {', '.join(_STUDENT)}")
-  ssr = SSR(config=model.config, variables=jax.device_put(model.variables), modules=modules)
+  ssr = SSR(config=model.config, variables=jax.device_put(model.variables), modules=modules, dtype=dtype)
   try:
     ssr.check(scale=model.config['scale'], steps=0)  # and with it every value that model.json gives
     if 'student' in modules and ssr.generates:
@@ -383,18 +393,29 @@ def load(name_or_path: str | os.PathLike = 'compact') -> SSR:
   return ssr
 
 
-def sample(lr: Any, model: str | os.PathLike | SSR = 'compact', **options: Any) -> Result:
-  """Super-resolves images with a model that is loaded once; see `SSR.sample` for `lr` and the options."""
+def sample(
+    lr: Any, model: str | os.PathLike | SSR = 'compact', *, dtype: str | None = None, **options: Any
+) -> Result:
+  """Super-resolves images with a model that is loaded once.
+
+  Args:
+    lr: as of `SSR.sample`.
+    model: a name, a model directory, or what `load` returned.
+    dtype: as of `load`, for a model that this loads; default float32.
+    **options: as of `SSR.sample`.
+  """
   if not isinstance(model, SSR):
     changed = (registry.resolve(model) / registry.MODEL_FILE).stat().st_mtime_ns
-    model = _loaded(os.fspath(model), changed)
+    model = _loaded(os.fspath(model), dtype or 'float32', changed)
+  elif dtype not in (None, model.dtype):
+    raise SSRError(f"dtype is {dtype!r}, but the model was loaded with {model.dtype!r}; load it with that dtype")
   return model.sample(lr, **options)
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(name_or_path: str, changed: int) -> SSR:
+def _loaded(name_or_path: str, dtype: str, changed: int) -> SSR:
   del changed  # a model that was trained on since is another model
-  return load(name_or_path)
+  return load(name_or_path, dtype=dtype)
 
 
 def _as_batch(lr: Any) -> tuple[np.ndarray, Callable[[dict[str, Any]], dict[str, Any]]]:

@@ -85,7 +85,7 @@ def jit(fun: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
   def call(*args, **kw):
     return compiled(platform())(*args, **kw)
 
-  call.lower = lambda *args, **kw: compiled(platform()).lower(*args, **kw)
+  call.trace = lambda *args, **kw: compiled(platform()).trace(*args, **kw)
   return call
 
 

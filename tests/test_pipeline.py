@@ -183,12 +183,36 @@ def test_bad_options(model, options, words):
 
 def test_module_level_sample_loads_once(tiny_model_dir, monkeypatch):
   loads = []
-  monkeypatch.setattr(pipeline, 'load', lambda name, load=pipeline.load: loads.append(name) or load(name))
+  monkeypatch.setattr(pipeline, 'load', lambda name, load=pipeline.load, **kw: loads.append(kw) or load(name, **kw))
   pipeline._loaded.cache_clear()
   first, second = (ssr_jax.sample(_photo(), tiny_model_dir, steps=0) for _ in range(2))
   np.testing.assert_array_equal(first.image, second.image)
   assert len(loads) == 1
+  other = ssr_jax.sample(_photo() / 255, tiny_model_dir, steps=0, dtype='bfloat16')
+  assert [load['dtype'] for load in loads] == ['float32', 'bfloat16']
+  assert (other.image != ssr_jax.sample(_photo() / 255, tiny_model_dir, steps=0).image).any() and len(loads) == 2
   pipeline._loaded.cache_clear()
+
+
+def test_bfloat16_is_what_the_networks_compute_in_and_nothing_else(model, tiny_model_dir):
+  small = ssr_jax.load(tiny_model_dir, dtype='bfloat16')
+  assert small.dtype == 'bfloat16' and all(jnp.dtype(net.dtype).name == 'bfloat16' for net in small.modules.values())
+  assert all(x.dtype != jnp.bfloat16 for x in jax.tree.leaves(small.variables))
+  lr = _photo() / np.float32(255)
+  ours, wanted = (ssr.sample(lr, steps=2) for ssr in (small, model))
+  for name in ('image', 'restored', 'depth', 'kernels'):
+    a, b = getattr(ours, name), getattr(wanted, name)
+    assert a.dtype == np.float32
+    assert 0 < np.sqrt(((a - b) ** 2).mean()) < 0.05 * b.std(), name  # random weights carry roundings far
+  np.testing.assert_allclose(ours.kernels.sum(-1), 1, atol=1e-5)  # their eighth digit would be lost in bfloat16
+  assert len(np.unique(ours.image)) > 1000  # 8 bits of mantissa make some 400 numbers of what lies between 0.1 and 1
+
+
+def test_a_dtype_that_cannot_be_is_refused(model, tiny_model_dir):
+  with pytest.raises(ssr_jax.SSRError, match="dtype is 'float16'; known: float32, bfloat16"):
+    ssr_jax.load(tiny_model_dir, dtype='float16')
+  with pytest.raises(ssr_jax.SSRError, match="dtype is 'bfloat16', but the model was loaded with 'float32'"):
+    ssr_jax.sample(_photo(), model, dtype='bfloat16')
 
 
 # -- The student -------------------------------------------------------------------------------------------------------

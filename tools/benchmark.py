@@ -54,8 +54,10 @@ def sample(options: argparse.Namespace, steps: int | None = None) -> list[dict[s
   """SSR.sample on one image, then on a smaller one of the same bucket."""
   from ssr_jax import pipeline
 
-  ssr = pipeline.load(options.model)
+  ssr = pipeline.load(options.model, dtype=options.dtype)
   what = ssr.config['name'] + (' sample' if steps is None else ' restored only')
+  if options.dtype != 'float32':
+    what += f', {options.dtype}'
   lr = _photo(options.side)
   same_bucket = [side for side in range(1, options.side) if pipeline.bucket(side) == pipeline.bucket(options.side)]
   other = lr[: max(min(same_bucket), options.side // 2), : max(same_bucket)]
@@ -236,6 +238,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument(
       '--cases', default=','.join(usual), help=f"which, out of {', '.join(CASES)} (default: all but train)")
   parser.add_argument('--model', default='compact', help='name or model directory')
+  parser.add_argument('--dtype', default='float32', help='of sample and restore: float32 or bfloat16')
   parser.add_argument('--side', type=int, default=128, help='side of the LR image')
   parser.add_argument('--repeat', type=int, default=3, help='calls after the first')
   parser.add_argument('--check', action='store_true', help='exit with 1 where a limit is passed')
@@ -317,8 +320,8 @@ def complaints(rows: list[dict[str, Any]]) -> list[str]:
 
 def _run(name: str, options: argparse.Namespace, run: str | None = None) -> list[dict[str, Any]] | str:
   """One case in a fresh process: its rows, or the last line of what it complained of."""
-  command = [sys.executable, __file__, f'--child={name}', f'--model={options.model}', f'--side={options.side}',
-             f'--repeat={options.repeat}', *(f'--set={item}' for item in options.set)]
+  command = [sys.executable, __file__, f'--child={name}', f'--model={options.model}', f'--dtype={options.dtype}',
+             f'--side={options.side}', f'--repeat={options.repeat}', *(f'--set={item}' for item in options.set)]
   if run:
     command.append(f'--run={run}')
   paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]

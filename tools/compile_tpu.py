@@ -172,7 +172,7 @@ def train_jobs(config, mesh, batches: list[int]) -> Iterator[Job]:
         place(batch, dict.fromkeys(batch, split)),
         place(scalar, sharding.replicated(mesh)),
     )
-    lower = lambda arguments=arguments: program.step.lower(*arguments)
+    lower = lambda arguments=arguments: program.step.trace(*arguments).lower()
     yield Job(f'{config.stage} step', f'batch {batch_size}', lower, work * batch_size // smallest)
 
 
@@ -183,7 +183,7 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
   import jax
   import jax.numpy as jnp
 
-  from ssr_jax import pipeline
+  from ssr_jax import models, pipeline
   from ssr_jax.training import flops
   from ssr_jax.types import SSRError
   from ssr_jax.weights import registry
@@ -195,6 +195,7 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
     model = copy.deepcopy(registry.DEFAULTS) | {'name': config.name, 'schedule': config.schedule.to_dict()}
     fields = config.model.to_dict()
   own = jax.sharding.SingleDeviceSharding(device)
+  dtype = models.dtype_of(config.eval.dtype, 'config.eval.dtype')
 
   def shape(*sizes, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(sizes, dtype, sharding=own)
@@ -207,7 +208,8 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
   ssr = pipeline.SSR(
       config=model,
       variables=variables,
-      modules={part: registry.build(part, entry) for part, entry in fields.items()},
+      modules={part: registry.build(part, entry, dtype=dtype) for part, entry in fields.items()},
+      dtype=config.eval.dtype,
   )
   asked = config.eval.sampling
   options, _ = ssr.check(steps=asked.steps, sampler=asked.sampler, start=asked.start)
@@ -229,7 +231,7 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
     for label, (call, arguments, keywords) in calls.items():
       inside = functools.partial(call.__wrapped__, **keywords)  # without the options of this machine's compiler
       work = flops.count(inside, *arguments)
-      lower = lambda call=call, arguments=arguments, keywords=keywords: call.lower(*arguments, **keywords)
+      lower = lambda call=call, arguments=arguments, keywords=keywords: call.trace(*arguments, **keywords).lower()
       yield Job(label, size, lower, work)
 
 

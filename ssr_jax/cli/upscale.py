@@ -9,6 +9,7 @@ import time
 
 from ssr_jax.cli import console
 from ssr_jax.image import io
+from ssr_jax.models import DTYPES
 from ssr_jax.types import SSRError
 
 
@@ -35,6 +36,8 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   up.add_argument('--colour-fix', metavar='HOW', help="none, adain or wavelet (default: the model's)")
   up.add_argument('--strength', type=float, metavar='S',
                   help="how much of diffusion's detail to keep, 0 (none) to 1 (default: the model's)")
+  up.add_argument('--dtype', default='float32', choices=DTYPES,
+                  help='what the networks compute in; bfloat16 is for GPUs and TPUs (default: float32)')
   up.add_argument('--restored-only', action='store_true', help='stop before diffusion (the same as --steps 0)')
   up.add_argument('--figures', action='store_true',
                   help='also write NAME_figure.png: LR | depth | kernels | restored | result')
@@ -80,7 +83,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
     xla.enable_compilation_cache()
     registry.resolve(arguments.model)
     try:
-      model = pipeline.load(arguments.model)
+      model = pipeline.load(arguments.model, dtype=arguments.dtype)
     except SSRError as error:  # a damaged model is no wrong usage
       return console.say(str(error), 1)
     # Wrong options are told once, not for each image.

@@ -20,8 +20,23 @@ _PARTS = {
     'student_vae': ('ssr_jax.models.vae', 'VAE'),
 }
 PARTS = tuple(_PARTS)
+DTYPES = ('float32', 'bfloat16')
+"""What networks compute in; parameters are float32 with either, as are norms, softmax and what leaves a network."""
 # Other networks for a part, by the config's field 'family'.
 _FAMILIES = {('depth', 'dpt'): ('ssr_jax.models.dpt', 'DPT')}
+
+
+def dtype_of(name: str, where: str) -> Any:
+  """The dtype of a name of `DTYPES`.
+
+  Raises:
+    SSRError: another name; the line begins with `where`, the option or field that it came from.
+  """
+  import jax.numpy as jnp
+
+  if name not in DTYPES:
+    raise SSRError(f"{where} is {name!r}; known: {', '.join(DTYPES)}")
+  return getattr(jnp, name)
 
 
 def build(part: str, family: str = 'compact', **config: Any):

@@ -329,10 +329,10 @@ def example_inputs(part: str, module: Any) -> tuple[Any, ...]:
   return latents, jnp.zeros((1,), jnp.int32), conditions, context
 
 
-def build(part: str, config: Mapping[str, Any]) -> Any:
-  """`models.build(part, **config)`, its complaints turned into one line that names the part and field."""
+def build(part: str, config: Mapping[str, Any], **more: Any) -> Any:
+  """`models.build(part, **config, **more)`, its complaints turned into one line that names the part and field."""
   try:
-    return models.build(part, **config)
+    return models.build(part, **config, **more)
   except (TypeError, ValueError) as error:  # SSRError is a ValueError
     message = (str(error).splitlines() or [''])[0]
     raise SSRError(f"part '{part}': {message}; correct parts.{part}.config in {MODEL_FILE}") from error

@@ -39,10 +39,10 @@ def ssr(tiny_model_dir, monkeypatch):
 
   cache = _models
 
-  def load(name):
-    if name not in cache:
-      cache[name] = original(name)
-    return cache[name]
+  def load(name, dtype):
+    if (name, dtype) not in cache:
+      cache[name, dtype] = original(name, dtype=dtype)
+    return cache[name, dtype]
 
   original = pipeline.load
   monkeypatch.setattr(pipeline, 'load', load)
@@ -147,6 +147,16 @@ def test_seeds_and_steps_reach_the_sampler(ssr, photos, tmp_path):
     images.append(io.read(out).rgb)
   np.testing.assert_array_equal(images[0], images[1])
   assert (images[0] != images[2]).any() and (images[0] != images[3]).any()
+
+
+def test_dtype_reaches_the_networks(ssr, photos, tmp_path, capsys):
+  outs = [tmp_path / 'float32.png', tmp_path / 'bfloat16.png']
+  for out in outs:
+    assert ssr(photos / 'cat.png', '-o', out, '--dtype', out.stem) == 0
+  a, b = (io.read(out).rgb.astype(int) for out in outs)
+  assert 0 < np.abs(a - b).max() < 8
+  assert ssr(photos / 'cat.png', '-o', tmp_path / 'c.png', '--dtype', 'half') == 2
+  assert "invalid choice: 'half'" in capsys.readouterr().err
 
 
 def test_ctrl_c_is_one_line_and_130(ssr, photos, tmp_path, capsys, monkeypatch):

@@ -73,10 +73,7 @@ def build_part(config, part: str):
 
 def compute_dtype(config):
   """The dtype of the networks' computation; parameters, their moments and losses stay float32."""
-  known = {'float32': jnp.float32, 'bfloat16': jnp.bfloat16}
-  if config.train.dtype not in known:
-    raise SSRError(f"config.train.dtype is {config.train.dtype!r}; known: {', '.join(known)}")
-  return known[config.train.dtype]
+  return models.dtype_of(config.train.dtype, 'config.train.dtype')
 
 
 def frozen_modules(config, parts: tuple[str, ...]) -> dict[str, Any]:

@@ -133,7 +133,6 @@ def losses() -> ConfigDict:
   loss.adversarial_start = 0.7  # fraction of the steps
   loss.draws = 1  # diffusion: (time step, noise) drawn for each image, whose latents and conditions are computed once
   loss.focus = (0.0, 1.0)  # diffusion: this share of the time steps lies below this fraction of the schedule
-  loss.harm = 0.0  # distill: the error where it is larger than the restored image's
   loss.grid = 0.0  # distill: what the error has in common in neighbouring latent pixels' squares
   loss.teacher = 1.0  # distill: squared distance to the teacher's latent; 0 does without its sampling
   loss.realism = 1.0  # distill: the pull of a critic that is never wrong, in multiples of the reconstruction's

@@ -99,7 +99,6 @@ def get_config(stage: str = ''):
           'distill.strength': 0.65,
           'loss.teacher': 0.0,  # it leaves the grain that the student is to lose
           'loss.grid': 2.0,
-          'loss.harm': 2.0,
           'loss.realism': 1.5,
           'loss.adversarial_start': 0.05,
       }

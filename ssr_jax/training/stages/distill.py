@@ -102,10 +102,6 @@ def build(config) -> base.Stage:
       pull += push
       total += judge
       scalars |= {'generator': fool, 'critic': judge}
-    if weights.harm:  # beside the critic's measure: it answers the critic, and would only make it pull harder
-      harm, back = jax.value_and_grad(harm_loss)(jax.lax.stop_gradient(image), restored, photo)
-      pull += weights.harm * back
-      scalars['harm'] = harm
     if weights.teacher:
       variables = jax.lax.stop_gradient(frozen['unet'])
       taught = draw(fixed['unet'], variables, frozen, restored, conditions, key, 'dpmpp_2m', how.teacher_steps)
@@ -203,26 +199,6 @@ def grid_loss(image: Array, target: Array, period: int, cells: int = 8) -> Array
   error = (image - target)[:, : rows * side, : columns * side]
   error = error.reshape(b, rows, cells, period, columns, cells, period, c)
   return jnp.mean(jnp.abs(error.mean((2, 5))))
-
-
-def harm_loss(image: Array, start: Array, target: Array) -> Array:
-  """Mean absolute error, counted where an image is farther from the target than the one that it was made from.
-
-  Outlines along edges and marks in smooth places are such harm: a critic believes them, and there was little to mend. A
-  pixel counts in full where the error around it has doubled, and not at all where it has not grown.
-
-  Args:
-    image: [b, H, W, c].
-    start: likewise, what the image was made from.
-    target: likewise.
-
-  Returns:
-    A scalar, in the images' own unit; no gradient flows through what counts.
-  """
-  around = lambda x: colourfix.low_frequencies(jnp.abs(x - target).mean(-1, keepdims=True), 2)  # some 4 pixels
-  before = around(start)
-  share = jnp.clip((around(image) - before) / (before + 1 / 255), 0, 1)
-  return jnp.mean(jax.lax.stop_gradient(share) * jnp.abs(image - target))
 
 
 def texture_distance(image: Array, target: Array, filters: int = 16) -> Array:

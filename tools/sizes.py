@@ -43,6 +43,7 @@ nothing.) Writing the model took 9.0 GiB.
 | svkr | 8 of 128x128 | 58.2 | 2.07 | 3.9 | 3397 |
 | vae | 8 of 128x128 | 13.4 | 0.496 | 16.1 | 1952 |
 | diffusion | 8 of 128x128, two draws each | 93.9 | 1.04 | 7.7 | 3895 |
+| distill | 8 of 128x128 | 120.3 | 1.27 | 6.3 | 4356 |
 
 A step is the device's part: without reading photos, which workers do beside it.
 """

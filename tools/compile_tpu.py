@@ -195,7 +195,7 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
     model = copy.deepcopy(registry.DEFAULTS) | {'name': config.name, 'schedule': config.schedule.to_dict()}
     fields = config.model.to_dict()
   own = jax.sharding.SingleDeviceSharding(device)
-  dtype = models.dtype_of(config.eval.dtype, 'config.eval.dtype')
+  compute = models.dtype_of(config.eval.dtype, 'config.eval.dtype')
 
   def shape(*sizes, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(sizes, dtype, sharding=own)
@@ -208,7 +208,7 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
   ssr = pipeline.SSR(
       config=model,
       variables=variables,
-      modules={part: registry.build(part, entry, dtype=dtype) for part, entry in fields.items()},
+      modules={part: registry.build(part, entry, dtype=compute) for part, entry in fields.items()},
       dtype=config.eval.dtype,
   )
   asked = config.eval.sampling

@@ -1,8 +1,8 @@
 """The command `ssr`: upscale images, score images, degrade images, look after data and weights.
 
 Exit codes: 0 all done; 1 some inputs failed, each named on stderr in one line, the rest done; 2 wrong usage; 130
-stopped by Ctrl-C. Each command has a file of its own; JAX and the networks are imported only by those that need them,
-when they run.
+stopped by Ctrl-C. Each command has a file of its own; the networks are imported only by those that need them, when
+they run.
 """
 
 import argparse

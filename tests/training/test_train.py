@@ -208,6 +208,7 @@ def test_an_autoencoder_keeps_the_scaling_that_its_unet_was_trained_on(photos, t
     return registry.read_config(tmp_path / run / 'model')['parts']['vae']['config']['scaling_factor']
 
   train.main(_config('vae', photos, tiny_model_dir), str(tmp_path / 'a'))
+  registry.update(tmp_path / 'a' / 'model', name='parent')  # another than its folder's
   fields = dict(train__learning_rate=0.05, init_from=str(tmp_path / 'a' / 'model'), train__checkpoint_every=1)
   train.main(_config('vae', photos, tiny_model_dir, train__steps=2, **fields), str(tmp_path / 'b'))
   assert scaling('b') == scaling('a')
@@ -219,7 +220,7 @@ def test_an_autoencoder_keeps_the_scaling_that_its_unet_was_trained_on(photos, t
   # Nor does it forget what they were and how long they were trained, be it asked by its model or by its checkpoint.
   a, b = (registry.read_config(tmp_path / run / 'model')['parts']['vae']['training'] for run in 'ab')
   assert 'earlier_steps' not in a and b['steps'] == 3 and b['earlier_steps'] == {'vae': a['steps']} != {'vae': 0}
-  assert (a['started_from'], b['started_from']) == ('scratch', registry.read_config(tmp_path / 'a' / 'model')['name'])
+  assert (a['started_from'], b['started_from']) == ('scratch', 'parent')
   for place in (tmp_path / 'b', tmp_path / 'b' / 'model'):
     assert train._initial_weights(str(place), ('vae',))[2]['steps'] == {'vae': 3 + a['steps']}
 

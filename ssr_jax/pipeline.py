@@ -359,8 +359,7 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
   Args:
     name_or_path: of the model.
     dtype: what the networks compute in, 'float32' or 'bfloat16': faster and smaller on GPUs and TPUs, with results
-      that differ by rounding: what networks make of an image has 8 bits of mantissa. Parameters, kernels and latents
-      between two steps are float32 with either.
+      that differ by rounding. Parameters, kernels, latents between two steps and images are float32 with either.
 
   Raises:
     SSRError: an unknown model or dtype, a damaged or missing file, a config field that does not exist.

@@ -205,6 +205,9 @@ def test_bfloat16_is_what_the_networks_compute_in_and_nothing_else(model, tiny_m
     assert a.dtype == np.float32
     assert 0 < np.sqrt(((a - b) ** 2).mean()) < 0.05 * b.std(), name  # random weights carry roundings far
   np.testing.assert_allclose(ours.kernels.sum(-1), 1, atol=1e-5)  # their eighth digit would be lost in bfloat16
+  for image in (ours.restored, small.sample(lr, steps=2, colour_fix='none').image):
+    inside = image[(image > 0.1) & (image < 1)]  # where bfloat16 has 8 bits of mantissa, and some 400 numbers
+    assert len(np.unique(inside)) > 2000 and len(inside) > 5000
 
 
 def test_a_dtype_that_cannot_be_is_refused(model, tiny_model_dir):

@@ -70,7 +70,7 @@ class NBSR(nn.Module):
     global_skip: add the bicubic LR to the output, so that the trunk only learns what bicubic lacks. RRDB-SFT has none.
     scan: run the blocks as one scanned block with stacked parameters (fast to compile at full depth); unrolled else.
       On a CPU the weight gradients of convolutions inside a scan are a hundred times slower.
-    dtype: dtype of the computation.
+    dtype: dtype of the computation, but for the last convolution.
     remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
   """
 
@@ -116,6 +116,7 @@ class NBSR(nn.Module):
       for i in range(self.blocks):
         x, _ = remat(RRDBSFT(self.growth, self.dtype, name=f'block_{i + 1}'), self.remat)(x, code)
     x = first + conv3x3(self.features, self.dtype, name='conv_trunk')(x)
-    x = conv3x3(lr.shape[-1] * self.scale**2, self.dtype, name='conv_out', kernel_init=_small_init)(x)
-    sr = depth_to_space(x, self.scale).astype(jnp.float32)
+    # In float32 whatever the dtype: the 8 bits of a bfloat16 would be the image's.
+    x = conv3x3(lr.shape[-1] * self.scale**2, jnp.float32, name='conv_out', kernel_init=_small_init)(x)
+    sr = depth_to_space(x, self.scale)
     return sr + upscale(lr, self.scale) if self.global_skip else sr

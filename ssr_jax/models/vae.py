@@ -38,7 +38,8 @@ class VAE(nn.Module):
       once, and training starts from a linear code instead of a gray image. Stable Diffusion has none.
     scaling_factor: to_latents multiplies by it, so that latents have about unit variance; one number, or one for each
       channel.
-    dtype: dtype of the computation; parameters and normalisation statistics stay float32.
+    dtype: dtype of the computation; parameters, normalisation statistics and what makes the image of the last
+      features stay float32.
     remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
   """
 
@@ -78,7 +79,7 @@ class VAE(nn.Module):
     self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
     if self.shortcut:
       self.shortcut_in = nn.Dense(self.latent_channels, use_bias=False, dtype=self.dtype)
-      self.shortcut_out = nn.Dense(3 * self.reduction**2, use_bias=False, dtype=self.dtype)
+      self.shortcut_out = nn.Dense(3 * self.reduction**2, use_bias=False)
 
   @property
   def reduction(self) -> int:
@@ -110,11 +111,10 @@ class VAE(nn.Module):
     """Image of an unscaled latent z [b, h, w, c]: float32 [b, f*h, f*w, 3], about [0, 1] and not clipped."""
     if z.ndim != 4 or z.shape[3] != self.latent_channels:
       raise ValueError(f'latent must be [b, h, w, {self.latent_channels}]; got {z.shape}')
-    z = z.astype(self.dtype)
     x = depth_to_space(self.decoder(self.post_quant_conv(z)), self.patch)
     if self.shortcut:
       x += depth_to_space(self.shortcut_out(z), self.reduction)
-    return (x.astype(jnp.float32) + 1) / 2
+    return (x + 1) / 2
 
   def to_latents(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
     """Latent for diffusion: scaling_factor times the posterior's mode, or times a sample where a key is given.
@@ -195,7 +195,8 @@ class Decoder(nn.Module):
       if i < len(self.channels) - 1:
         x = UpConv(channels, self.dtype, name=f'up_{i}_conv')(x)
     x = nn.silu(group_norm(self.groups, EPS, self.dtype, 'norm_out')(x))
-    return nn.Conv(self.out_channels, (3, 3), dtype=self.dtype, name='conv_out')(x)
+    # In float32 whatever the dtype, as is the shortcut: the 8 bits of a bfloat16 would be the image's.
+    return nn.Conv(self.out_channels, (3, 3), name='conv_out')(x)
 
 
 class Middle(nn.Module):

@@ -359,7 +359,8 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
   Args:
     name_or_path: of the model.
     dtype: what the networks compute in, 'float32' or 'bfloat16': faster and smaller on GPUs and TPUs, with results
-      that differ by rounding. Parameters, kernels, latents between two steps and images are float32 with either.
+      that differ by rounding. Kernels, latents between two steps and images are float32 with either; so are those
+      parameters that the networks do not round at once.
 
   Raises:
     SSRError: an unknown model or dtype, a damaged or missing file, a config field that does not exist.
@@ -380,7 +381,9 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
   if 'student' in modules and set(student) != set(_STUDENT):
     path = model.directory / registry.MODEL_FILE
     raise SSRError(f"{path}: sampling.student has {', '.join(student) or 'nothing'}; it needs {', '.join(_STUDENT)}")
-  ssr = SSR(config=model.config, variables=jax.device_put(model.variables), modules=modules, dtype=dtype)
+  variables = {part: _stored(part, model.config['parts'][part]['config'], x, compute)
+               for part, x in model.variables.items()}
+  ssr = SSR(config=model.config, variables=jax.device_put(variables), modules=modules, dtype=dtype)
   try:
     ssr.check(scale=model.config['scale'], steps=0)  # and with it every value that model.json gives
     if 'student' in modules and ssr.generates:
@@ -416,6 +419,12 @@ def sample(
 def _loaded(name_or_path: str, dtype: str, changed: int) -> SSR:
   del changed  # a model that was trained on since is another model
   return load(name_or_path, dtype=dtype)
+
+
+def _stored(part: str, config: Mapping[str, Any], variables: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+  """A part's variables in the dtypes that its network needs them in: bfloat16 where it would round them anyway."""
+  wanted = registry.abstract_variables(part, config, dtype)
+  return registry.unflatten({k: x.astype(wanted[k].dtype, copy=False) for k, x in registry.flatten(variables).items()})
 
 
 def _as_batch(lr: Any) -> tuple[np.ndarray, Callable[[dict[str, Any]], dict[str, Any]]]:

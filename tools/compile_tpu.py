@@ -200,11 +200,10 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
   def shape(*sizes, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(sizes, dtype, sharding=own)
 
-  variables = {
-      part: registry.unflatten(
-          {name: shape(*x.shape, dtype=x.dtype) for name, x in registry.abstract_variables(part, fields[part]).items()})
-      for part in fields
-  }
+  variables = {}
+  for part, entry in fields.items():
+    found = registry.abstract_variables(part, entry, compute)
+    variables[part] = registry.unflatten({name: shape(*x.shape, dtype=x.dtype) for name, x in found.items()})
   ssr = pipeline.SSR(
       config=model,
       variables=variables,

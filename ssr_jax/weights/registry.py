@@ -20,6 +20,7 @@ from typing import Any, Iterator, Mapping, Sequence
 from flax import traverse_util
 from flax.core import unfreeze
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
 import safetensors
@@ -294,20 +295,56 @@ def verify(name_or_path: str | os.PathLike) -> dict[str, str | None]:
   return found
 
 
-def abstract_variables(part: str, config: Mapping[str, Any]) -> dict[str, jax.ShapeDtypeStruct]:
-  """Flat names and shapes of the variables that `models.build(part, **config)` has; nothing is computed.
+def abstract_variables(
+    part: str, config: Mapping[str, Any], dtype: Any = jnp.float32
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Flat names, shapes and dtypes of the variables that `models.build(part, **config)` has; nothing is computed.
+
+  Args:
+    part: as of `models.build`.
+    config: likewise.
+    dtype: what the network computes in. Variables are float32, but for those that a network of this dtype rounds to it
+      before anything else: these may as well be kept in it, which halves their memory and changes no result.
 
   Raises:
     SSRError: a config field that the part does not know, or a value that it refuses.
   """
-  return dict(_abstract_variables(part, json.dumps(config)))
+  return dict(_abstract_variables(part, json.dumps(config), jnp.dtype(dtype).name))
 
 
 @functools.lru_cache(maxsize=64)
-def _abstract_variables(part: str, config: str) -> dict[str, jax.ShapeDtypeStruct]:
+def _abstract_variables(part: str, config: str, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
   """`abstract_variables` of a config as JSON, remembered: tracing a large UNet takes a second."""
-  module = build(part, json.loads(config))
-  return flatten_shapes(jax.eval_shape(module.init, jax.random.key(0), *example_inputs(part, module)))
+  module = build(part, json.loads(config), dtype=jnp.dtype(dtype))
+  inputs = example_inputs(part, module)
+  variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  if dtype != 'float32':
+    leaves, structure = jax.tree.flatten(variables)
+    program = jax.make_jaxpr(lambda *leaves: module.apply(structure.unflatten(leaves), *inputs))(*leaves).jaxpr
+    rounded = _rounded(program, jnp.dtype(dtype))
+    variables = structure.unflatten([
+        jax.ShapeDtypeStruct(leaf.shape, dtype) if variable in rounded else leaf
+        for variable, leaf in zip(program.invars, leaves)])
+  return flatten_shapes(variables)
+
+
+def _rounded(program: Any, dtype: Any) -> set[Any]:
+  """The inputs of a program that it uses, and converts to `dtype` wherever it uses them."""
+  uses = {variable: [] for variable in program.invars}
+  for equation in program.eqns:
+    called = [getattr(value, 'jaxpr', value) for value in equation.params.values()]
+    called = [value for value in called if hasattr(value, 'eqns')]
+    converts = equation.primitive.name == 'convert_element_type' and equation.params['new_dtype'] == dtype
+    if len(called) == 1 and len(called[0].invars) == len(equation.invars):  # calls and scans hand on what they get
+      inside = _rounded(called[0], dtype)
+      fine = [own in inside for own in called[0].invars]
+    else:
+      fine = [converts] * len(equation.invars)
+    for variable, rounded in zip(equation.invars, fine):
+      if isinstance(variable, jax.extend.core.Var) and variable in uses:
+        uses[variable].append(rounded)
+  given = {v for v in program.outvars if isinstance(v, jax.extend.core.Var)}
+  return {variable for variable, found in uses.items() if found and all(found) and variable not in given}
 
 
 def example_inputs(part: str, module: Any) -> tuple[Any, ...]:

@@ -1,8 +1,10 @@
 """Model directories: what is written is what is read, and nothing that is damaged is used."""
 
 import json
+from typing import Any
 
 from flax import linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -17,13 +19,14 @@ class _Net(nn.Module):
   """Stands for a part: one of each collection."""
 
   features: int = 4
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x, *_):
     if not 0 < self.features < 1000:
       raise ValueError('features')
     self.variable('constants', 'pca', lambda: jnp.zeros((3, 2)))
-    return nn.BatchNorm(use_running_average=True, name='bn')(nn.Dense(self.features, name='out')(x))
+    return nn.BatchNorm(use_running_average=True, name='bn')(nn.Dense(self.features, dtype=self.dtype, name='out')(x))
 
 
 @pytest.fixture(autouse=True)
@@ -53,6 +56,27 @@ def test_flatten_and_back():
   again = registry.unflatten(flat)
   np.testing.assert_array_equal(again['params']['out']['kernel'], tree['params']['out']['kernel'])
   assert again.keys() == tree.keys()
+
+
+def test_only_what_a_network_rounds_at_once_may_be_kept_in_its_dtype():
+  shapes = registry.abstract_variables('dkenet', {'features': 4}, jnp.bfloat16)
+  assert {name for name, x in shapes.items() if x.dtype == jnp.bfloat16} == {'params/out/kernel', 'params/out/bias'}
+  assert {x.dtype for x in registry.abstract_variables('dkenet', {'features': 4}).values()} == {jnp.dtype('float32')}
+
+
+def test_rounding_is_found_in_calls_and_loops():
+  half = jnp.bfloat16
+
+  def network(called, looped, twice, also_whole, summed_first, given, other_dtype, unused):
+    called = jax.jit(lambda x: jax.checkpoint(lambda y: y.astype(half) + 1)(x))(called)
+    looped = jax.lax.scan(lambda total, x: (total + x.astype(half), None), jnp.zeros((), half), looped)[0]
+    twice = twice.astype(half) + jax.jit(lambda x: x.astype(half))(twice)
+    also_whole = also_whole.astype(half) + also_whole.sum().astype(half)
+    return called, looped, twice, also_whole, summed_first.sum().astype(half), given, other_dtype.astype(jnp.float16)
+
+  program = jax.make_jaxpr(network)(*[jnp.zeros(3)] * 8).jaxpr
+  rounded = registry._rounded(program, jnp.dtype(half))
+  assert [variable in rounded for variable in program.invars] == [True, True, True, False, False, False, False, False]
 
 
 def test_written_then_read(tmp_path):

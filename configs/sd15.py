@@ -3,7 +3,7 @@
   ssr weights import sd15 --as sd15
   ssr weights import dpt-large --as sd15
   python train.py --config=configs/sd15.py:STAGE --workdir=runs/STAGE --config.data.train='folder:DIR'
-  python tools/compile_tpu.py --config=configs/sd15.py:diffusion --topology=v5e-16 --config.mesh.fsdp=16
+  python tools/compile_for.py --config=configs/sd15.py:diffusion --topology=v5e-16 --config.mesh.fsdp=16
 """
 
 from configs import common

@@ -18,7 +18,7 @@ On a TPU pod (docs/tpu.md, which says what fits; each host runs this):
   python train.py --config=configs/sd21.py:diffusion --workdir=BUCKET/runs/diffusion \
       --config.data.train='array_record:BUCKET/data/shards/*' --config.data.workers=8 --config.distributed.auto=True \
       --config.mesh.fsdp=16 --config.train.remat=blocks
-  python tools/compile_tpu.py --config=configs/sd21.py:diffusion --topology=v5e-16 --config.mesh.fsdp=16
+  python tools/compile_for.py --config=configs/sd21.py:diffusion --topology=v5e-16 --config.mesh.fsdp=16
 
 Not trained yet: there is no hardware, run time or result to tell. Parameters, operations and memory of each part:
 docs/sizes.md.

@@ -18,7 +18,11 @@ import jax
 _CPU_OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
 
 
+CUDNN = (9, 10, 0)
+"""Version of cuDNN that programs are made for ahead of time: the oldest that the CUDA plugin of this JAX comes with."""
+
 _compiled_for: str | None = None
+_compiled_capability: float | None = None
 
 
 def platform() -> str:
@@ -30,8 +34,17 @@ def platform() -> str:
   return _compiled_for or jax.default_backend()
 
 
+def cuda_capability() -> float | None:
+  """CUDA's compute capability of the GPU that programs are made for, such as 9.0; None for anything else."""
+  if _compiled_for is not None:
+    return _compiled_capability
+  device = jax.local_devices()[0]
+  nvidia = device.platform == 'gpu' and 'cuda' in device.client.platform_version
+  return float(device.compute_capability) if nvidia else None
+
+
 @contextlib.contextmanager
-def compiling_for(kind: str) -> Iterator[None]:
+def compiling_for(kind: str, capability: float | None = None) -> Iterator[None]:
   """Within it, programs are made for another kind of device than the one at hand: compilation ahead of time.
 
   What JAX has traced for one kind must not be used for the other: its caches are cleared on the way in and out where
@@ -39,23 +52,43 @@ def compiling_for(kind: str) -> Iterator[None]:
 
   Args:
     kind: 'cpu', 'gpu' or 'tpu'.
+    capability: of an NVIDIA GPU, as `cuda_capability` then says. What JAX asks the GPU of this machine before it uses
+      cuDNN is answered in its place.
 
   Raises:
     ValueError: another kind.
+    AttributeError: a JAX that asks otherwise.
   """
-  global _compiled_for
+  global _compiled_for, _compiled_capability
   if kind not in ('cpu', 'gpu', 'tpu'):
     raise ValueError(f"platform {kind!r} is not one of 'cpu', 'gpu', 'tpu'")
-  before, differs = _compiled_for, kind != platform()
+  before, differs = (_compiled_for, _compiled_capability), kind != platform() or capability != cuda_capability()
   if differs:
     jax.clear_caches()
-  _compiled_for = kind
-  try:
-    yield
-  finally:
-    _compiled_for = before
-    if differs:
-      jax.clear_caches()
+  with contextlib.ExitStack() as stack:
+    if capability is not None:
+      _answer_for_gpu(stack, capability)
+    _compiled_for, _compiled_capability = kind, capability
+    try:
+      yield
+    finally:
+      _compiled_for, _compiled_capability = before
+      if differs:
+        jax.clear_caches()
+
+
+def _answer_for_gpu(stack: contextlib.ExitStack, capability: float) -> None:
+  from jax._src.cudnn import fused_attention_stablehlo as asking  # there is no public way
+
+  major, minor, patch = CUDNN
+  answers = {
+      'check_cudnn_version': lambda: 10_000 * major + 100 * minor + patch,
+      'check_compute_capability': lambda least: capability >= float(least),
+      'is_cuda_compute_capability_equal': lambda other: capability == float(other),
+  }
+  for name, answer in answers.items():
+    stack.callback(setattr, asking, name, getattr(asking, name))
+    setattr(asking, name, answer)
 
 
 def compiler_options() -> dict[str, str]:

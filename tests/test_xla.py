@@ -53,3 +53,22 @@ def test_programs_are_traced_anew_for_another_device():
   assert xla.platform() == own and float(choose(jnp.float32(0))) == here
   with pytest.raises(ValueError, match="'metal'"), xla.compiling_for('metal'):
     pass
+
+
+def test_a_gpu_that_is_not_here_is_answered_for():
+  """Within it only, and no GPU's capability is another's: programs are traced anew."""
+  from jax._src.cudnn import fused_attention_stablehlo as asking
+
+  asked, own = asking.check_compute_capability, xla.cuda_capability()
+  traced = []
+  function = jax.jit(lambda x: traced.append(xla.cuda_capability()) or x)
+  for capability in (9.0, 8.0):
+    with xla.compiling_for('gpu', capability):
+      assert xla.cuda_capability() == capability
+      assert asking.check_compute_capability('8.9') == (capability == 9.0)
+      assert asking.is_cuda_compute_capability_equal('9.0') == (capability == 9.0)
+      assert asking.check_cudnn_version() == 91000  # as cuDNN itself numbers its 9.10.0
+      function(jnp.float32(0))
+      with xla.compiling_for('cpu'):
+        assert xla.cuda_capability() is None
+  assert traced == [9.0, 8.0] and asking.check_compute_capability is asked and xla.cuda_capability() == own

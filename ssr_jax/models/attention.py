@@ -151,19 +151,12 @@ def _check_known(implementation: str, where: str) -> None:
 
 def _cudnn_missing(implementation: str) -> list[str]:
   """Why cuDNN cannot be used although the device is a GPU: it is asked when the program is traced."""
-  return list(_cudnn_problems()) if implementation == 'cudnn' and xla.platform() == 'gpu' else []
-
-
-@functools.cache
-def _cudnn_problems() -> tuple[str, ...]:
-  device = jax.local_devices()[0]
-  if device.platform != 'gpu':
-    return ('it must be traced on the GPU itself',)
-  if 'cuda' not in device.client.platform_version:
-    return ("this GPU is not NVIDIA's",)
-  if float(device.compute_capability) < 8:
-    return (f'this GPU is of compute capability {device.compute_capability}, it needs 8.0',)
-  return ()
+  if implementation != 'cudnn' or xla.platform() != 'gpu':
+    return []
+  capability = xla.cuda_capability()
+  if capability is None:
+    return ["this GPU is not NVIDIA's, as far as JAX tells"]
+  return [] if capability >= 8 else [f'this GPU is of compute capability {capability}, it needs 8.0']
 
 
 # ---- XLA -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ssr_jax import xla
 from ssr_jax.models import attention as attention_lib
 from ssr_jax.models.attention import attention, choose, obstacles
 from ssr_jax.models.clip import CLIPText
@@ -117,21 +118,29 @@ def test_cudnn_on_a_gpu(n, m, d, dtype, tolerance):
         (1024, 1024, 8, 80, 2), (256, 256, 8, 160, 0), (4096, 77, 5, 64, 0), (1369, 1369, 6, 64, 0),
     ],
 )
-def test_a_training_step_of_every_shape_can_be_built_for_a_gpu(monkeypatch, n, m, heads, d, kernels):
+def test_a_training_step_of_every_shape_can_be_built_for_a_gpu(n, m, heads, d, kernels):
   """What is chosen has a gradient: JAX says what cuDNN lacks when it makes the program, for which no GPU is needed."""
-  # How JAX asks for the GPU. A JAX that has renamed these fails here, and must be looked at anew.
-  for name, answer in (
-      ('check_cudnn_version', 91200), ('check_compute_capability', True), ('is_cuda_compute_capability_equal', False)):
-    monkeypatch.setattr(f'jax._src.cudnn.fused_attention_stablehlo.{name}', lambda *_, answer=answer: answer)
-  monkeypatch.setattr(attention_lib.xla, 'platform', lambda: 'gpu')
-  monkeypatch.setattr(attention_lib, '_cudnn_missing', lambda implementation: [])
   q, k = (jax.ShapeDtypeStruct((2, tokens, heads, d), jnp.bfloat16) for tokens in (n, m))
   step = jax.jit(jax.value_and_grad(lambda q, k, v: attention(q, k, v).astype(jnp.float32).sum(), (0, 1, 2)))
-  program = step.trace(q, k, k).lower(lowering_platforms=('cuda',)).as_text()
+  with xla.compiling_for('gpu', 9.0):
+    program = step.trace(q, k, k).lower(lowering_platforms=('cuda',)).as_text()
   assert len(set(re.findall(r'__cudnn\$\w+', program))) == kernels  # there and back
 
 
 BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
+
+
+@pytest.mark.parametrize(
+    'capability, expected, match',
+    [(8.0, 'cudnn', ''), (7.5, 'xla', 'compute capability 7.5, it needs 8.0'), (None, 'xla', "not NVIDIA's")],
+)
+def test_cudnn_is_for_gpus_that_have_it(capability, expected, match):
+  arguments = (1, 4096, 5, 64), 4096, BF16, False
+  with xla.compiling_for('gpu', capability):
+    assert choose('gpu', *arguments) == expected
+    if match:
+      with pytest.raises(SSRError, match=f'SSR_ATTENTION=cudnn: .*{match}'):
+        choose('gpu', *arguments, forced='cudnn')
 
 
 @pytest.mark.parametrize(

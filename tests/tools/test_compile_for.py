@@ -1,4 +1,4 @@
-"""tools/compile_tpu.py: what it reads from programs, and that it compiles what train.py and SSR.sample run."""
+"""tools/compile_for.py: what it reads from programs, and that it compiles what train.py and SSR.sample run."""
 
 import importlib.util
 import json
@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -18,7 +19,7 @@ from configs import tiny
 from ssr_jax.data import pipeline, sources
 from ssr_jax.training import shapes, sharding, stages
 from ssr_jax.types import SSRError
-from tools import compile_tpu
+from tools import compile_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -60,25 +61,27 @@ channel_id=2, replica_groups=[4,4]<=[16], dimensions={0}
 
 @pytest.mark.parametrize('kind,chips_per_number', [('v4', 2), ('v5p', 2), ('v5e', 1), ('v6e', 1)])
 def test_slices_have_as_many_chips_as_their_name_says(kind, chips_per_number):
-  for number in compile_tpu.CHIPS[kind].slices:
-    _, name = compile_tpu.find_chip(f'{kind}-{number}')
+  for number in compile_for.CHIPS[kind].slices:
+    _, name = compile_for.find_chip(f'{kind}-{number}')
     assert math.prod(map(int, name.split(':')[1].split('x'))) * chips_per_number == number
 
 
 @pytest.mark.parametrize('name', ['v9-4', 'v5e-3', 'v5e', 'v5p-x'])
 def test_an_unknown_slice_lists_the_known_ones(name):
   with pytest.raises(SSRError, match=rf'--topology={name}: unknown; known: v4-.*v5e-\{{1,4,8,16,.*256\}}'):
-    compile_tpu.find_chip(name)
+    compile_for.find_chip(name)
 
 
-def test_without_libtpu_it_says_how_to_install_it(monkeypatch):
+def test_without_a_compiler_it_says_how_to_install_it(monkeypatch):
   monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
   with pytest.raises(SSRError, match=r"libtpu.* is not installed; pip install 'jax\[tpu\]'"):
-    compile_tpu.devices('v5e-4')
+    compile_for.devices('v5e-4')
+  with pytest.raises(SSRError, match=r"plugin for CUDA.* is not installed; pip install 'jax\[cuda12\]'"):
+    compile_for.devices('h200-1')
 
 
 def test_collectives_are_counted_as_often_as_they_run():
-  found, complete = compile_tpu.collectives(HLO)
+  found, complete = compile_for.collectives(HLO)
   assert complete
   assert found == {
       'all-gather': (5 + 1, 5 * 256 * 4096 * 2 + 8 * 128 * 4),
@@ -89,8 +92,22 @@ def test_collectives_are_counted_as_often_as_they_run():
 
 
 def test_a_loop_of_unknown_length_is_told():
-  found, complete = compile_tpu.collectives(HLO.replace('direction=LT', 'direction=NE'))
+  found, complete = compile_for.collectives(HLO.replace('direction=LT', 'direction=NE'))
   assert not complete and found['all-reduce'][0] == 1
+
+
+def test_a_loop_runs_as_often_as_the_compiler_says():
+  hlo = HLO.replace('direction=LT', 'direction=NE').replace(
+      'body=%body', 'body=%body, backend_config={"known_trip_count":{"n":"7"}}')
+  found, complete = compile_for.collectives(hlo)
+  assert complete and found['all-reduce'][0] == 7
+
+
+def test_a_loop_of_unknown_length_in_which_nothing_is_sent_leaves_nothing_out():
+  silent = '\n'.join(line for line in HLO.replace('direction=LT', 'direction=NE').splitlines()
+                     if 'all-gather.8 =' not in line and 'all-reduce.4 =' not in line)
+  found, complete = compile_for.collectives(silent)
+  assert complete and 'all-reduce' not in found
 
 
 @pytest.mark.parametrize('message,needed', [
@@ -99,15 +116,24 @@ def test_a_loop_of_unknown_length_is_told():
 ])
 def test_what_does_not_fit_is_a_row_like_others(message, needed):
   class Lowered:
-    def compile(self):
+    def compile(self, compiler_options):
       raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {message}')
 
-  need = compile_tpu.compile_(Lowered())
+  need = compile_for.compile_(Lowered())
   assert not need.fits and need.needed == needed * 2**30
-  job = compile_tpu.Job('step', 'batch 8', None, 10**12)
-  assert compile_tpu.row('v5e-16', 'fsdp 16', job, need)[-5:] == (
+  job = compile_for.Job('step', 'batch 8', None, 10**12)
+  assert compile_for.row('v5e-16', 'fsdp 16', job, need)[-5:] == (
       f'{needed:.3f}', f'{needed / 16:.1%}', '-', '1', 'does not fit')
-  assert compile_tpu.traffic(need) == message.splitlines()[0]
+  assert compile_for.traffic(need) == message.splitlines()[0]
+
+
+def test_more_than_there_is_room_for_does_not_fit():
+  """The compiler for GPUs says nothing: its programs are held against the memory."""
+  compiled = jax.jit(lambda x: x + 1).lower(jnp.zeros((1 << 20,)))
+  need = compile_for.compile_(compiled, 2**23)
+  assert need.fits and need.needed >= 2**23 - need.temporaries and not need.complaint
+  need = compile_for.compile_(compiled, 2**23 - 1)
+  assert not need.fits and need.complaint == '0.01 GiB, and there are 0.01'
 
 
 @pytest.mark.parametrize('stage', ['nbsr', 'depth', 'kernel'])
@@ -138,22 +164,22 @@ def test_the_programs_are_lowered_as_they_run():
   config = tiny.get_config('nbsr')
   config.train.remat = 'blocks'
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-  one, two = compile_tpu.train_jobs(config, mesh, [2, 4])
+  one, two = compile_for.train_jobs(config, mesh, [2, 4])
   assert (one.label, one.size, two.size) == ('nbsr step', 'batch 2', 'batch 4') and two.work == 2 * one.work > 0
   state, scalars = two.lower().out_info
   assert state.params['nbsr']['conv_in']['kernel'].shape == (3, 3, 3, 8) and scalars['loss'].shape == ()
 
   config = tiny.get_config()
   config.parts_from = ''
-  restore, generate = compile_tpu.sampling_jobs(config, jax.devices()[0], [32])
+  restore, generate = compile_for.sampling_jobs(config, jax.devices()[0], [32])
   assert (restore.label, generate.label) == ('restore', 'generate, dpmpp_2m x8') and restore.work > 0 < generate.work
   assert [x.shape for x in restore.lower().out_info][1:3] == [(1, 32, 32, 441), (1, 128, 128, 3)]
   assert generate.lower().out_info.shape == (1, 128, 128, 3)
   config.eval.sampling.steps = 4
-  _, fewer = compile_tpu.sampling_jobs(config, jax.devices()[0], [32])
+  _, fewer = compile_for.sampling_jobs(config, jax.devices()[0], [32])
   assert fewer.label == 'generate, dpmpp_2m x4' and 0 < fewer.work < generate.work
   with pytest.raises(SSRError, match='--sides=33: .*use 64'):
-    list(compile_tpu.sampling_jobs(config, jax.devices()[0], [33]))
+    list(compile_for.sampling_jobs(config, jax.devices()[0], [33]))
 
 
 def test_a_model_that_is_not_here_is_taken_from_the_config():
@@ -166,17 +192,20 @@ def test_a_model_that_is_not_here_is_taken_from_the_config():
 
 
 def test_wrong_usage_is_one_line():
-  command = [sys.executable, 'tools/compile_tpu.py', '--config', 'configs/tiny.py:nbsr', '--topology', 'v5e-5']
+  command = [sys.executable, 'tools/compile_for.py', '--config', 'configs/tiny.py:nbsr', '--topology', 'v5e-5']
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 1
   assert done.stderr.startswith('error: --topology=v5e-5: unknown; known: v4-') and done.stderr.count('\n') == 1
 
 
 def _compile(tmp_path, *arguments):
-  if importlib.util.find_spec('libtpu') is None:
-    pytest.skip("libtpu is not installed: pip install -e '.[tpu]'")
+  [topology] = [x.removeprefix('--topology=') for x in arguments if x.startswith('--topology=')]
+  chip, _ = compile_for.find_chip(topology)
+  if compile_for.compiler(chip) is None:
+    extra = 'cuda' if chip.gpu else 'tpu'
+    pytest.skip(f"nothing that compiles for {topology} is installed: pip install -e '.[{extra}]'")
   out = tmp_path / 'needs.json'
-  command = [sys.executable, 'tools/compile_tpu.py', f'--json={out}', *arguments]
+  command = [sys.executable, 'tools/compile_for.py', f'--json={out}', *arguments]
   env = {**os.environ, 'SSR_WEIGHTS': str(tmp_path)}
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
   assert done.returncode == 0, done.stderr[-3000:]
@@ -212,3 +241,20 @@ def test_the_compact_step_and_sampling_compile(tmp_path):
   assert less['needed'] < copies['needed'] and less['operations'] == copies['operations']
   restore, generate = _compile(tmp_path, '--config=configs/compact.py', '--topology=v5e-1', '--sampling')[0]
   assert restore['program'] == 'restore' and generate['program'].startswith('generate') and not generate['sent']
+
+
+@pytest.mark.gpu_aot
+def test_a_gpus_program_has_cudnns_attention_and_half_the_parameters(tmp_path):
+  """Sampling in bfloat16, and a step on eight GPUs that hold copies: the compiler that a GPU would use takes both."""
+  sampling = ['--config=configs/compact.py', '--topology=h200-1', '--sampling', '--sides=64']
+  [_, whole], _ = _compile(tmp_path, *sampling)
+  [_, half], _ = _compile(tmp_path, *sampling, '--config.eval.dtype=bfloat16')
+  assert half['calls']['__cudnn$fmhaSoftmax'] and '__cudnn$fmhaSoftmax' not in whole['calls']  # it has no float32
+  assert half['fits'] and half['arguments'] < 0.6 * whole['arguments'] and half['needed'] < whole['needed']
+  [need], _ = _compile(tmp_path, '--config=configs/tiny.py:diffusion', '--config.parts_from=nowhere',
+                       '--topology=h200-8', '--batch=8', '--config.train.dtype=bfloat16')
+  config = tiny.get_config('diffusion')
+  config.parts_from = ''
+  _, params, _, _ = shapes.of_run(config)
+  size = sum(4 * x.size for x in jax.tree.leaves(params))
+  assert need['fits'] and need['arguments'] > 4 * size and need['sent']['all-reduce'][1] >= size

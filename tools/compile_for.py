@@ -1,12 +1,13 @@
-"""Compiles the step of train.py for TPUs that are not here: what it needs of memory and links, and whether it fits.
+"""Compiles programs for TPUs and GPUs that are not here: what they need of memory and links, and whether they fit.
 
-  python tools/compile_tpu.py --config=configs/sd21.py:diffusion --topology=v5e-16 [--batch=32,64,128] \
+  python tools/compile_for.py --config=configs/sd21.py:diffusion --topology=v5e-16 [--batch=32,64,128] \
       [--config.path.to.field=value ...]
-  python tools/compile_tpu.py --config=configs/sd21.py --topology=v5e-1 --sampling [--sides=128,192]
+  python tools/compile_for.py --config=configs/sd21.py --topology=h200-1 --sampling [--sides=128,192]
 
-The program is the one that a run with these fields would do: same stage, same step, same shardings, the state donated.
-Nothing is allocated; a CPU with libtpu (`pip install '.[tpu]'`) is enough. Several topologies and global batches are
-separated by commas; without --batch it is train.batch_size.
+The program is the step of train.py that a run with these fields would do: same stage, same shardings, the state
+donated. Nothing is allocated; a CPU with libtpu (`pip install '.[tpu]'`) or with JAX's plugin for CUDA (`pip install
+'.[cuda]'`) is enough. A topology is a kind of device and a number: of a TPU's slice as its maker counts, or of the GPUs
+of one host. Several topologies and global batches are separated by commas; without --batch it is train.batch_size.
 
 With --sampling it compiles what `SSR.sample` runs, on one chip: 'restore' (SVKR) and 'generate' (diffusion) for one LR
 tile of each side. Its options are those of the model, or config.eval.sampling's.
@@ -20,12 +21,17 @@ and the peak that the compiler itself reports, which may be less than what it se
 chips, from the program before compilation, without what is computed twice to save memory. Below each row what the chips
 send each other, as the bytes that one chip has of it once it is whole, and how often. Loops count as often as they run.
 Exit code 3 if any program does not fit.
+
+For GPUs the compiler cannot try out which algorithm is fastest: matrix products are left to cuBLAS here, and what cuDNN
+and cuBLAS take for themselves while they run is not in the figures. A program fits where it needs no
+more than the share of the memory that JAX takes at the start (75 %, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set).
 """
 
 import collections
 import dataclasses
 import functools
 from json import dumps
+import math
 import os
 import pathlib
 import re
@@ -53,6 +59,13 @@ ENVIRONMENT = {
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
 
+# What JAX takes of a GPU's memory: https://docs.jax.dev/en/latest/gpu_memory_allocation.html
+GPU_SHARE = 0.75
+
+# With a GPU the compiler tries for each matrix product how to divide it, and whether cuBLAS is faster. Without one it
+# takes a division that is not possible for some, and gives up; cuBLAS takes all of them.
+GPU_OPTIONS = {'xla_gpu_enable_triton_gemm': False}
+
 # https://docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e: memory of a chip, and its slices by the number in
 # their name, which counts chips for v5e and v6e but TensorCores, two a chip, for v4 and v5p.
 _SQUARES = {1: '1x1', 4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8', 128: '8x16', 256: '16x16'}
@@ -62,35 +75,95 @@ _CUBES = {
 }
 
 
+# Per multiprocessor, by compute capability: lanes for float32, KiB of shared memory, threads. From the tables of
+# https://docs.nvidia.com/cuda/cuda-c-programming-guide/#compute-capabilities, as are the limits in `Gpu.target`.
+_MULTIPROCESSORS = {8.0: (64, 164, 2048), 8.9: (128, 100, 1536), 9.0: (128, 228, 2048)}
+
+
 @dataclasses.dataclass(frozen=True)
-class Chip:
-  """A kind of TPU.
+class Gpu:
+  """What XLA has to know of an NVIDIA GPU, by its data sheet.
 
   Attributes:
-    memory: bytes of HBM.
-    slices: {number in the name: chips along each axis}.
+    name: in full.
+    capability: CUDA's compute capability.
+    processors: multiprocessors.
+    ghz: boost clock.
+    bandwidth: of the memory, GB/s.
+    l2: MiB of L2 cache.
+  """
+
+  name: str
+  capability: float
+  processors: int
+  ghz: float
+  bandwidth: int
+  l2: int
+
+  def target(self, memory: int) -> str:
+    """XLA's description of it, a GpuTargetConfigProto as text, with `memory` bytes."""
+    from ssr_jax import xla
+
+    lanes, shared, threads = _MULTIPROCESSORS[self.capability]
+    major, minor = str(self.capability).split('.')
+    fields = {
+        'name': f'"{self.name}"', 'device_vendor': '"NVIDIA Corporation"',
+        'cuda_compute_capability': f'{{ major: {major} minor: {minor} }}',
+        'device_memory_size': memory, 'memory_bandwidth': self.bandwidth * 10**9, 'l2_cache_size': self.l2 * 2**20,
+        'core_count': self.processors, 'fpus_per_core': lanes, 'clock_rate_ghz': self.ghz,
+        'shared_memory_per_core': shared * 1024, 'shared_memory_per_block_optin': (shared - 1) * 1024,
+        'shared_memory_per_block': 48 * 1024, 'threads_per_core_limit': threads, 'threads_per_block_limit': 1024,
+        'threads_per_warp': 32, 'registers_per_core_limit': 65536, 'registers_per_block_limit': 65536,
+        'thread_dim_limit_x': 1024, 'thread_dim_limit_y': 1024, 'thread_dim_limit_z': 64,
+        'block_dim_limit_x': 2**31 - 1, 'block_dim_limit_y': 65535, 'block_dim_limit_z': 65535,
+        'driver_version': '"12.8.0"', 'runtime_version': '"12.8.0"', 'compile_time_toolkit_version': '"12.8.0"',
+        'dnn_version': f'"{".".join(map(str, xla.CUDNN))}"',
+    }
+    about = ' '.join(f'{field}: {value}' for field, value in fields.items())
+    version = ' '.join(f'{field}: {value}' for field, value in zip(('major', 'minor', 'patch'), xla.CUDNN))
+    return (
+        f'gpu_device_info {{ {about} }} platform_name: "CUDA" dnn_version_info {{ {version} }} '
+        f'device_description_str: "{self.name}"')
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+  """A kind of TPU or GPU.
+
+  Attributes:
+    memory: bytes of HBM, or of a GPU's memory.
+    slices: {number in the name: devices along each axis}.
     options: what libtpu has to be told besides. A v4 chip's two cores are one device ('megacore') unless asked
       otherwise on the chip itself, while libtpu's topologies have two.
+    gpu: None for a TPU.
   """
 
   memory: int
   slices: Mapping[int, str]
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  gpu: Gpu | None = None
 
+
+_HOSTS = {number: f'1x1x{number}' for number in (1, 2, 4, 8)}  # partitions, hosts in each, GPUs in each
 
 CHIPS = {
     'v4': Chip(32 * GIB, _CUBES, {'chip_config_name': 'megacore'}),
     'v5e': Chip(16 * GIB, _SQUARES),
     'v5p': Chip(95 * GIB, _CUBES),
     'v6e': Chip(32 * GIB, _SQUARES),
+    'a100': Chip(80 * GIB, _HOSTS, gpu=Gpu('NVIDIA A100-SXM4-80GB', 8.0, 108, 1.41, 2039, 40)),
+    'h100': Chip(80 * GIB, _HOSTS, gpu=Gpu('NVIDIA H100 80GB HBM3', 9.0, 132, 1.98, 3350, 50)),
+    'h200': Chip(141 * GIB, _HOSTS, gpu=Gpu('NVIDIA H200', 9.0, 132, 1.98, 4800, 50)),
+    'rtx4060': Chip(8 * GIB, _HOSTS, gpu=Gpu('NVIDIA GeForce RTX 4060', 8.9, 24, 2.46, 272, 24)),
+    'rtx4090': Chip(24 * GIB, _HOSTS, gpu=Gpu('NVIDIA GeForce RTX 4090', 8.9, 128, 2.52, 1008, 72)),
 }
 
 
 def find_chip(topology: str) -> tuple[Chip, str]:
-  """The chip of a slice such as 'v5e-16', and libtpu's name of the slice, 'v5e:4x4'.
+  """The chip of a topology such as 'v5e-16' or 'h200-8', and its compiler's name of that: 'v5e:4x4', 'h200:1x1x8'.
 
   Raises:
-    SSRError: a slice that there is not.
+    SSRError: a topology that there is not.
   """
   from ssr_jax.types import SSRError
 
@@ -102,24 +175,41 @@ def find_chip(topology: str) -> tuple[Chip, str]:
 
 
 def devices(topology: str) -> list[Any]:
-  """The devices of a slice, good for compiling and nothing else.
+  """The devices of a topology, good for compiling and nothing else.
 
   Raises:
-    SSRError: an unknown slice, or no libtpu.
+    SSRError: an unknown topology, or its compiler is not installed.
   """
-  import importlib.util
-
   from ssr_jax.types import SSRError
 
   chip, name = find_chip(topology)
-  if importlib.util.find_spec('libtpu') is None:
+  if compiler(chip) is None:
+    if chip.gpu:
+      raise SSRError("JAX's plugin for CUDA, which compiles for GPUs, is not installed; pip install 'jax[cuda12]'")
     raise SSRError("libtpu, which compiles for TPUs, is not installed; pip install 'jax[tpu]'")
   from jax.experimental import topologies
 
+  if chip.gpu:
+    kind, _, shape = name.partition(':')
+    target = chip.gpu.target(chip.memory)
+    found = topologies.get_topology_desc(platform='cuda', topology_name=kind, topology=shape, target_config=target)
+    return list(found.devices)
   options = dict(chip.options)
   if name.endswith(':1x1'):
     options['chips_per_host_bounds'] = (1, 1, 1)
   return list(topologies.get_topology_desc(platform='tpu', topology_name=name, **options).devices)
+
+
+def compiler(chip: Chip) -> str | None:
+  """The package that compiles for a chip, with its version; None where it is not installed."""
+  import importlib.metadata
+  import importlib.util
+
+  for module in ('jax_cuda13_plugin', 'jax_cuda12_plugin') if chip.gpu else ('libtpu',):
+    if importlib.util.find_spec(module):
+      package = module.replace('_', '-')
+      return f'{package} {importlib.metadata.version(package)}'
+  return None
 
 
 # ---- Programs --------------------------------------------------------------------------------------------------------
@@ -258,8 +348,8 @@ def collectives(text: str) -> tuple[dict[str, tuple[int, int]], bool]:
 
   Returns:
     {kind: (how often, bytes in all)}: the bytes of the arrays that one device has once they are whole: gathered, or
-    before they are reduced or scattered; and whether that is all, or a loop's length could not be read (such a loop
-    counts once).
+    before they are reduced or scattered; and whether that is all, or the length of a loop in which something is sent
+    could not be read (such a loop counts once).
   """
   computations, entry = _computations(text)
   known = True
@@ -282,12 +372,13 @@ def collectives(text: str) -> tuple[dict[str, tuple[int, int]], bool]:
         continue
       times = 1
       if kind == 'while':
-        times = _trips(computations.get(_LIMIT.search(line)[1], ()))
-        known &= times is not None
+        times = _trips(line, computations.get(_LIMIT.search(line)[1], ()))
       inside = _CALLS.findall(line) + [
           name.strip(' %') for group in _BRANCHES.findall(line) for name in group.split(',')]
       for other in inside:
-        for key, count in visit(other).items():
+        sent = visit(other)
+        known &= times is not None or not sent
+        for key, count in sent.items():
           found[key] += count * (times or 1)
     done[name] = found
     return found
@@ -331,8 +422,11 @@ def _bytes(instruction: re.Match, line: str) -> int:
   return total
 
 
-def _trips(condition: list[str]) -> int | None:
-  """How often a loop runs that counts from 0, as JAX's do: the number that its condition compares with."""
+def _trips(loop: str, condition: list[str]) -> int | None:
+  """How often a loop runs: as XLA says, else the number that the condition of a loop from 0, as JAX's, compares with."""
+  said = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop)
+  if said:
+    return int(said[1])
   limits = [int(n) for n in re.findall(r' = s32\[\]\S* constant\((\d+)\)', '\n'.join(condition))]
   counted = any(' compare(' in line and 'direction=LT' in line for line in condition)
   return limits[0] if counted and len(limits) == 1 else None
@@ -349,6 +443,7 @@ class Need:
     fits: whether the compiler found room for it.
     sent: from `collectives`.
     complete: whether `sent` is all.
+    calls: {library's kernel: how often the program names it}, such as cuDNN's convolutions and attention.
     complaint: what the compiler said where it does not fit.
     seconds: that compiling took.
   """
@@ -361,6 +456,7 @@ class Need:
   fits: bool
   sent: Mapping[str, tuple[int, int]]
   complete: bool
+  calls: Mapping[str, int]
   complaint: str
   seconds: float
 
@@ -368,13 +464,19 @@ class Need:
 _USED = re.compile(r'(?:Used|HLO temporaries \()\s*([\d.]+)([KMGT]?)')
 
 
-def compile_(lowered) -> Need:
-  """Compiles a lowered program and looks at what came out."""
+def compile_(lowered, room: float = math.inf, options: Mapping[str, Any] | None = None) -> Need:
+  """Compiles a lowered program and looks at what came out.
+
+  Args:
+    lowered: the program.
+    room: what there is of memory, in bytes: the compiler for TPUs refuses what does not fit, that for GPUs does not.
+    options: of the compiler.
+  """
   import jax
 
   start = time.perf_counter()
   try:
-    compiled = lowered.compile()
+    compiled = lowered.compile(compiler_options=dict(options or {}))
   except jax.errors.JaxRuntimeError as error:
     message = str(error)
     if 'RESOURCE_EXHAUSTED' not in message:
@@ -382,20 +484,24 @@ def compile_(lowered) -> Need:
     used = _USED.search(message)
     needed = used and round(float(used[1]) * 1024 ** ' KMGT'.index(used[2] or ' '))
     line = message.removeprefix('RESOURCE_EXHAUSTED: ').splitlines()[0]
-    return Need(None, None, None, needed, None, False, {}, True, line, time.perf_counter() - start)
+    return Need(None, None, None, needed, None, False, {}, True, {}, line, time.perf_counter() - start)
   memory = compiled.memory_analysis()
-  sent, complete = collectives(compiled.as_text())
+  text = compiled.as_text()
+  sent, complete = collectives(text)
   results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+  needed = memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
+  complaint = f'{needed / GIB:.2f} GiB, and there are {room / GIB:.2f}'
   return Need(
       arguments=memory.argument_size_in_bytes,
       results=results,
       temporaries=memory.temp_size_in_bytes,
-      needed=memory.argument_size_in_bytes + results + memory.temp_size_in_bytes,
+      needed=needed,
       peak=memory.peak_memory_in_bytes,
-      fits=True,
+      fits=needed <= room,
       sent=sent,
       complete=complete,
-      complaint='',
+      calls=dict(collections.Counter(re.findall(r'custom_call_target="([^"]+)"', text)).most_common()),
+      complaint='' if needed <= room else complaint,
       seconds=time.perf_counter() - start,
   )
 
@@ -421,12 +527,13 @@ def row(topology: str, mesh: str, job: Job, need: Need) -> tuple[str, ...]:
 
 
 def traffic(need: Need) -> str:
-  """What is sent, in a line."""
+  """What is sent, and which kernels of CUDA's libraries are called, in a line."""
   if not need.fits:
     return need.complaint
   parts = [f'{kind} {count} x, {size / 2**20:.1f} MiB' for kind, (count, size) in need.sent.items()]
   rest = '' if need.complete else '; more in loops of unknown length'
-  return ('; '.join(parts) or 'nothing') + rest
+  calls = ''.join(f'; {name} {count} x' for name, count in need.calls.items() if name.startswith('__'))
+  return 'sent: ' + ('; '.join(parts) or 'nothing') + rest + calls
 
 
 OPTIONS = {'topology': None, 'batch': '', 'sampling': False, 'sides': '128', 'json': ''}
@@ -439,6 +546,8 @@ def main(config, topology: str, batch: str, sampling: bool, sides: str, json: st
     find_chip(name)
   os.environ.update(ENVIRONMENT)
   import jax
+
+  jax.config.update('jax_platforms', 'cpu')  # whoever imported jax before has read the environment without it
 
   from ssr_jax import xla
   from ssr_jax.report import tables
@@ -462,6 +571,7 @@ def main(config, topology: str, batch: str, sampling: bool, sides: str, json: st
 
   rows, records, code = [], [], 0
   for name, chips in slices.items():
+    chip, _ = find_chip(name)
     if sampling:
       mesh, jobs = '1 chip', sampling_jobs(config, chips[0], sizes)
     else:
@@ -469,25 +579,23 @@ def main(config, topology: str, batch: str, sampling: bool, sides: str, json: st
       mesh = ' x '.join(f'{axis} {size}' for axis, size in made.shape.items() if size > 1) or '1 chip'
       jobs = train_jobs(config, made, batches)
     for job in list(jobs):
-      with xla.compiling_for('tpu'):
-        need = compile_(job.lower())
+      if chip.gpu:
+        with xla.compiling_for('gpu', chip.gpu.capability):
+          need = compile_(job.lower(), GPU_SHARE * chip.memory, GPU_OPTIONS)
+      else:
+        with xla.compiling_for('tpu'):
+          need = compile_(job.lower())
       rows.append(row(name, mesh, job, need))
       about = {'topology': name, 'mesh': mesh, 'program': job.label, 'size': job.size, 'operations': job.work}
       records.append(about | dataclasses.asdict(need))
       print(f'{name}, {job.label}, {job.size}: {rows[-1][-1]}, compiled in {need.seconds:.0f} s', flush=True)
       print(f'  {traffic(need)}', flush=True)
       code = code if need.fits else DOES_NOT_FIT
-  print(f'jax {jax.__version__}, libtpu {_libtpu_version()}')
+  print(', '.join(dict.fromkeys([f'jax {jax.__version__}', *(compiler(find_chip(name)[0]) for name in slices)])))
   print(tables.plain(_HEADS, rows))
   if json:
     pathlib.Path(json).write_text(dumps(records, indent=2) + '\n')
   return code
-
-
-def _libtpu_version() -> str:
-  import importlib.metadata
-
-  return importlib.metadata.version('libtpu')
 
 
 if __name__ == '__main__':

@@ -423,7 +423,7 @@ def _bytes(instruction: re.Match, line: str) -> int:
 
 
 def _trips(loop: str, condition: list[str]) -> int | None:
-  """How often a loop runs: as XLA says, else the number that the condition of a loop from 0, as JAX's, compares with."""
+  """How often a loop runs: as XLA says, else the number that the condition of a loop from 0 compares with."""
   said = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', loop)
   if said:
     return int(said[1])

@@ -1,10 +1,12 @@
 """Time and memory of the main job and of the operators under it, each measured in a fresh process.
 
-    python tools/benchmark.py [--cases sample,restore,...] [--model compact] [--side 128] [--repeat 3] [--check]
+    python tools/benchmark.py [--cases sample,restore,...] [--model compact] [--side 128] [--steps 50]
+        [--repeat 3] [--check]
     python tools/benchmark.py --cases train [--configs tiny,compact] [--stages nbsr,...] [--set FIELD=VALUE ...]
 
 Columns: first call (compilation included, reading the weights not), median of the later calls, the process's peak
-memory, and how many programs were compiled ('traces'). 'same bucket' is a second image of another size but the same
+memory, where the device has its own memory the most that was in use of it, and how many programs were compiled
+('traces'). 'same bucket' is a second image of another size but the same
 padded size, which must compile nothing. 'a second' counts images or patches. --check exits with 1 if the same bucket
 compiles, if the sample from 128x128 to 512x512 takes more than 8 s or 3 GB, if fewer than 100 patches a second are
 degraded with one kernel each, noise and JPEG, or if a kernel per pixel costs more than 3 times one kernel per image.
@@ -50,12 +52,14 @@ def measure(call: Callable[[], Any], repeat: int) -> dict[str, float]:
   return {'first': first, 'later': statistics.median(once() for _ in range(repeat))}
 
 
-def sample(options: argparse.Namespace, steps: int | None = None) -> list[dict[str, Any]]:
-  """SSR.sample on one image, then on a smaller one of the same bucket."""
+def sample(options: argparse.Namespace, restore: bool = False) -> list[dict[str, Any]]:
+  """SSR.sample on one image, or its restored image only, then on a smaller one of the same bucket."""
   from ssr_jax import pipeline
 
   ssr = pipeline.load(options.model, dtype=options.dtype)
-  what = ssr.config['name'] + (' sample' if steps is None else ' restored only')
+  steps = 0 if restore else options.steps
+  case = ' restored only' if restore else ' sample' if steps is None else f' sample, {steps} steps'
+  what = ssr.config['name'] + case
   if options.dtype != 'float32':
     what += f', {options.dtype}'
   lr = _photo(options.side)
@@ -222,7 +226,7 @@ def _value(text: str) -> Any:
 
 CASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
     'sample': sample,
-    'restore': functools.partial(sample, steps=0),
+    'restore': functools.partial(sample, restore=True),
     'operator': operator,
     'convolution': functools.partial(operator, invariant=True),
     'jpeg': jpeg,
@@ -239,6 +243,7 @@ def main(argv: list[str] | None = None) -> int:
       '--cases', default=','.join(usual), help=f"which, out of {', '.join(CASES)} (default: all but train)")
   parser.add_argument('--model', default='compact', help='name or model directory')
   parser.add_argument('--dtype', default='float32', help='of sample and restore: float32 or bfloat16')
+  parser.add_argument('--steps', type=int, help="of sample: the UNet's (default: as the model has it)")
   parser.add_argument('--side', type=int, default=128, help='side of the LR image')
   parser.add_argument('--repeat', type=int, default=3, help='calls after the first')
   parser.add_argument('--check', action='store_true', help='exit with 1 where a limit is passed')
@@ -269,8 +274,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
   if not 16 <= options.side <= 512 or options.side % 16:
     parser.error(f'--side {options.side}: must be a multiple of 16 up to 512')
-  if options.repeat < 1:
-    parser.error(f'--repeat {options.repeat}: must be at least 1')
+  for name, value in (('repeat', options.repeat), ('steps', options.steps)):
+    if value is not None and value < 1:
+      parser.error(f'--{name} {value}: must be at least 1')
 
   from ssr_jax.report import tables
 
@@ -288,6 +294,9 @@ def main(argv: list[str] | None = None) -> int:
        f"{row.get('rate', 1 / row['later']):.4g}", f"{row['peak']:.0f}", row['traces']]
       for row in rows
   ]
+  if any('device' in row for row in rows):
+    heads.append('device MB')
+    cells = [line + [f"{row['device']:.0f}" if 'device' in row else ''] for line, row in zip(cells, rows)]
   if any('share' in row for row in rows):
     heads.append('of peak')
     cells = [line + [f"{row['share']:.1%}" if 'share' in row else ''] for line, row in zip(cells, rows)]
@@ -322,6 +331,8 @@ def _run(name: str, options: argparse.Namespace, run: str | None = None) -> list
   """One case in a fresh process: its rows, or the last line of what it complained of."""
   command = [sys.executable, __file__, f'--child={name}', f'--model={options.model}', f'--dtype={options.dtype}',
              f'--side={options.side}', f'--repeat={options.repeat}', *(f'--set={item}' for item in options.set)]
+  if options.steps is not None:
+    command.append(f'--steps={options.steps}')
   if run:
     command.append(f'--run={run}')
   paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
@@ -340,8 +351,18 @@ def _child(options: argparse.Namespace) -> int:
   except SSRError as error:
     print(error, file=sys.stderr)
     return 1
-  print(json.dumps([{**row, 'peak': _peak_memory() / 1e6} for row in rows]))
+  peaks = {'peak': _peak_memory() / 1e6}
+  device = _peak_device_memory()
+  if device is not None:
+    peaks['device'] = device / 1e6
+  print(json.dumps([{**row, **peaks} for row in rows]))
   return 0
+
+
+def _peak_device_memory() -> int | None:
+  """Most bytes in use at once of a device that has memory of its own, on the fullest one; None for a CPU."""
+  found = [device.memory_stats() for device in _local_devices()]
+  return max((stats['peak_bytes_in_use'] for stats in found if stats), default=None)
 
 
 def _peak_memory() -> float:
@@ -355,6 +376,12 @@ def _peak_memory() -> float:
     line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM:'))
     return int(line.split()[1]) * 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def _local_devices() -> list[Any]:
+  import jax
+
+  return jax.local_devices()
 
 
 def _photo(side: int):

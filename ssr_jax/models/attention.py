@@ -8,7 +8,7 @@ variable SSR_ATTENTION names one of them instead of the choice; it is read when 
 import functools
 import math
 import os
-from typing import Any, Sequence
+from typing import Any, Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -79,9 +79,10 @@ def attention(
     if problems:
       raise SSRError(f"attention: '{implementation}' cannot be used: {problems[0]}; leave the choice to the program")
   if implementation == 'cudnn':
-    return jax.nn.dot_product_attention(q, k, v, implementation='cudnn').astype(v.dtype)
+    kernel = functools.partial(jax.nn.dot_product_attention, implementation='cudnn')
+    return _on_each_device(kernel, q, k, v).astype(v.dtype)
   if implementation == 'splash':
-    return _splash(q, k, v)
+    return _on_each_device(functools.partial(splash_kernel, interpret=False), q, k, v)
   return _xla(q, k, v, bias, chunk)
 
 
@@ -189,16 +190,18 @@ def _plain(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> 
   return jnp.einsum('bhnm,bmhd->bnhd', weights, v)
 
 
-# ---- Splash attention ------------------------------------------------------------------------------------------------
+# ---- Kernels ---------------------------------------------------------------------------------------------------------
 
 
-def _splash(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """The kernel on every device for its own records and heads: the compiler cannot split what it cannot look into.
+def _on_each_device(kernel: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+  """A kernel on every device for its own records and heads: the compiler cannot split what it cannot look into.
+
+  Splash's it does not split at all. cuDNN's has a rule for it, which fails where the compiler would have a part of the
+  heads on each device, as it would where parameters are shared among devices.
 
   It has to know the mesh: a program for several devices is traced under `jax.set_mesh` or `use_abstract_mesh`.
   """
   mesh = jax.sharding.get_abstract_mesh()
-  kernel = functools.partial(splash_kernel, interpret=False)
   if mesh.empty:
     return kernel(q, k, v)
   b, _, heads, _ = q.shape

@@ -127,6 +127,31 @@ def test_a_training_step_of_every_shape_can_be_built_for_a_gpu(n, m, heads, d, k
   assert len(set(re.findall(r'__cudnn\$\w+', program))) == kernels  # there and back
 
 
+@pytest.mark.parametrize(
+    'sizes, q, local',
+    [
+        ((2, 2, 2), (8, 64, 4, 8), (2, 64, 2, 8)),
+        ((1, 8, 1), (8, 64, 5, 8), (1, 64, 5, 8)),
+        ((2, 2, 2), (8, 64, 5, 8), (2, 64, 5, 8)),  # five heads for two
+        ((2, 2, 2), (2, 64, 4, 8), (2, 64, 2, 8)),  # two records for four
+    ],
+)
+def test_a_kernel_sees_its_devices_own_records_and_heads(sizes, q, local):
+  """Whatever the compiler would have done: each device gets whole heads, as many as can be shared evenly."""
+  seen = []
+
+  def kernel(*arrays):
+    seen.extend(x.shape for x in arrays)
+    return arrays[0]
+
+  k = (q[0], 32, *q[2:])
+  mesh = jax.sharding.AbstractMesh(sizes, ('data', 'fsdp', 'tensor'))
+  with jax.sharding.use_abstract_mesh(mesh):
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in (q, k, k)]
+    out = jax.eval_shape(functools.partial(attention_lib._on_each_device, kernel), *shapes)
+  assert seen == [local, (local[0], 32, *local[2:]), (local[0], 32, *local[2:])] and out.shape == q
+
+
 BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
 
 

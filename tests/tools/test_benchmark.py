@@ -14,6 +14,33 @@ def test_prints_a_row_per_case_measured_in_its_own_process(capsys):
   assert 50 < int(peak) < 3000 and traces == '1'
 
 
+def test_the_devices_own_memory_is_told_where_it_has_some(capsys, monkeypatch):
+  class Device:
+    def __init__(self, peak):
+      self.peak = peak
+
+    def memory_stats(self):  # a CPU's is None
+      return self.peak and {'bytes_in_use': 1, 'peak_bytes_in_use': self.peak}
+
+  for peaks, expected in (([None], None), ([5_000_000, 7_000_000], 7_000_000)):
+    monkeypatch.setattr(benchmark, '_local_devices', lambda peaks=peaks: [Device(peak) for peak in peaks])
+    assert benchmark._peak_device_memory() == expected
+  row = {'what': 'sample', 'size': '', 'first': 1, 'later': 0.5, 'peak': 100, 'traces': 1}
+  for more, shown in (({}, False), ({'device': 3400.4}, True)):
+    monkeypatch.setattr(benchmark, '_run', lambda *_, more=more: [{**row, **more}])
+    assert benchmark.main(['--cases=sample']) == 0
+    heads, _, line, *_ = capsys.readouterr().out.splitlines()
+    assert heads.endswith('device MB') == shown == line.endswith('  3400')
+
+
+def test_the_number_of_steps_reaches_the_sampler(tiny_model_dir, capsys):
+  arguments = ['--cases=sample', f'--model={tiny_model_dir}', '--side=16', '--repeat=1']
+  assert benchmark.main([*arguments, '--steps=3']) == 0
+  assert ' '.join(capsys.readouterr().out.splitlines()[2].split()).startswith('tiny sample, 3 steps 16x16 -> 64x64')
+  assert benchmark.main([*arguments, '--steps=900']) == 1
+  assert 'error: sample: steps 900: more than' in capsys.readouterr().err
+
+
 def test_a_case_that_cannot_run_is_one_line(capsys, monkeypatch):
   monkeypatch.setattr(benchmark.subprocess, 'run', lambda *_, **__: benchmark.subprocess.CompletedProcess(
       [], 1, stdout='', stderr='Traceback\nunknown model'))
@@ -50,7 +77,7 @@ def test_the_train_case_times_the_step_of_a_stage(capsys):
 
 
 @pytest.mark.parametrize(
-    'argv', [['--cases=nothing'], ['--side=4'], ['--repeat=0'], ['--stages=none'], ['--configs=huge']])
+    'argv', [['--cases=nothing'], ['--side=4'], ['--repeat=0'], ['--steps=0'], ['--stages=none'], ['--configs=huge']])
 def test_wrong_usage_exits_with_2(argv, capsys):
   with pytest.raises(SystemExit) as exit_:
     benchmark.main(argv)

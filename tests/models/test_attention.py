@@ -145,7 +145,7 @@ def test_a_kernel_sees_its_devices_own_records_and_heads(sizes, q, local):
     return arrays[0]
 
   k = (q[0], 32, *q[2:])
-  mesh = jax.sharding.AbstractMesh(sizes, ('data', 'fsdp', 'tensor'))
+  mesh = jax.sharding.AbstractMesh(sizes, ('data', 'fsdp', 'tensor'), axis_types=(jax.sharding.AxisType.Auto,) * 3)
   with jax.sharding.use_abstract_mesh(mesh):
     shapes = [jax.ShapeDtypeStruct(shape, jnp.bfloat16) for shape in (q, k, k)]
     out = jax.eval_shape(functools.partial(attention_lib._on_each_device, kernel), *shapes)

@@ -42,7 +42,8 @@ def smooth_noise(key: Array, height: int, width: int, period: Array | float) -> 
     t = jnp.clip(1 - jnp.abs(position[:, None] - jnp.arange(nodes)[None, :]), 0, 1)
     return t * t * (3 - 2 * t)  # [size, nodes]; the two that are not zero sum to one
 
-  return weights(height, offset[0]) @ values @ weights(width, offset[1]).T
+  rows, columns = weights(height, offset[0]), weights(width, offset[1])
+  return jnp.matmul(jnp.matmul(rows, values, precision='highest'), columns.T, precision='highest')
 
 
 def invariant(key: Array, height: int, width: int, eigenvalues: tuple[float, float]) -> Field:

@@ -141,8 +141,8 @@ def moments(kernels: Array, scale: int = 4) -> tuple[Array, Array]:
   k = side(kernels)
   taps = jnp.arange(k) - (k // 2) - (scale - 1) / 2
   grid = jnp.stack(jnp.meshgrid(taps, taps, indexing='ij'), -1).reshape(-1, 2)  # [k*k, 2]
-  centroid = kernels @ grid
-  second = jnp.einsum('...t,ti,tj->...ij', kernels, grid, grid)
+  centroid = jnp.matmul(kernels, grid, precision='highest')
+  second = jnp.einsum('...t,ti,tj->...ij', kernels, grid, grid, precision='highest')
   return centroid, second - centroid[..., :, None] * centroid[..., None, :]
 
 
@@ -176,4 +176,4 @@ def pca_basis(kernels: np.ndarray, components: int = 15) -> np.ndarray:
 
 def pca_code(kernels: Array, basis: Array) -> Array:
   """Code of kernels in a PCA basis: [..., k*k] . [k*k, t] -> [..., t]."""
-  return kernels @ basis
+  return jnp.matmul(kernels, basis, precision='highest')

@@ -1,9 +1,9 @@
 """NBSR: non-blind super-resolution by RRDB blocks (ESRGAN) conditioned on a kernel code by SFT (RRDB-SFT of MANet)."""
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
+from ssr_jax.image.kernels import pca_code
 from ssr_jax.image.resize import depth_to_space, upscale
 from ssr_jax.models.layers import SFT, Dtype, conv3x3
 from ssr_jax.models.remat import POLICIES, check, remat
@@ -99,7 +99,7 @@ class NBSR(nn.Module):
     if kernels.shape != (*lr.shape[:3], self.taps):
       raise ValueError(f'kernels must be {(*lr.shape[:3], self.taps)}; got {kernels.shape}')
     basis = self.variable('constants', 'pca', jnp.zeros, (self.taps, self.components))
-    code = jnp.dot(kernels, basis.value, precision=jax.lax.Precision.HIGHEST)  # [b, h, w, t]
+    code = pca_code(kernels, basis.value)  # [b, h, w, t]
 
     first = conv3x3(self.features, self.dtype, name='conv_in')(lr)
     x = first

@@ -11,6 +11,7 @@ os.environ['XLA_FLAGS'] = ' '.join([
     os.environ.get('XLA_FLAGS', ''),
 ])
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -75,3 +76,20 @@ def _pca() -> np.ndarray:
   rng = np.random.default_rng(0)
   drawn = [rng.uniform(low, high, 200) for low, high in ((0.7, 10), (0.7, 10), (0, np.pi))]
   return kernel_maths.pca_basis(np.asarray(kernel_maths.gaussian_kernels(*(jnp.asarray(d) for d in drawn))))
+
+
+@pytest.fixture(scope='session')
+def products_of():
+  """(function, *arguments) -> the matrix products and convolutions of its program, also those in loops and calls."""
+
+  def find(jaxpr):
+    for equation in jaxpr.eqns:
+      if equation.primitive.name in ('dot_general', 'conv_general_dilated'):
+        yield equation
+      for value in equation.params.values():
+        for inner in jax.tree.leaves(value, is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')):
+          inner = getattr(inner, 'jaxpr', inner)
+          if hasattr(inner, 'eqns'):
+            yield from find(inner)
+
+  return lambda function, *arguments: list(find(jax.make_jaxpr(function)(*arguments).jaxpr))

@@ -80,45 +80,39 @@ def test_a_gpu_that_is_not_here_is_answered_for():
 # ---- What is not a network -------------------------------------------------------------------------------------------
 
 
-def _products(jaxpr):
-  """All matrix products and convolutions of a program, those in loops and calls included."""
-  for equation in jaxpr.eqns:
-    if equation.primitive.name in ('dot_general', 'conv_general_dilated'):
-      yield equation
-    for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: hasattr(x, 'eqns')):
-      inner = getattr(value, 'jaxpr', value)
-      if hasattr(inner, 'eqns'):
-        yield from _products(inner)
+@pytest.fixture
+def coarse(products_of):
+  """(function, *arguments) -> where its program multiplies with less than float32 outside networks, as by default."""
 
+  def find(function, *arguments):
+    found = []
+    for equation in products_of(function, *arguments):
+      precision = equation.params['precision']
+      precise = precision is not None and all(p == jax.lax.Precision.HIGHEST for p in precision)
+      if not precise and not re.search(r'[A-Z]', str(equation.source_info.name_stack)):  # modules' names have capitals
+        found.append(f'{equation.primitive.name} {[v.aval.str_short() for v in equation.invars]}')
+    return found
 
-def _coarse(function, *arguments):
-  """Where a program multiplies with less than float32 outside networks; by default TPUs would round to bfloat16."""
-  found = []
-  for equation in _products(jax.make_jaxpr(function)(*arguments).jaxpr):
-    precision = equation.params['precision']
-    precise = precision is not None and all(p == jax.lax.Precision.HIGHEST for p in precision)
-    if not precise and not re.search(r'[A-Z]', str(equation.source_info.name_stack)):  # a module's name begins so
-      found.append(f'{equation.primitive.name} {[v.aval.str_short() for v in equation.invars]}')
-  return found
+  return find
 
 
 @pytest.mark.parametrize('recipe', NAMES)
-def test_degradations_keep_float32_on_every_device(recipe):
+def test_degradations_keep_float32_on_every_device(recipe, coarse):
   image, depth = jnp.zeros((1, 32, 32, 3)), jnp.zeros((1, 8, 8))
-  assert not _coarse(lambda *a: degrade(*a[:2], Recipe.parse(recipe), a[2]), jax.random.key(0), image, depth)
+  assert not coarse(lambda *a: degrade(*a[:2], Recipe.parse(recipe), a[2]), jax.random.key(0), image, depth)
 
 
-def test_sampling_keeps_float32_between_the_networks_on_every_device(tiny_model_dir):
+def test_sampling_keeps_float32_between_the_networks_on_every_device(tiny_model_dir, coarse):
   ssr = pipeline.load(tiny_model_dir)
   lr = jnp.zeros((1, 32, 32, 3))
   restore, generate = ssr._restore.__wrapped__, ssr._generate.__wrapped__
-  assert not _coarse(lambda variables, lr: restore(variables, lr, None), ssr.variables, lr)
+  assert not coarse(lambda variables, lr: restore(variables, lr, None), ssr.variables, lr)
   depth, _, restored, code = jax.eval_shape(lambda variables, lr: restore(variables, lr, None), ssr.variables, lr)
   options = ssr.check(scale=4)[0]
   place = jax.ShapeDtypeStruct((3,), jnp.uint32)
-  assert not _coarse(lambda *a: generate(*a, **options), ssr.variables, lr, code, depth, restored, place)
+  assert not coarse(lambda *a: generate(*a, **options), ssr.variables, lr, code, depth, restored, place)
 
 
-def test_statistics_of_kernels_keep_float32_on_every_device():
+def test_statistics_of_kernels_keep_float32_on_every_device(coarse):
   field, basis = jnp.zeros((4, 4, 441)), jnp.zeros((441, 15))
-  assert not _coarse(kernels.moments, field) and not _coarse(kernels.pca_code, field, basis)
+  assert not coarse(kernels.moments, field) and not coarse(kernels.pca_code, field, basis)

@@ -19,20 +19,8 @@ STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill')
 IMAGE_HEAD = re.compile(r'\bNBSR\)*/conv_out$|/decoder/conv_out$')
 
 
-def _products(jaxpr):
-  """All matrix products and convolutions of a program, those in loops and calls included."""
-  for equation in jaxpr.eqns:
-    if equation.primitive.name in ('dot_general', 'conv_general_dilated'):
-      yield equation
-    for value in equation.params.values():
-      for inner in jax.tree.leaves(value, is_leaf=lambda x: hasattr(x, 'eqns') or hasattr(x, 'jaxpr')):
-        inner = getattr(inner, 'jaxpr', inner)
-        if hasattr(inner, 'eqns'):
-          yield from _products(inner)
-
-
 @pytest.mark.parametrize('stage', STAGES)
-def test_bfloat16_is_in_the_networks_and_not_in_their_parameters(stage, tiny_model_dir):
+def test_bfloat16_is_in_the_networks_and_not_in_their_parameters(stage, tiny_model_dir, products_of):
   config = common.apply(tiny.get_config(stage), {'train.dtype': 'bfloat16', 'parts_from': str(tiny_model_dir)})
   built, params, stats, frozen = run_shapes.of_run(config)
   batch = {
@@ -42,8 +30,7 @@ def test_bfloat16_is_in_the_networks_and_not_in_their_parameters(stage, tiny_mod
   arguments = params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32)
   shapes = jax.eval_shape(gradient, *arguments)
   assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
-  products = list(_products(jax.make_jaxpr(gradient)(*arguments).jaxpr))
-  convolutions = [e for e in products if e.primitive.name == 'conv_general_dilated']
+  convolutions = [e for e in products_of(gradient, *arguments) if e.primitive.name == 'conv_general_dilated']
   heads = [e for e in convolutions if IMAGE_HEAD.search(str(e.source_info.name_stack))]
   others = [e for e in convolutions if e not in heads]
   assert others and {v.aval.dtype for e in others for v in e.invars} == {jnp.dtype(jnp.bfloat16)}

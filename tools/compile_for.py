@@ -18,13 +18,14 @@ the shapes are all that is needed. The output says so.
 --json=FILE writes what is found in bytes, too. Columns, in GiB on each chip: arguments (state, frozen parts, batch),
 results that do not lie in the arguments' place, temporaries, all three ('needed') and their share of the chip's memory,
 and the peak that the compiler itself reports, which may be less than what it sets aside; TFLOP of the model over all
-chips, from the program before compilation, without what is computed twice to save memory. Below each row what the chips
-send each other, as the bytes that one chip has of it once it is whole, and how often. Loops count as often as they run.
+chips, from the program before compilation, without what is computed twice to save memory. Before the table, for each
+program what the chips send each other, as the bytes that one chip has of it once it is whole, and how often (loops
+count as often as they run), and how often it names kernels of CUDA's libraries.
 Exit code 3 if any program does not fit.
 
 For GPUs the compiler cannot try out which algorithm is fastest: matrix products are left to cuBLAS here, and what cuDNN
-and cuBLAS take for themselves while they run is not in the figures. A program fits where it needs no
-more than the share of the memory that JAX takes at the start (75 %, unless XLA_PYTHON_CLIENT_MEM_FRACTION is set).
+and cuBLAS take for themselves while they run is not in the figures. A program fits where it needs no more than the
+share of the memory that JAX takes at the start: 75 %, where XLA_PYTHON_CLIENT_MEM_FRACTION does not say otherwise.
 """
 
 import collections

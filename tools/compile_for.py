@@ -412,15 +412,24 @@ def _bytes(instruction: re.Match, line: str) -> int:
     for n in shape:
       bits *= n
     sizes.append(bits // 8)
-  if instruction['kind'] in ('all-gather-start', 'collective-permute-start'):
+  kind = instruction['kind']
+  if kind in ('all-gather-start', 'collective-permute-start', 'reduce-scatter-start'):
     # (operands, results) and, for a permutation, two counters: as many results as operands.
-    sizes = [size for size, (kind, shape) in zip(sizes, arrays) if kind != 'u32' or shape]
-    sizes = sizes[len(sizes) // 2 :]
-  total = sum(sizes)
-  if instruction['kind'].startswith('reduce-scatter'):
-    groups = re.search(r'replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})', line)
-    total *= int(groups[1]) if groups[1] else len(groups[2].split(','))
-  return total
+    sizes = [size for size, (kind_, shape) in zip(sizes, arrays) if kind_ != 'u32' or shape]
+    half = len(sizes) // 2
+    sizes = sizes[:half] if kind == 'reduce-scatter-start' else sizes[half:]
+  return sum(sizes) * (_group(line) if kind == 'reduce-scatter' else 1)
+
+
+def _group(line: str) -> int:
+  """How many devices take part in a collective: of groups as [groups,devices]<=..., {{0,1},...}, or axes of a mesh."""
+  axes = re.search(r"replica_groups=\S*mesh\[(?P<sizes>[^\]]*)\][^{]*\{(?P<used>[^}]*)\}", line)
+  if axes:
+    sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes['sizes']))
+    # An axis, or a part of one: 'axis' or 'axis':(before)size.
+    return math.prod(int(part or sizes[name]) for name, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", axes['used']))
+  groups = re.search(r'replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})', line)
+  return int(groups[1]) if groups[1] else len(groups[2].split(','))
 
 
 def _trips(loop: str, condition: list[str]) -> int | None:

@@ -91,6 +91,23 @@ def test_collectives_are_counted_as_often_as_they_run():
   }
 
 
+@pytest.mark.parametrize('groups', [
+    '[2,4]<=[8]', '{{0,1,2,3},{4,5,6,7}}', "mesh['a'=2,'b'=4] {'b'}", "mesh['a'=4,'b'=2] {'a':(1)2,'b'}",
+])
+def test_a_reduce_scatter_counts_what_is_reduced(groups):
+  """As XLA writes it for TPUs and for GPUs, in one piece and begun: the whole array, not the slice that stays."""
+  of = lambda instruction: f"""
+ENTRY %main (p: f32[4,8]) -> f32[1,8] {{
+  %p = f32[4,8]{{1,0}} parameter(0)
+  {instruction}, channel_id=1, replica_groups={groups}, dimensions={{0}}, to_apply=%add
+}}
+"""
+  whole = {'reduce-scatter': (1, 4 * 8 * 4)}
+  assert compile_for.collectives(of('ROOT %r = f32[1,8]{1,0} reduce-scatter(%p)')) == (whole, True)
+  begun = '%r = ((f32[4,8]{1,0}), f32[1,8]{1,0}) reduce-scatter-start(%p)'
+  assert compile_for.collectives(of(begun)) == (whole, True)
+
+
 def test_a_loop_of_unknown_length_is_told():
   found, complete = compile_for.collectives(HLO.replace('direction=LT', 'direction=NE'))
   assert not complete and found['all-reduce'][0] == 1

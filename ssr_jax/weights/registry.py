@@ -176,7 +176,8 @@ def save_part(
   tensors = flatten(variables)
   _check_names(f"part '{part}'", part, config, tensors)
   on_disk = {key: _to_disk(key, value) for key, value in tensors.items()}
-  data = safetensors.numpy.save(on_disk, metadata={'format': 'flax', 'part': part})
+  # One entry only: their order is left to chance, and the same weights are to have the same sha256.
+  data = safetensors.numpy.save(on_disk, metadata={'format': 'flax'})
   entry = {
       'config': dict(config),
       'file': f'{part}.safetensors',

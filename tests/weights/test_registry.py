@@ -79,6 +79,11 @@ def test_rounding_is_found_in_calls_and_loops():
   assert [variable in rounded for variable in program.invars] == [True, True, True, False, False, False, False, False]
 
 
+def test_the_same_weights_are_the_same_file(tmp_path):
+  files = {registry.save_part(tmp_path / str(i), 'dkenet', {'features': 4}, _variables()).read_bytes() for i in range(8)}
+  assert len(files) == 1
+
+
 def test_written_then_read(tmp_path):
   tree = _variables()
   path = registry.save_part(tmp_path / 'm', 'dkenet', {'features': 4}, tree, {'steps': 7})

@@ -21,7 +21,7 @@ _PARTS = {
 }
 PARTS = tuple(_PARTS)
 DTYPES = ('float32', 'bfloat16')
-"""What networks compute in; parameters, norms, softmax and the last step to an image are float32 with either."""
+"""What networks compute in; norms, softmax and the last step to an image are float32 with either."""
 # Other networks for a part, by the config's field 'family'.
 _FAMILIES = {('depth', 'dpt'): ('ssr_jax.models.dpt', 'DPT')}
 

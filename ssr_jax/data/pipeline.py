@@ -38,7 +38,10 @@ def crop_patch(image: np.ndarray, patch: int, rng: np.random.Generator) -> np.nd
 
 
 def _crop(record: sources.Record, patch: int, rng: np.random.Generator) -> sources.Record:
-  """The same random patch, flip and rotation of everything in a record; `patch` is the side of HR's."""
+  """The same random patch, flip and rotation of everything in a record; `patch` is the side of HR's.
+
+  A record with depth is only mirrored left to right: which way is down is the strongest cue to depth that there is.
+  """
   H, W, _ = record['hr'].shape
   if min(H, W) < patch:
     raise sources.BadRecord(
@@ -50,7 +53,7 @@ def _crop(record: sources.Record, patch: int, rng: np.random.Generator) -> sourc
     y, x = (scale * int(rng.integers((side - patch) // scale + 1)) for side in (H, W))
     if 'depth' not in record or np.ptp(record['depth'][y : y + patch, x : x + patch]) >= _RELIEF:
       break
-  turns = rng.integers(4)
+  turns = 0 if 'depth' in record else rng.integers(4)
   flip = rng.integers(2)
   out = {}
   for name, image in record.items():

@@ -19,11 +19,12 @@ model, a name or a directory; recipes such as 'smooth/no_noise'; seed; niqe_para
 which NIQE is left out; limit, 0 for all images; pictures, how many; sampling, arguments of SSR.sample.
 """
 
+from collections.abc import Iterator, Sequence
 import dataclasses
 import pathlib
 import sys
 import time
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import jax
 from ml_collections import ConfigDict
@@ -32,15 +33,10 @@ from PIL import Image
 import tqdm
 
 from configs import common
-from ssr_jax import degrade
-from ssr_jax import metrics
-from ssr_jax import pipeline
-from ssr_jax import xla
+from ssr_jax import degrade, metrics, pipeline, xla
 from ssr_jax.data import sources
-from ssr_jax.image import io
-from ssr_jax.image import resize
-from ssr_jax.report import figures
-from ssr_jax.report import tables
+from ssr_jax.image import io, resize
+from ssr_jax.report import figures, tables
 from ssr_jax.types import SSRError
 
 MODELS = ('bicubic', 'restored', 'result')
@@ -121,9 +117,9 @@ class Report:
     columns = ('image', 'recipe', 'model', *self.names, 'seconds')
     content = {'protocol': self.protocol, 'means': self.means(), 'failures': self.failures}
     for name, text in (
-        ('metrics.csv', tables.to_csv(self.rows, columns)),
-        ('metrics.json', tables.to_json(content)),
-        ('table.md', self.table()),
+      ('metrics.csv', tables.to_csv(self.rows, columns)),
+      ('metrics.json', tables.to_json(content)),
+      ('table.md', self.table()),
     ):
       io.write_bytes(workdir / name, text.encode())
 
@@ -161,8 +157,10 @@ def evaluate(config: ConfigDict, workdir: str | None = None, ssr: pipeline.SSR |
     if lacking.get(model):
       able = tuple(m for m in MODELS if not lacking[m])
       parts = ', '.join(lacking[model])
-      raise SSRError(f"eval.models: '{model}' needs the part {parts}, which model '{ssr.config['name']}' lacks; "
-                     f'give eval.models={able}')
+      raise SSRError(
+        f"eval.models: '{model}' needs the part {parts}, which model '{ssr.config['name']}' lacks; "
+        f'give eval.models={able}'
+      )
   if workdir is not None:
     workdir = pathlib.Path(workdir)
     try:
@@ -170,14 +168,17 @@ def evaluate(config: ConfigDict, workdir: str | None = None, ssr: pipeline.SSR |
     except OSError as error:
       raise SSRError(f'{workdir}: cannot be made ({error.strerror}); choose another --workdir') from error
 
-  report = Report(names, protocol={
+  report = Report(
+    names,
+    protocol={
       'dataset': f'{eval_.dataset}, {len(dataset.photos)} images',
-      'model': 'none' if ssr is None else f"{ssr.config['name']}, {ssr.dtype}, sampling {_sampling(ssr, sampling)}",
+      'model': 'none' if ssr is None else f'{ssr.config["name"]}, {ssr.dtype}, sampling {_sampling(ssr, sampling)}',
       'measured': 'PSNR and SSIM on Y (MATLAB BT.601, 16-235), no crop, 8-bit images, mean over images; '
-                  'NIQE on full-range luma, whole 96x96 blocks',
+      'NIQE on full-range luma, whole 96x96 blocks',
       'degradation': f'seed {eval_.seed} and file name' if dataset.recipes else 'none: LR images as given',
       'seconds': f'per image, calls that compiled nothing; {jax.default_backend()}, jax {jax.__version__}',
-  })
+    },
+  )
   wants_kernels = bool({'lr_psnr', 'kernel_psnr'} & set(names))
   drawn = 0
   for case in tqdm.tqdm(dataset.cases(report.failures), 'evaluate', len(dataset), unit='image', disable=None):
@@ -185,13 +186,13 @@ def evaluate(config: ConfigDict, workdir: str | None = None, ssr: pipeline.SSR |
       outputs = {model: run(model, ssr, case.lr, sampling, wants_kernels) for model in models}
       for model, output in outputs.items():
         values = metrics.score(
-            names,
-            image=output.image,
-            reference=case.hr,
-            kernels=output.kernels,
-            true_kernels=case.kernels,
-            lr_clean=case.lr_clean,
-            pristine=pristine,
+          names,
+          image=output.image,
+          reference=case.hr,
+          kernels=output.kernels,
+          true_kernels=case.kernels,
+          lr_clean=case.lr_clean,
+          pristine=pristine,
         )
         row = {'image': case.image, 'recipe': case.recipe, 'model': model, **values, 'seconds': output.seconds}
         report.rows.append(row)
@@ -200,7 +201,7 @@ def evaluate(config: ConfigDict, workdir: str | None = None, ssr: pipeline.SSR |
       continue
     if workdir is not None and drawn < eval_.pictures * max(1, len(dataset.recipes)):
       drawn += 1
-      name = f"{pathlib.Path(case.image).stem}_{case.recipe.replace('/', '_')}.png"
+      name = f'{pathlib.Path(case.image).stem}_{case.recipe.replace("/", "_")}.png'
       io.write(workdir / 'pictures' / name, io.Picture(np.asarray(picture(case, outputs))))
   if not report.rows:
     raise SSRError(f'eval.dataset: not one image could be evaluated; the first: {report.failures[0]}')
@@ -270,8 +271,10 @@ class Dataset:
       raise SSRError("eval.recipes is empty; give some such as ('smooth/no_noise',)")
     for recipe in recipes:
       if recipe.needs_depth and 'depth' not in photos.keys:
-        raise SSRError(f"eval.recipes: field '{recipe.field}' needs a depth map, which photos lack; choose another "
-                       "field, an eval.dataset 'rgbd:DIR', or make the LR images with `ssr degrade`")
+        raise SSRError(
+          f"eval.recipes: field '{recipe.field}' needs a depth map, which photos lack; choose another "
+          "field, an eval.dataset 'rgbd:DIR', or make the LR images with `ssr degrade`"
+        )
     return cls(photos, recipes, seed)
 
   def __len__(self) -> int:
@@ -287,8 +290,10 @@ class Dataset:
         if 'lr' in record:
           lr = record['lr']
           if (SCALE * lr.shape[0], SCALE * lr.shape[1]) != hr.shape[:2]:
-            raise SSRError(f"{self.photos.name(i, 'lr')}: {lr.shape[1]}x{lr.shape[0]} pixels, but {SCALE} times that "
-                           f'must be the size of {name}, {hr.shape[1]}x{hr.shape[0]}')
+            raise SSRError(
+              f'{self.photos.name(i, "lr")}: {lr.shape[1]}x{lr.shape[0]} pixels, but {SCALE} times that '
+              f'must be the size of {name}, {hr.shape[1]}x{hr.shape[0]}'
+            )
           yield Case(name, 'paired', hr, lr)
         for recipe in self.recipes:
           yield self._degraded(name, recipe, hr, record.get('depth') if recipe.needs_depth else None)
@@ -320,7 +325,7 @@ def _cropped(name: str, image: np.ndarray) -> np.ndarray:
 
 
 def run(
-    model: str, ssr: pipeline.SSR | None, lr: np.ndarray, sampling: dict[str, Any], keep_kernels: bool = True
+  model: str, ssr: pipeline.SSR | None, lr: np.ndarray, sampling: dict[str, Any], keep_kernels: bool = True
 ) -> Output:
   """Super-resolves one LR image [h, w, 3] uint8 by one of `MODELS`.
 
@@ -379,10 +384,10 @@ def _words(value: str | Sequence[str]) -> list[str]:
 
 def _choice(field: str, values: Sequence[str], known: Sequence[str]) -> list[str]:
   if not values:
-    raise SSRError(f"{field} is empty; known: {', '.join(known)}")
+    raise SSRError(f'{field} is empty; known: {", ".join(known)}')
   for value in values:
     if value not in known:
-      raise SSRError(f"{field}: unknown {value!r}; known: {', '.join(known)}")
+      raise SSRError(f'{field}: unknown {value!r}; known: {", ".join(known)}')
   return list(values)
 
 

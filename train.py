@@ -65,7 +65,8 @@ def main(config, workdir: str) -> int:
   options = dict(max_bad_records=settings.max_bad_records, cache_bytes=cache)
   index, count = sharding.piece(mesh)
   data = pipeline.dataset(
-      source, record, train.batch_size, train.seed, process_index=index, process_count=count, **options)
+    source, record, train.batch_size, train.seed, process_index=index, process_count=count, **options
+  )
   # Validation crops and their degradation are fixed: always the same seed, whatever the run's.
   held = pipeline.dataset(held_source, held_record, 8, seed=0, **options)
   held_batches = [held[i] for i in range(train.validation_batches)]
@@ -78,8 +79,9 @@ def main(config, workdir: str) -> int:
   start = store.latest()
   if start is not None and start > train.steps:
     raise SSRError(
-        f'{workdir}: its last checkpoint is of step {start}, beyond train.steps={train.steps}; name another --workdir, '
-        'or take its weights with `ssr export`')
+      f'{workdir}: its last checkpoint is of step {start}, beyond train.steps={train.steps}; name another --workdir, '
+      'or take its weights with `ssr export`'
+    )
   frozen = {}
   if stage.needs:
     frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables)
@@ -133,7 +135,9 @@ def main(config, workdir: str) -> int:
   progress = logging.Progress(train.steps, start, train.batch_size, _peak_share(config, state, frozen, data, mesh))
 
   def validate():
-    rows = jax.device_get([validate_fn(state.ema, state.stats, frozen, b, k) for b, k in zip(held_batches, keys)])
+    rows = jax.device_get(
+      [validate_fn(state.ema, state.stats, frozen, b, k) for b, k in zip(held_batches, keys, strict=True)]
+    )
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
   def about(step, validation):
@@ -143,19 +147,19 @@ def main(config, workdir: str) -> int:
       measured = jax.device_get(export_fn(state.ema, state.stats, frozen, held_batches[0]))
       measured = jax.tree.map(lambda x: x.tolist(), measured)
     return {
-        'name': config.name,
-        'parts': {part: config.model[part].to_dict() | measured.get(part, {}) for part in stage.parts},
-        'sections': stage.sections,
-        'training': {
-            'stage': config.stage,
-            'steps': step,
-            **({'earlier_steps': earlier} if earlier else {}),  # of the weights that it started from, part by part
-            'batch_size': train.batch_size,
-            'photos': len(photos),
-            'started_from': parent,  # a model's name: what folder it lay in tells nobody else anything
-            'machine': f'{mesh.size} x {mesh.devices.flat[0].device_kind}, {platform.machine()}',
-            'validation': {name: round(value, 6) for name, value in validation.items()},
-        },
+      'name': config.name,
+      'parts': {part: config.model[part].to_dict() | measured.get(part, {}) for part in stage.parts},
+      'sections': stage.sections,
+      'training': {
+        'stage': config.stage,
+        'steps': step,
+        **({'earlier_steps': earlier} if earlier else {}),  # of the weights that it started from, part by part
+        'batch_size': train.batch_size,
+        'photos': len(photos),
+        'started_from': parent,  # a model's name: what folder it lay in tells nobody else anything
+        'machine': f'{mesh.size} x {mesh.devices.flat[0].device_kind}, {platform.machine()}',
+        'validation': {name: round(value, 6) for name, value in validation.items()},
+      },
     }
 
   bad_steps = []
@@ -170,8 +174,8 @@ def main(config, workdir: str) -> int:
         print(f'step {step}: loss or gradient is not finite; skipped. It saw {names}', flush=True)
       if len(bad_steps) > train.max_skipped:
         raise SSRError(
-            f'steps {bad_steps}: loss or gradient is not finite, more than train.max_skipped={train.max_skipped} '
-            f'times; the last one saw {names}; lower train.learning_rate or look at these records'
+          f'steps {bad_steps}: loss or gradient is not finite, more than train.max_skipped={train.max_skipped} '
+          f'times; the last one saw {names}; lower train.learning_rate or look at these records'
         )
     if step % train.log_every == 0 and lead:
       values = {name: float(value) for name, value in jax.device_get(values).items() if name != 'finite'}
@@ -238,14 +242,14 @@ def main(config, workdir: str) -> int:
   # -- Export: what `ssr export WORKDIR DIR` makes of the last checkpoint ----------------------------------------------
   params, stats = jax.device_get(everywhere((state.ema, state.stats)))
   summary = {
-      'stage': config.stage,
-      'step': int(jax.device_get(state.step)),
-      'skipped': int(jax.device_get(state.skipped)),
-      'parts': stage.parts,
-      'metric': stage.metric,
-      'higher_is_better': stage.higher_is_better,
-      'before': before,
-      'validation': result,
+    'stage': config.stage,
+    'step': int(jax.device_get(state.step)),
+    'skipped': int(jax.device_get(state.skipped)),
+    'parts': stage.parts,
+    'metric': stage.metric,
+    'higher_is_better': stage.higher_is_better,
+    'before': before,
+    'validation': result,
   }
   known = about(train.steps, result)
   store.close()
@@ -272,16 +276,23 @@ def _initial_weights(place, parts):
     if missing:
       raise SSRError(f'init_from={place}: that run trains {", ".join(variables)}, not {missing[0]}')
     about = facts['export']
-    return f'checkpoint {place}/checkpoints/{step}', variables, about | {
-        'steps': {part: _steps(part, about['training']) for part in parts}}
+    return (
+      f'checkpoint {place}/checkpoints/{step}',
+      variables,
+      about | {'steps': {part: _steps(part, about['training']) for part in parts}},
+    )
   model = registry.load_model(place, parts=parts)
   entries = {part: model.config['parts'][part] for part in parts}
-  return f'weights {place}', model.variables, {
+  return (
+    f'weights {place}',
+    model.variables,
+    {
       'name': model.config['name'],
       'parts': {part: entry['config'] for part, entry in entries.items()},
       'sections': {'schedule': model.config['schedule']},
       'steps': {part: _steps(part, entry['training']) for part, entry in entries.items()},
-  }
+    },
+  )
 
 
 def _steps(part, training):
@@ -316,14 +327,16 @@ def _check_same_meaning(config, stage, about):
         brought.setdefault(part, {})[name] = b
       elif a != b and name != 'resolution':  # a depth net may go on at another one
         raise SSRError(
-            f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}')
+          f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}'
+        )
   if 'schedule' in stage.sections:
     a, b = (dataclasses.asdict(Schedule(**fields)) for fields in (config.schedule, about['sections']['schedule']))
     for name in a:
       if a[name] != b[name]:
         raise SSRError(
-            f'init_from={config.init_from}: config.schedule.{name} is {a[name]!r}, the UNet was trained with '
-            f'{b[name]!r}; go on with --config.schedule.{name}={b[name]}, or start from scratch')
+          f'init_from={config.init_from}: config.schedule.{name} is {a[name]!r}, the UNet was trained with '
+          f'{b[name]!r}; go on with --config.schedule.{name}={b[name]}, or start from scratch'
+        )
   return brought
 
 

@@ -1,6 +1,7 @@
 """What the configs share: the fields every stage has, the argument after the colon, and one-line errors."""
 
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -11,7 +12,7 @@ STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill')
 def base(stage: str) -> ConfigDict:
   """Fields of every config, with the defaults that do not depend on the model's size."""
   if stage and stage not in STAGES:
-    raise ValueError(f"unknown stage {stage!r}; known: {', '.join(STAGES)}")
+    raise ValueError(f'unknown stage {stage!r}; known: {", ".join(STAGES)}')
   config = ConfigDict()
   config.stage = stage
   config.name = 'model'  # of a model directory that an export makes
@@ -157,26 +158,26 @@ def full_size(stage: str, name: str) -> ConfigDict:
   model.dkenet = dict(features=128, depth_features=64)
   model.nbsr = dict(blocks=10, features=64, growth=32)
   model.vae = dict(
-      channels=(128, 256, 512, 512),
-      latent_channels=4,
-      encoder_blocks=2,
-      decoder_blocks=3,
-      groups=32,
-      scaling_factor=0.18215,
+    channels=(128, 256, 512, 512),
+    latent_channels=4,
+    encoder_blocks=2,
+    decoder_blocks=3,
+    groups=32,
+    scaling_factor=0.18215,
   )
   model.unet = dict(
-      channels=(320, 640, 1280, 1280),
-      blocks=2,
-      attention=(True, True, True, False),
-      prompt_tokens=77,
-      groups=32,
-      amf_hidden=128,
-      kernel_channels=(64, 64, 128, 128),
-      depth_channels=(64, 64, 128, 128),
-      lr_channels=(256, 256, 512, 512),
-      lr_blocks=2,
-      map_features=64,
-      lr_features=256,
+    channels=(320, 640, 1280, 1280),
+    blocks=2,
+    attention=(True, True, True, False),
+    prompt_tokens=77,
+    groups=32,
+    amf_hidden=128,
+    kernel_channels=(64, 64, 128, 128),
+    depth_channels=(64, 64, 128, 128),
+    lr_channels=(256, 256, 512, 512),
+    lr_blocks=2,
+    map_features=64,
+    lr_features=256,
   )
   if stage == 'distill':
     model.student = model.unet  # the same section: a change of one is a change of both
@@ -190,23 +191,23 @@ def full_size(stage: str, name: str) -> ConfigDict:
       overrides = {'data.patch': 256, 'train.steps': 100_000, 'train.learning_rate': 1e-5, 'init_from': name}
     case 'diffusion':
       overrides = {
-          'init_from': name,
-          'data.patch': 512,
-          'train.steps': 100_000,
-          'train.batch_size': 32,
-          'train.learning_rate': 5e-5,
-          'train.dtype': 'bfloat16',
-          'svkr.iterations': 0,  # as in configs/compact.py
+        'init_from': name,
+        'data.patch': 512,
+        'train.steps': 100_000,
+        'train.batch_size': 32,
+        'train.learning_rate': 5e-5,
+        'train.dtype': 'bfloat16',
+        'svkr.iterations': 0,  # as in configs/compact.py
       }
     case 'distill':
       overrides = {
-          'data.patch': 512,
-          'train.steps': 20_000,
-          'train.learning_rate': 1e-5,
-          'train.dtype': 'bfloat16',
-          'svkr.iterations': 1,
-          'distill.steps': 4,
-          'distill.start': 0.5,
+        'data.patch': 512,
+        'train.steps': 20_000,
+        'train.learning_rate': 1e-5,
+        'train.dtype': 'bfloat16',
+        'svkr.iterations': 1,
+        'distill.steps': 4,
+        'distill.start': 0.5,
       }
     case 'depth':
       overrides = {'data.patch': 384, 'train.learning_rate': 1e-5, 'init_from': name}
@@ -229,10 +230,10 @@ def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
 
 
 def run(
-    main: Callable[..., int | None],
-    doc: str,
-    argv: list[str] | None = None,
-    options: Mapping[str, str | bool | None] | None = None,
+  main: Callable[..., int | None],
+  doc: str,
+  argv: list[str] | None = None,
+  options: Mapping[str, str | bool | None] | None = None,
 ) -> None:
   """Parses --config and the options beside it, runs `main(config, **options)` and exits.
 
@@ -257,7 +258,7 @@ def run(
   options = {'workdir': None} if options is None else options
   values = flags.FlagValues()
   config_flags.DEFINE_config_file(
-      'config', None, 'The config: FILE.py:STAGE.', lock_config=True, flag_values=values, sys_argv=argv
+    'config', None, 'The config: FILE.py:STAGE.', lock_config=True, flag_values=values, sys_argv=argv
   )
   for name, default in options.items():
     define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
@@ -326,6 +327,6 @@ def _complaint(argv: list[str]) -> str | None:
         known = sorted(node) if isinstance(node, ConfigDict) else []
         close = difflib.get_close_matches(name, known, 1)
         hint = f'; did you mean {close[0]!r}?' if close else ';'
-        return f"{walked} has no field {name!r}{hint} known: {', '.join(known) or 'none, it is a value'}"
+        return f'{walked} has no field {name!r}{hint} known: {", ".join(known) or "none, it is a value"}'
       node, walked = node[name], f'{walked}.{name}'
   return None

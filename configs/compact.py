@@ -24,30 +24,30 @@ def get_config(stage: str = ''):
   model.nbsr = dict(blocks=4, features=48, growth=16, global_skip=True)
   # Eight latent channels: with four, reconstructions of held-out photos stayed near bicubic's PSNR.
   model.vae = dict(
-      channels=(48, 96),
-      latent_channels=8,
-      encoder_blocks=1,
-      decoder_blocks=2,
-      groups=8,
-      mid_attention=False,
-      patch=2,
-      shortcut=True,
+    channels=(48, 96),
+    latent_channels=8,
+    encoder_blocks=1,
+    decoder_blocks=2,
+    groups=8,
+    mid_attention=False,
+    patch=2,
+    shortcut=True,
   )
   model.unet = dict(
-      channels=(32, 64, 128),
-      latent_channels=8,
-      blocks=1,
-      attention=(False, False, False),
-      head_dim=32,
-      cross_attention_dim=None,
-      groups=8,
-      amf_hidden=32,
-      kernel_channels=(16, 24, 32),
-      depth_channels=(16, 24, 32),
-      lr_channels=(24, 48, 96),
-      lr_blocks=1,
-      map_features=32,
-      lr_features=32,
+    channels=(32, 64, 128),
+    latent_channels=8,
+    blocks=1,
+    attention=(False, False, False),
+    head_dim=32,
+    cross_attention_dim=None,
+    groups=8,
+    amf_hidden=32,
+    kernel_channels=(16, 24, 32),
+    depth_channels=(16, 24, 32),
+    lr_channels=(24, 48, 96),
+    lr_blocks=1,
+    map_features=32,
+    lr_features=32,
   )
 
   if stage == 'distill':
@@ -58,11 +58,11 @@ def get_config(stage: str = ''):
   match stage:
     case 'depth':
       overrides = {
-          'data.patch': 128,
-          'train.steps': 3000,
-          'train.batch_size': 8,
-          'train.learning_rate': 1e-3,
-          'train.weight_decay': 1e-4,
+        'data.patch': 128,
+        'train.steps': 3000,
+        'train.batch_size': 8,
+        'train.learning_rate': 1e-3,
+        'train.weight_decay': 1e-4,
       }
     case 'kernel':
       overrides = {'train.steps': 4000, 'train.learning_rate': 5e-4}
@@ -74,33 +74,33 @@ def get_config(stage: str = ''):
       overrides = {'train.steps': 4000, 'train.batch_size': 8, 'train.learning_rate': 1e-3}
     case 'diffusion':
       overrides = {
-          'train.steps': 5000,
-          'train.learning_rate': 5e-4,
-          # More than half of the work is in the frozen parts, and the loss depends on the draw more than on the image.
-          'train.batch_size': 8,
-          'loss.draws': 2,
-          # The first estimates of D and K condition training: refined ones differ little and cost three times as much.
-          'svkr.iterations': 0,
-          # Sampling starts from the restored image with some noise, so that most of what is learned is learned there.
-          'loss.focus': (0.75, 0.6),
+        'train.steps': 5000,
+        'train.learning_rate': 5e-4,
+        # More than half of the work is in the frozen parts, and the loss depends on the draw more than on the image.
+        'train.batch_size': 8,
+        'loss.draws': 2,
+        # The first estimates of D and K condition training: refined ones differ little and cost three times as much.
+        'svkr.iterations': 0,
+        # Sampling starts from the restored image with some noise, so that most of what is learned is learned there.
+        'loss.focus': (0.75, 0.6),
       }
     case 'distill':
       overrides = {
-          'train.steps': 2000,
-          'train.batch_size': 8,
-          'train.learning_rate': 2e-4,
-          'train.ema': 0.995,
-          'svkr.iterations': 1,
-          'data.shrink': (0.4, 0.7),  # or it learns grain and the marks of JPEG
-          'distill.noise': 0.0,  # what one step leaves of it is a mosaic of latent pixels where the photo is smooth
-          'distill.decoder': True,
-          'distill.wavelet_levels': 5,
-          'distill.chroma_levels': 1,
-          'distill.strength': 0.65,
-          'loss.teacher': 0.0,  # it leaves the grain that the student is to lose
-          'loss.grid': 2.0,
-          'loss.realism': 1.5,
-          'loss.adversarial_start': 0.05,
+        'train.steps': 2000,
+        'train.batch_size': 8,
+        'train.learning_rate': 2e-4,
+        'train.ema': 0.995,
+        'svkr.iterations': 1,
+        'data.shrink': (0.4, 0.7),  # or it learns grain and the marks of JPEG
+        'distill.noise': 0.0,  # what one step leaves of it is a mosaic of latent pixels where the photo is smooth
+        'distill.decoder': True,
+        'distill.wavelet_levels': 5,
+        'distill.chroma_levels': 1,
+        'distill.strength': 0.65,
+        'loss.teacher': 0.0,  # it leaves the grain that the student is to lose
+        'loss.grid': 2.0,
+        'loss.realism': 1.5,
+        'loss.adversarial_start': 0.05,
       }
     case _:
       overrides = {}

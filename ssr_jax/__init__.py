@@ -14,11 +14,11 @@ from typing import Any
 __version__ = '0.1.0'
 
 _LAZY = {
-    'SSR': 'ssr_jax.pipeline',
-    'Result': 'ssr_jax.pipeline',
-    'load': 'ssr_jax.pipeline',
-    'sample': 'ssr_jax.pipeline',
-    'SSRError': 'ssr_jax.types',
+  'SSR': 'ssr_jax.pipeline',
+  'Result': 'ssr_jax.pipeline',
+  'load': 'ssr_jax.pipeline',
+  'sample': 'ssr_jax.pipeline',
+  'SSRError': 'ssr_jax.types',
 }
 __all__ = sorted(_LAZY)
 

@@ -8,24 +8,20 @@ not depend on what else is in the batch.
 """
 
 import collections
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import os
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ssr_jax import diffusion
-from ssr_jax import models
-from ssr_jax import svkr
-from ssr_jax import xla
-from ssr_jax.image import colourfix
+from ssr_jax import diffusion, models, svkr, xla
+from ssr_jax.image import colourfix, resize, tiles
 from ssr_jax.image import kernels as kernel_maths
-from ssr_jax.image import resize
-from ssr_jax.image import tiles
 from ssr_jax.models import encoders
 from ssr_jax.types import Array, SSRError
 from ssr_jax.weights import registry
@@ -41,9 +37,9 @@ COLOUR_FIXES = ('none', 'adain', 'wavelet')
 _RESTORING = ('depth', 'dkenet', 'nbsr')
 _GENERATORS = ('student', 'unet')  # the networks that sample, the preferred one first
 _SECTIONS = {
-    'svkr': ('iterations', 'gamma', 'rule', 'unroll'),
-    'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
-    'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'strength', 'student'),
+  'svkr': ('iterations', 'gamma', 'rule', 'unroll'),
+  'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
+  'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'strength', 'student'),
 }
 # Fields of the section 'sampling.student'.
 _STUDENT = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')
@@ -99,19 +95,19 @@ class SSR:
     return any({self._autoencoder(network), network} <= self.modules.keys() for network in _GENERATORS)
 
   def sample(
-      self,
-      lr: Any,
-      *,
-      steps: int | None = None,
-      seed: int | Sequence[int] = 0,
-      scale: int = 4,
-      sampler: str | None = None,
-      start: float | None = None,
-      colour_fix: str | None = None,
-      strength: float | None = None,
-      keep_kernels: bool = True,
-      tile: int = TILE,
-      progress: Callable[[int, int], None] | None = None,
+    self,
+    lr: Any,
+    *,
+    steps: int | None = None,
+    seed: int | Sequence[int] = 0,
+    scale: int = 4,
+    sampler: str | None = None,
+    start: float | None = None,
+    colour_fix: str | None = None,
+    strength: float | None = None,
+    keep_kernels: bool = True,
+    tile: int = TILE,
+    progress: Callable[[int, int], None] | None = None,
   ) -> Result:
     """Super-resolves images.
 
@@ -139,7 +135,8 @@ class SSR:
       SSRError: an argument that cannot be used, or a model that lacks a part; the message says which.
     """
     options, finishing = self.check(
-        steps=steps, scale=scale, sampler=sampler, start=start, colour_fix=colour_fix, strength=strength, tile=tile)
+      steps=steps, scale=scale, sampler=sampler, start=start, colour_fix=colour_fix, strength=strength, tile=tile
+    )
     images, finish = _as_batch(lr)
     b, h, w, _ = images.shape
     if h * w > MAX_PIXELS:
@@ -159,7 +156,7 @@ class SSR:
         progress(done, b * len(origins))
 
     results = []
-    for image, number in zip(images, seeds):
+    for image, number in zip(images, seeds, strict=True):
       found = self._one(image, int(number), shape, origins, options, keep_kernels, tick)
       if options['steps']:
         own = self._own_sampling(options['network'])
@@ -214,12 +211,12 @@ class SSR:
         return jnp.clip(resize.resize(depth, image.shape[1:3], 'bilinear'), 0, 1)
 
       found = svkr.svkr(
-          apply_depth,
-          lambda lr, depth: self.modules['dkenet'].apply(variables['dkenet'], lr, depth),
-          lambda lr, kernels: self.modules['nbsr'].apply(variables['nbsr'], lr, kernels),
-          lr,
-          scale=self.config['scale'],
-          **self.config['svkr'],
+        apply_depth,
+        lambda lr, depth: self.modules['dkenet'].apply(variables['dkenet'], lr, depth),
+        lambda lr, kernels: self.modules['nbsr'].apply(variables['nbsr'], lr, kernels),
+        lr,
+        scale=self.config['scale'],
+        **self.config['svkr'],
       )
       code = kernel_maths.pca_code(found.kernels, variables['nbsr']['constants']['pca'])
       return found.depth, found.kernels, jnp.clip(found.image, 0, 1), code
@@ -241,7 +238,8 @@ class SSR:
       latents = vae(both, method='to_latents')
       lr_latent, first = latents[:b], latents[b:]
       conditions = encoders.Conditions(
-          kernel_code=code, depth=resize.resize(depth, (h, w), 'area'), lr=lr, lr_latent=lr_latent)
+        kernel_code=code, depth=resize.resize(depth, (h, w), 'area'), lr=lr, lr_latent=lr_latent
+      )
       seed, origin = place[0], place[1:].astype(jnp.int32)
       key_field, key_steps = jax.random.split(jax.random.key(seed))
       origin = origin * first.shape[1] // h
@@ -250,12 +248,12 @@ class SSR:
         latents = schedule.add_noise(first, noise * latents, jnp.int32(schedule.timesteps(steps, start)[0]))
       maps = unet.apply(variables[network], conditions, method='encode_maps')
       latents = diffusion.SAMPLERS[sampler](
-          lambda z, t: unet.apply(variables[network], z, t, conditions, maps=maps),
-          schedule,
-          jax.random.fold_in(jax.random.fold_in(key_steps, origin[0]), origin[1])[None],
-          latents,
-          steps,
-          start,
+        lambda z, t: unet.apply(variables[network], z, t, conditions, maps=maps),
+        schedule,
+        jax.random.fold_in(jax.random.fold_in(key_steps, origin[0]), origin[1])[None],
+        latents,
+        steps,
+        start,
       )
       return jnp.clip(vae(latents, method='from_latents'), 0, 1)
 
@@ -281,7 +279,7 @@ class SSR:
     return diffusion.Schedule(**self.config['schedule'])
 
   def parts(
-      self, *, steps: int | None = None, sampler: str | None = None, start: float | None = None
+    self, *, steps: int | None = None, sampler: str | None = None, start: float | None = None
   ) -> tuple[str, ...]:
     """The parts that `sample` uses with these options, whether the model has them or not.
 
@@ -300,13 +298,17 @@ class SSR:
   def _own_sampling(self, network: str) -> dict[str, Any]:
     """How model.json says that one of the networks samples."""
     own = {
-        'colour_fix': 'wavelet', 'wavelet_levels': _WAVELET_LEVELS, 'noise': 1.0, 'strength': 1.0,
-        **self.config['sampling']}
+      'colour_fix': 'wavelet',
+      'wavelet_levels': _WAVELET_LEVELS,
+      'noise': 1.0,
+      'strength': 1.0,
+      **self.config['sampling'],
+    }
     student = own.pop('student', {})
     return own | student | {'sampler': diffusion.STUDENT_SAMPLER} if network == 'student' else own
 
   def check(
-      self, *, steps=None, scale=4, sampler=None, start=None, colour_fix=None, strength=None, tile=TILE
+    self, *, steps=None, scale=4, sampler=None, start=None, colour_fix=None, strength=None, tile=TILE
   ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Checks the options of `sample` without an image.
 
@@ -320,12 +322,12 @@ class SSR:
     needed = self.parts(steps=steps, sampler=sampler, start=start)
     own = self._own_sampling(needed[-1])
     if not isinstance(own['wavelet_levels'], int) or own['wavelet_levels'] < 1:
-      raise SSRError(f"sampling.wavelet_levels {own['wavelet_levels']!r} in model.json: must be a whole number from 1")
+      raise SSRError(f'sampling.wavelet_levels {own["wavelet_levels"]!r} in model.json: must be a whole number from 1')
     chroma = own.get('chroma_levels')
     if chroma is not None and (not isinstance(chroma, int) or chroma < 0):
       raise SSRError(f'sampling.student.chroma_levels {chroma!r} in model.json: must be a whole number or null')
     if not isinstance(own['noise'], (int, float)) or not 0 <= own['noise'] <= 1:
-      raise SSRError(f"sampling.student.noise {own['noise']!r} in model.json: must lie in [0, 1]")
+      raise SSRError(f'sampling.student.noise {own["noise"]!r} in model.json: must lie in [0, 1]')
     asked = dict(steps=steps, sampler=sampler, start=start, colour_fix=colour_fix, strength=strength)
     steps, sampler, start, colour_fix, strength = (own[k] if value is None else value for k, value in asked.items())
     if scale != self.config['scale']:
@@ -376,13 +378,15 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
     rule = model.config['svkr']['rule']
     raise SSRError(f"{model.directory / registry.MODEL_FILE}: svkr.rule '{rule}'; known: {', '.join(svkr.RULES)}")
   modules = {
-      part: registry.build(part, entry['config'], dtype=compute) for part, entry in model.config['parts'].items()}
+    part: registry.build(part, entry['config'], dtype=compute) for part, entry in model.config['parts'].items()
+  }
   student = model.config['sampling'].get('student', {})
   if 'student' in modules and set(student) != set(_STUDENT):
     path = model.directory / registry.MODEL_FILE
-    raise SSRError(f"{path}: sampling.student has {', '.join(student) or 'nothing'}; it needs {', '.join(_STUDENT)}")
-  variables = {part: _stored(part, model.config['parts'][part]['config'], x, compute)
-               for part, x in model.variables.items()}
+    raise SSRError(f'{path}: sampling.student has {", ".join(student) or "nothing"}; it needs {", ".join(_STUDENT)}')
+  variables = {
+    part: _stored(part, model.config['parts'][part]['config'], x, compute) for part, x in model.variables.items()
+  }
   ssr = SSR(config=model.config, variables=jax.device_put(variables), modules=modules, dtype=dtype)
   try:
     ssr.check(scale=model.config['scale'], steps=0)  # and with it every value that model.json gives
@@ -396,9 +400,7 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
   return ssr
 
 
-def sample(
-    lr: Any, model: str | os.PathLike | SSR = 'compact', *, dtype: str | None = None, **options: Any
-) -> Result:
+def sample(lr: Any, model: str | os.PathLike | SSR = 'compact', *, dtype: str | None = None, **options: Any) -> Result:
   """Super-resolves images with a model that is loaded once.
 
   Args:
@@ -411,7 +413,7 @@ def sample(
     changed = (registry.resolve(model) / registry.MODEL_FILE).stat().st_mtime_ns
     model = _loaded(os.fspath(model), dtype or 'float32', changed)
   elif dtype not in (None, model.dtype):
-    raise SSRError(f"dtype is {dtype!r}, but the model was loaded with {model.dtype!r}; load it with that dtype")
+    raise SSRError(f'dtype is {dtype!r}, but the model was loaded with {model.dtype!r}; load it with that dtype')
   return model.sample(lr, **options)
 
 

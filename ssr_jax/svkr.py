@@ -1,6 +1,6 @@
 """SVKR: spatially variant kernel refinement, Algorithm 1 of the SSR paper."""
 
-from typing import Callable
+from collections.abc import Callable
 
 import flax.struct
 import jax
@@ -27,16 +27,16 @@ class SVKR:
 
 
 def svkr(
-    estimate_depth: Callable[[Array], Array],
-    estimate_kernels: Callable[[Array, Array], Array],
-    restore: Callable[[Array, Array], Array],
-    lr: Array,
-    *,
-    scale: int = 4,
-    iterations: int = 3,
-    gamma: float = 0.9,
-    rule: str = 'algorithm1',
-    unroll: int | bool = 1,
+  estimate_depth: Callable[[Array], Array],
+  estimate_kernels: Callable[[Array, Array], Array],
+  restore: Callable[[Array, Array], Array],
+  lr: Array,
+  *,
+  scale: int = 4,
+  iterations: int = 3,
+  gamma: float = 0.9,
+  rule: str = 'algorithm1',
+  unroll: int | bool = 1,
 ) -> SVKR:
   """Refines depth, kernels and image in turn (Algorithm 1), as one `lax.scan` with a static trip count.
 
@@ -67,7 +67,7 @@ def svkr(
     ValueError: an unknown rule, or fewer than 0 iterations.
   """
   if rule not in RULES:
-    raise ValueError(f"unknown SVKR rule {rule!r}; known: {', '.join(RULES)}")
+    raise ValueError(f'unknown SVKR rule {rule!r}; known: {", ".join(RULES)}')
   if iterations < 0:
     raise ValueError(f'SVKR iterations must be 0 or more; got {iterations}')
   h, w = lr.shape[1:3]

@@ -5,13 +5,14 @@ option hands convolutions back to the multi-threaded runtime; it is passed per j
 environment variable. An XLA that does not know the option (older or newer) is asked once and then left alone.
 """
 
+from collections.abc import Callable, Iterator
 import contextlib
 import ctypes
 import functools
 import os
 import pathlib
 import sys
-from typing import Any, Callable, Iterator
+from typing import Any
 
 import jax
 
@@ -82,9 +83,9 @@ def _answer_for_gpu(stack: contextlib.ExitStack, capability: float) -> None:
 
   major, minor, patch = CUDNN
   answers = {
-      'check_cudnn_version': lambda: 10_000 * major + 100 * minor + patch,
-      'check_compute_capability': lambda least: capability >= float(least),
-      'is_cuda_compute_capability_equal': lambda other: capability == float(other),
+    'check_cudnn_version': lambda: 10_000 * major + 100 * minor + patch,
+    'check_compute_capability': lambda least: capability >= float(least),
+    'is_cuda_compute_capability_equal': lambda other: capability == float(other),
   }
   for name, answer in answers.items():
     stack.callback(setattr, asking, name, getattr(asking, name))

@@ -5,11 +5,13 @@ import pathlib
 
 # Tests compile hundreds of small programs that run once or twice: without LLVM's optimisations the suite takes a third
 # less time. What stands in XLA_FLAGS already comes last and so wins.
-os.environ['XLA_FLAGS'] = ' '.join([
+os.environ['XLA_FLAGS'] = ' '.join(
+  [
     '--xla_backend_optimization_level=0',
     '--xla_llvm_disable_expensive_passes=true',
     os.environ.get('XLA_FLAGS', ''),
-])
+  ]
+)
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +30,12 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 xla.enable_compilation_cache()
 
 TINY = {
-    'depth': {'resolution': [32, 32], 'widths': [8, 8, 8], 'blocks': [1, 1], 'group': 4, 'heads': 1},
-    'dkenet': {'features': 8, 'depth_features': 4},
-    'nbsr': {'blocks': 1, 'features': 8, 'growth': 4},
-    # As in configs/tiny.py, whose student starts as this UNet and trains this decoder.
-    'vae': tiny.get_config().model.vae.to_dict() | {'scaling_factor': 1.0},
-    'unet': tiny.get_config().model.unet.to_dict(),
+  'depth': {'resolution': [32, 32], 'widths': [8, 8, 8], 'blocks': [1, 1], 'group': 4, 'heads': 1},
+  'dkenet': {'features': 8, 'depth_features': 4},
+  'nbsr': {'blocks': 1, 'features': 8, 'growth': 4},
+  # As in configs/tiny.py, whose student starts as this UNet and trains this decoder.
+  'vae': tiny.get_config().model.vae.to_dict() | {'scaling_factor': 1.0},
+  'unet': tiny.get_config().model.unet.to_dict(),
 }
 
 

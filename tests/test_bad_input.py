@@ -33,7 +33,9 @@ def _encoded(pixels, form, **options):
 _NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
 
 
-@pytest.mark.parametrize('name, content, words', [
+@pytest.mark.parametrize(
+  'name, content, words',
+  [
     ('a.png', b'', 'empty'),
     ('a.jpg', b'text', 'not an image'),
     ('a.png', _encoded(_NOISE, 'PNG')[:3000], 'truncated'),
@@ -42,7 +44,8 @@ _NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     ('a.webp', _encoded(_NOISE, 'WEBP', save_all=True, append_images=[Image.new('RGB', (64, 64))]), 'frames'),
     ('a.tif', _encoded(np.zeros((8, 8), np.float32), 'TIFF'), 'floating-point'),
     ('missing.png', None, 'cannot be read'),
-])
+  ],
+)
 def test_bad_files(tmp_path, capsys, tiny_model_dir, name, content, words):
   if content is not None:
     (tmp_path / name).write_bytes(content)
@@ -93,8 +96,10 @@ def test_unwritable_output(tmp_path, capsys, tiny_model_dir):
     assert code == 2 and len(lines) == 1 and 'cannot be written' in lines[0]
 
 
-@pytest.mark.parametrize('options, words', [
-    (['--model', 'nosuch'], "unknown model; known: compact"),
+@pytest.mark.parametrize(
+  'options, words',
+  [
+    (['--model', 'nosuch'], 'unknown model; known: compact'),
     (['--scale', '2'], 'scale 2'),
     (['--steps', '-1'], 'steps -1'),
     (['--steps', '2', '--restored-only'], 'exclude each other'),
@@ -104,7 +109,8 @@ def test_unwritable_output(tmp_path, capsys, tiny_model_dir):
     (['--start', '0'], 'start 0.0'),
     (['--tile', '100'], 'tile 100'),
     (['--quality', '0'], '--quality 0'),
-])
+  ],
+)
 def test_wrong_options_are_told_once(tmp_path, capsys, tiny_model_dir, options, words):
   photos = [_save(tmp_path / f'{i}.png', _NOISE) for i in range(2)]
   model = [] if '--model' in options else ['--model', tiny_model_dir]
@@ -138,14 +144,17 @@ def _drop(directory):
   (directory / 'model.json').write_text(json.dumps(model))
 
 
-@pytest.mark.parametrize('damage, words', [
+@pytest.mark.parametrize(
+  'damage, words',
+  [
     (_flip, 'nbsr.safetensors: corrupted: sha256'),
     (lambda d: (d / 'vae.safetensors').unlink(), 'vae.safetensors: cannot be read'),
     (lambda d: (d / 'model.json').write_text('{'), 'model.json: not valid JSON'),
     (lambda d: _field(d, widht=3), "'widht'"),
     (lambda d: _field(d, features=16), 'does not fit the config'),
     (_drop, 'has no part unet; use steps=0 (--restored-only)'),
-])
+  ],
+)
 def test_damaged_models(tmp_path, capsys, tiny_model_dir, damage, words):
   directory = tmp_path / 'model'
   shutil.copytree(tiny_model_dir, directory)

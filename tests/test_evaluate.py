@@ -63,7 +63,11 @@ def test_writes_rows_means_table_and_pictures(photos, tmp_path, capsys):
   report = evaluate.evaluate(config, tmp_path / 'out', ssr=model)
   assert 'niqe is left out: eval.niqe_params' in capsys.readouterr().err
   assert [path.name for path in sorted((tmp_path / 'out').iterdir())] == [
-      'metrics.csv', 'metrics.json', 'pictures', 'table.md']
+    'metrics.csv',
+    'metrics.json',
+    'pictures',
+    'table.md',
+  ]
 
   with open(tmp_path / 'out' / 'metrics.csv') as file:
     rows = list(csv.DictReader(file))
@@ -74,8 +78,11 @@ def test_writes_rows_means_table_and_pictures(photos, tmp_path, capsys):
   assert by_model['bicubic']['kernel_psnr'] == by_model['bicubic']['lr_psnr'] == ''
   assert 20 < float(by_model['result']['lr_psnr']) < 60 and float(by_model['result']['kernel_psnr']) > 0
 
-  case = next(case for case in evaluate.Dataset.parse(f'folder:{photos}', ['smooth/no_noise'], 0, 0).cases([])
-              if case.image == 'chelsea.png')
+  case = next(
+    case
+    for case in evaluate.Dataset.parse(f'folder:{photos}', ['smooth/no_noise'], 0, 0).cases([])
+    if case.image == 'chelsea.png'
+  )
   assert case.hr.shape == (48, 64, 3) and case.lr.shape == (12, 16, 3) and case.lr.dtype == np.uint8
   bicubic = np.asarray(Image.fromarray(case.lr).resize((64, 48), Image.Resampling.BICUBIC))
   assert float(by_model['bicubic']['psnr']) == pytest.approx(metrics.psnr.psnr(bicubic, case.hr), abs=1e-5)
@@ -86,7 +93,8 @@ def test_writes_rows_means_table_and_pictures(photos, tmp_path, capsys):
 
   means = json.loads((tmp_path / 'out' / 'metrics.json').read_text())['means']
   assert [(row['recipe'], row['model'], row['images']) for row in means[:3]] == [
-      ('smooth/no_noise', model, 2) for model in ('bicubic', 'restored', 'result')]
+    ('smooth/no_noise', model, 2) for model in ('bicubic', 'restored', 'result')
+  ]
   table = (tmp_path / 'out' / 'table.md').read_text()
   assert 'MATLAB' in table and 'no crop' in table and 'seed 0' in table and '| result |' in table
   assert table.strip() == report.table().strip()
@@ -99,8 +107,8 @@ def test_writes_rows_means_table_and_pictures(photos, tmp_path, capsys):
 def test_a_photos_lr_depends_on_its_name_and_the_seed_only(photos):
   both = list(evaluate.Dataset.parse(f'folder:{photos}', ['smooth/no_jpeg'], 3, 0).cases([]))
   (photos / 'astronaut.png').unlink()
-  alone, = evaluate.Dataset.parse(f'folder:{photos}', ['smooth/no_jpeg'], 3, 1).cases([])
-  other, = evaluate.Dataset.parse(f'folder:{photos}', ['smooth/no_jpeg'], 4, 1).cases([])
+  (alone,) = evaluate.Dataset.parse(f'folder:{photos}', ['smooth/no_jpeg'], 3, 1).cases([])
+  (other,) = evaluate.Dataset.parse(f'folder:{photos}', ['smooth/no_jpeg'], 4, 1).cases([])
   np.testing.assert_array_equal(alone.lr, both[1].lr)
   assert (other.lr != alone.lr).any()
 
@@ -113,7 +121,9 @@ def test_paired_lr_is_taken_as_it_is(photos, tmp_path):
   config = _config(photos, dataset=f'folder:{photos},{low}', models=('bicubic',), metrics=('psnr', 'kernel_psnr'))
   report = evaluate.evaluate(config)
   assert [(row['image'], row['recipe']) for row in report.rows] == [
-      ('astronaut.png', 'paired'), ('chelsea.png', 'paired')]
+    ('astronaut.png', 'paired'),
+    ('chelsea.png', 'paired'),
+  ]
   bicubic = np.asarray(Image.open(low / 'astronaut.png').resize((64, 48), Image.Resampling.BICUBIC))
   expected = metrics.psnr.psnr(bicubic, data.astronaut()[100:148, 150:214])
   assert report.rows[0]['psnr'] == pytest.approx(expected) and np.isnan(report.rows[0]['kernel_psnr'])
@@ -143,7 +153,9 @@ def test_one_bad_file_is_named_and_the_rest_done(photos, tmp_path, capsys):
     evaluate.evaluate(_config(photos, models=('bicubic',)))
 
 
-@pytest.mark.parametrize('fields, message', [
+@pytest.mark.parametrize(
+  'fields, message',
+  [
     (dict(metrics=('psnr', 'pnsr')), "unknown metric 'pnsr'; known: psnr"),
     (dict(models=('bicubic', 'best')), "eval.models: unknown 'best'; known: bicubic, restored, result"),
     (dict(models=()), 'eval.models is empty'),
@@ -154,7 +166,8 @@ def test_one_bad_file_is_named_and_the_rest_done(photos, tmp_path, capsys):
     (dict(metrics=('niqe',), niqe_params='absent.npz'), 'no pristine model'),
     (dict(sampling={'step': 3}), "eval.sampling: unknown 'step'; known: steps"),
     (dict(models=('bicubic,result',)), "'result' needs the part vae, unet, which model 'double' lacks"),
-])
+  ],
+)
 def test_wrong_fields_are_one_clear_line(photos, fields, message):
   model = _Model(parts=('depth', 'dkenet', 'nbsr'))
   with pytest.raises(SSRError, match=message):
@@ -165,7 +178,8 @@ def test_validate_returns_means_and_writes_nothing(photos, tmp_path, monkeypatch
   monkeypatch.chdir(tmp_path)
   before = sorted(tmp_path.rglob('*'))
   rows = evaluate.validate(
-      _Model(), f'folder:{photos}', models=('restored',), metrics=('psnr',), recipes=('smooth/no_noise',))
+    _Model(), f'folder:{photos}', models=('restored',), metrics=('psnr',), recipes=('smooth/no_noise',)
+  )
   assert [(row['model'], row['images']) for row in rows] == [('restored', 2)] and rows[0]['psnr'] > 15
   assert sorted(tmp_path.rglob('*')) == before
 
@@ -173,9 +187,9 @@ def test_validate_returns_means_and_writes_nothing(photos, tmp_path, monkeypatch
 def test_a_model_directory_without_diffusion_from_the_command_line(photos, tmp_path, capsys, monkeypatch):
   """The real pipeline, nets of a few channels with random weights."""
   parts = {
-      'depth': (dict(resolution=[32, 32], widths=[8, 8, 8, 8, 8], group=4, heads=2), (3,)),
-      'dkenet': (dict(features=8, depth_features=4), (3, 1)),
-      'nbsr': (dict(blocks=1, features=8, growth=4), (3, 441)),
+    'depth': (dict(resolution=[32, 32], widths=[8, 8, 8, 8, 8], group=4, heads=2), (3,)),
+    'dkenet': (dict(features=8, depth_features=4), (3, 1)),
+    'nbsr': (dict(blocks=1, features=8, growth=4), (3, 441)),
   }
   rng = np.random.default_rng(0)
   for part, (fields, channels) in parts.items():
@@ -183,10 +197,20 @@ def test_a_model_directory_without_diffusion_from_the_command_line(photos, tmp_p
     shapes = jax.eval_shape(models.build(part, **fields).init, jax.random.key(0), *inputs)
     variables = jax.tree.map(lambda x: (0.05 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
     registry.save_part(tmp_path / 'model', part, fields, variables)
-  monkeypatch.setattr(sys, 'argv', [
-      'evaluate.py', f'--config={compact.__file__}', f'--config.eval.dataset=folder:{photos}',
-      f'--config.eval.model={tmp_path / "model"}', "--config.eval.models=('bicubic','restored')",
-      "--config.eval.recipes=('smooth/no_noise',)", '--config.eval.limit=1', f'--workdir={tmp_path / "out"}'])
+  monkeypatch.setattr(
+    sys,
+    'argv',
+    [
+      'evaluate.py',
+      f'--config={compact.__file__}',
+      f'--config.eval.dataset=folder:{photos}',
+      f'--config.eval.model={tmp_path / "model"}',
+      "--config.eval.models=('bicubic','restored')",
+      "--config.eval.recipes=('smooth/no_noise',)",
+      '--config.eval.limit=1',
+      f'--workdir={tmp_path / "out"}',
+    ],
+  )
   with pytest.raises(SystemExit) as exit_:
     common.run(evaluate.main, evaluate.__doc__)
   written = capsys.readouterr()

@@ -11,11 +11,20 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # A file imports only from lower floors, and from its own folder.
 FLOORS = {
-    'types': -1, 'xla': -1, 'image': 0,  # types and xla are the ground that everything stands on
-    'degrade': 1, 'models': 1, 'diffusion': 1, 'metrics': 1,
-    'svkr': 2, 'weights': 2, 'data': 2,
-    'pipeline': 3, 'training': 3, 'report': 3,
-    'cli': 4,
+  'types': -1,
+  'xla': -1,
+  'image': 0,  # types and xla are the ground that everything stands on
+  'degrade': 1,
+  'models': 1,
+  'diffusion': 1,
+  'metrics': 1,
+  'svkr': 2,
+  'weights': 2,
+  'data': 2,
+  'pipeline': 3,
+  'training': 3,
+  'report': 3,
+  'cli': 4,
 }
 FILES = sorted((ROOT / 'ssr_jax').rglob('*.py'))
 SCRIPTS = sorted([*ROOT.glob('*.py'), *(ROOT / 'tools').glob('*.py')])
@@ -66,13 +75,13 @@ def test_scripts_do_not_import_each_other(path):
 
 def test_importing_the_package_is_light():
   code = (
-      'import sys, time; start = time.perf_counter(); import ssr_jax; took = time.perf_counter() - start\n'
-      'heavy = [m for m in ("grain", "tensorflow_datasets", "orbax", "jax", "flax") if m in sys.modules]\n'
-      'assert took < 2.5, took\n'
-      'assert not heavy, heavy\n'
-      'start = time.perf_counter(); ssr_jax.sample; ssr_jax.load\n'
-      'heavy = [m for m in ("grain", "tensorflow_datasets", "orbax", "optax", "tensorflow") if m in sys.modules]\n'
-      'assert not heavy, heavy\n'
+    'import sys, time; start = time.perf_counter(); import ssr_jax; took = time.perf_counter() - start\n'
+    'heavy = [m for m in ("grain", "tensorflow_datasets", "orbax", "jax", "flax") if m in sys.modules]\n'
+    'assert took < 2.5, took\n'
+    'assert not heavy, heavy\n'
+    'start = time.perf_counter(); ssr_jax.sample; ssr_jax.load\n'
+    'heavy = [m for m in ("grain", "tensorflow_datasets", "orbax", "optax", "tensorflow") if m in sys.modules]\n'
+    'assert not heavy, heavy\n'
   )
   done = subprocess.run([sys.executable, '-c', code], cwd=ROOT, capture_output=True, text=True)
   assert done.returncode == 0, done.stderr

@@ -14,13 +14,15 @@ from configs import tiny
 from ssr_jax.weights import registry
 
 spec = importlib.util.spec_from_file_location(
-    'improve', pathlib.Path(__file__).resolve().parents[1] / 'tools' / 'improve.py')
+  'improve', pathlib.Path(__file__).resolve().parents[1] / 'tools' / 'improve.py'
+)
 improve = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(improve)
 
 
 @pytest.mark.parametrize(
-    'higher,former,expected', [(True, 24.9, True), (True, 25.1, False), (False, 25.1, True), (False, 24.9, False)])
+  'higher,former,expected', [(True, 24.9, True), (True, 25.1, False), (False, 25.1, True), (False, 24.9, False)]
+)
 def test_keeps_the_better_in_the_metrics_own_direction(higher, former, expected):
   summary = {'metric': 'm', 'higher_is_better': higher, 'validation': {'m': 25.0}}
   assert improve.verdict(summary, {'m': former})[0] is expected
@@ -34,8 +36,10 @@ def test_equal_does_not_replace():
 
 def test_rate_is_taken_after_the_first_compilation(tmp_path):
   rows = [
-      {'step': 0, 'time': 0.0, 'validation/psnr': 1}, {'step': 10, 'time': 100.0, 'loss': 1},
-      {'step': 30, 'time': 110.0, 'loss': 1}]
+    {'step': 0, 'time': 0.0, 'validation/psnr': 1},
+    {'step': 10, 'time': 100.0, 'loss': 1},
+    {'step': 30, 'time': 110.0, 'loss': 1},
+  ]
   (tmp_path / 'scalars.jsonl').write_text('\n'.join(map(json.dumps, rows)))
   assert improve.rate(tmp_path) == pytest.approx(2.0)
 
@@ -57,6 +61,7 @@ def test_only_what_encodes_or_scales_changes_latents(tiny_model_dir, tmp_path):
   def double(name):
     def change(config, tensors):
       tensors[name] = 2 * tensors[name] + 0.5
+
     return change
 
   same = _vae(tiny_model_dir, tmp_path / 'same', lambda *_: None)
@@ -72,10 +77,13 @@ def test_former_weights_are_measured_with_their_own_networks():
   """Whatever is set for the new ones; a field that a config does not have, such as a measured scaling, is left out."""
   fields = {'model.vae.channels': '(9, 9)', 'train.batch_size': '2', 'data.train': 'folder:x'}
   here = improve.as_built(
-      fields, 'tiny', 'vae', {'vae': {'channels': [8, 4], 'groups': 2, 'scaling_factor': [1.0, 2.0]}})
+    fields, 'tiny', 'vae', {'vae': {'channels': [8, 4], 'groups': 2, 'scaling_factor': [1.0, 2.0]}}
+  )
   assert (here['model.vae.channels'], here['model.vae.groups'], here['model.vae.shortcut']) == ((8, 4), 2, False)
   assert {k: v for k, v in here.items() if not k.startswith('model.')} == {
-      'train.batch_size': '2', 'data.train': 'folder:x'}
+    'train.batch_size': '2',
+    'data.train': 'folder:x',
+  }
   assert {name.split('.')[-1] for name in here if name.startswith('model.')} == set(tiny.get_config('vae').model.vae)
 
 
@@ -86,7 +94,14 @@ def _improve_nbsr(model, folder, *more):
     Image.fromarray(getattr(data, name)()[:160, :160]).save(folder / 'photos' / f'{name}.png')
   arguments = ['nbsr', '--minutes', '0.001', '--data', f'folder:{folder}/photos', '--config', 'tiny']
   arguments += [
-      '--model', str(model), '--workdir', str(folder / 'runs'), '--set', 'model.nbsr.global_skip=False', *more]
+    '--model',
+    str(model),
+    '--workdir',
+    str(folder / 'runs'),
+    '--set',
+    'model.nbsr.global_skip=False',
+    *more,
+  ]
   return improve.main(arguments)
 
 
@@ -95,7 +110,8 @@ def test_weights_of_another_width_replace_those_that_measure_worse(tiny_model_di
   model = tmp_path / 'model'
   shutil.copytree(tiny_model_dir, model)
   code = _improve_nbsr(
-      model, tmp_path, '--scratch', '--set', 'train.learning_rate=0.003', '--set', 'model.nbsr.features=12')
+    model, tmp_path, '--scratch', '--set', 'train.learning_rate=0.003', '--set', 'model.nbsr.features=12'
+  )
   psnr = [float(x) for x in re.search(r'psnr ([\d.]+) -> ([\d.]+)', capfd.readouterr().out).groups()]
   assert code == (0 if psnr[1] > psnr[0] else 3)
   features = registry.read_config(model)['parts']['nbsr']['config']['features']

@@ -10,8 +10,7 @@ import pytest
 from skimage import data
 
 import ssr_jax
-from ssr_jax import pipeline
-from ssr_jax import svkr
+from ssr_jax import pipeline, svkr
 from ssr_jax.image import colourfix, resize
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
@@ -45,9 +44,9 @@ def test_result_has_the_inputs_dtype_and_rank(model, dtype, batched):
   assert result.image.dtype == result.restored.dtype == dtype
   assert result.depth.dtype == result.kernels.dtype == np.float32
   np.testing.assert_allclose(result.kernels.sum(-1), 1, atol=1e-4)
-  assert 0 <= result.depth.min() and result.depth.max() <= 1
+  assert result.depth.min() >= 0 and result.depth.max() <= 1
   if dtype != np.uint8:
-    assert 0 <= result.image.min() and result.image.max() <= 1
+    assert result.image.min() >= 0 and result.image.max() <= 1
 
 
 def test_restored_is_svkr_on_the_padded_image(model):
@@ -153,7 +152,9 @@ def test_the_noise_field_is_one_for_all_windows():
   assert abs(whole.mean()) < 0.02 and abs(whole.std() - 1) < 0.02
 
 
-@pytest.mark.parametrize('lr, words', [
+@pytest.mark.parametrize(
+  'lr, words',
+  [
     (np.zeros((8, 8), np.uint8), r'shape \[8, 8\]'),
     (np.zeros((8, 8, 4), np.uint8), r'shape \[8, 8, 4\]'),
     (np.zeros((0, 8, 3), np.uint8), r'shape \[0, 8, 3\]'),
@@ -161,13 +162,16 @@ def test_the_noise_field_is_one_for_all_windows():
     (np.full((8, 8, 3), 255.0), r'must lie in \[0, 1\]'),
     (np.full((8, 8, 3), np.nan), r'must lie in \[0, 1\]'),
     (np.zeros((1, 5_000_000, 3), np.uint8), '5000000x1 pixels'),
-])
+  ],
+)
 def test_bad_images(model, lr, words):
   with pytest.raises(ssr_jax.SSRError, match=words):
     model.sample(lr)
 
 
-@pytest.mark.parametrize('options, words', [
+@pytest.mark.parametrize(
+  'options, words',
+  [
     ({'scale': 2}, 'scale 2'),
     ({'steps': 2.5}, 'steps 2.5'),
     ({'steps': 501}, 'more than the 500 that start 0.5 leaves'),
@@ -176,7 +180,8 @@ def test_bad_images(model, lr, words):
     ({'colour_fix': 'hue'}, "colour_fix 'hue'"),
     ({'tile': 50}, 'tile 50'),
     ({'seed': [1, 2]}, '2 numbers for 1 images'),
-])
+  ],
+)
 def test_bad_options(model, options, words):
   with pytest.raises(ssr_jax.SSRError, match=words):
     model.sample(_photo(), **options)
@@ -289,7 +294,8 @@ def test_strength_is_the_share_of_the_changes_that_stays(with_student):
   whole, part, none = (ssr.sample(lr, strength=s) for s in (1, 0.25, 0))
   inside = (whole.image > 0) & (whole.image < 1)  # it was clipped elsewhere
   np.testing.assert_allclose(
-      part.image[inside], (whole.restored + 0.25 * (whole.image - whole.restored))[inside], atol=1e-5)
+    part.image[inside], (whole.restored + 0.25 * (whole.image - whole.restored))[inside], atol=1e-5
+  )
   np.testing.assert_allclose(none.image, none.restored, atol=1e-6)
   registry.update(with_student, sampling={'student': STUDENT | {'strength': 0.25}})
   np.testing.assert_array_equal(ssr_jax.load(with_student).sample(lr).image, part.image)
@@ -330,12 +336,15 @@ def test_colours_of_a_tall_image_are_those_of_the_whole(how):
   np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
-@pytest.mark.parametrize('section,complaint', [
+@pytest.mark.parametrize(
+  'section,complaint',
+  [
     ({'steps': 1}, 'sampling.student has steps; it needs steps, start, noise, wavelet_levels, chroma_levels, strength'),
     (STUDENT | {'start': 1.5}, 'start 1.5'),
     (STUDENT | {'start': 0.5, 'wavelet_levels': 0, 'chroma_levels': None, 'strength': 1}, 'wavelet_levels 0'),
     (STUDENT | {'start': 0.5, 'noise': 2}, 'sampling.student.noise 2 in model.json'),
-])
+  ],
+)
 def test_a_wrong_student_section_is_said_at_loading(with_student, section, complaint):
   registry.update(with_student, sampling={'student': section})
   with pytest.raises(SSRError, match=complaint):

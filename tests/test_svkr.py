@@ -35,10 +35,7 @@ def _python_loop(lr, DE, KE, NBSR, T, gamma, rule):
     D = DE(I)
     E = KE(lr, down(D))
     estimates.append(E)
-    if rule == 'algorithm1':
-      K = gamma * E + (1 - gamma) * K
-    else:
-      K = gamma * estimates[t + 1] + (1 - gamma) * estimates[t]
+    K = gamma * E + (1 - gamma) * K if rule == 'algorithm1' else gamma * estimates[t + 1] + (1 - gamma) * estimates[t]
     I = NBSR(lr, K)
   return D, K, I
 

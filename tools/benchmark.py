@@ -17,6 +17,7 @@ products are (left out for chips whose peak is not known). It is minutes of comp
 """
 
 import argparse
+from collections.abc import Callable
 import functools
 import json
 import os
@@ -26,7 +27,7 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Any, Callable
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SCALE = 4
@@ -34,8 +35,18 @@ MAX_SECONDS, MAX_MEGABYTES = 8.0, 3000.0
 MIN_PATCHES, MAX_RATIO = 100.0, 3.0
 BATCH = 16  # patches degraded at once
 DEGRADED = (
-    'invariant/no_noise', 'invariant/no_jpeg', 'invariant/noise_jpeg', 'smooth/noise_jpeg', 'mode5/noise_jpeg',
-    'motion/noise_jpeg', 'depth/noise_jpeg', 'depth_motion/noise_jpeg', 'mixed/mixed', 'realesrgan', 'realesrgan-light')
+  'invariant/no_noise',
+  'invariant/no_jpeg',
+  'invariant/noise_jpeg',
+  'smooth/noise_jpeg',
+  'mode5/noise_jpeg',
+  'motion/noise_jpeg',
+  'depth/noise_jpeg',
+  'depth_motion/noise_jpeg',
+  'mixed/mixed',
+  'realesrgan',
+  'realesrgan-light',
+)
 _VARIANT, _INVARIANT = 'blur_downsample, a kernel per pixel', '21x21 convolution, stride 4'
 
 
@@ -66,8 +77,14 @@ def sample(options: argparse.Namespace, restore: bool = False) -> list[dict[str,
   same_bucket = [side for side in range(1, options.side) if pipeline.bucket(side) == pipeline.bucket(options.side)]
   other = lr[: max(min(same_bucket), options.side // 2), : max(same_bucket)]
   # A result holds host arrays, so the call is over when it returns.
-  rows = [{'what': what, 'size': _sizes(lr), **measure(lambda: ssr.sample(lr, steps=steps).image, options.repeat),
-           'traces': ssr.traces.total()}]
+  rows = [
+    {
+      'what': what,
+      'size': _sizes(lr),
+      **measure(lambda: ssr.sample(lr, steps=steps).image, options.repeat),
+      'traces': ssr.traces.total(),
+    }
+  ]
   before = ssr.traces.total()
   second = measure(lambda: ssr.sample(other, steps=steps).image, options.repeat)
   rows.append({'what': f'{what}, same bucket', 'size': _sizes(other), **second, 'traces': ssr.traces.total() - before})
@@ -100,7 +117,8 @@ def operator(options: argparse.Namespace, invariant: bool = False) -> list[dict[
     planes = padded.transpose(3, 1, 2, 0)  # channels as a batch: a grouped convolution is slower
     kernel = taps[0, 0, 0].reshape(k, k, 1, 1)
     out = jax.lax.conv_general_dilated(
-        planes, kernel, (SCALE, SCALE), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+      planes, kernel, (SCALE, SCALE), 'VALID', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
     return out.transpose(3, 1, 2, 0)
 
   run = xla.jit(convolution if invariant else variant)
@@ -146,7 +164,7 @@ def degrade(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     run = xla.jit(one)
     timed = measure(lambda: run(keys, hr, depth), options.repeat)
-    what = f"degrade {name}{', with kernels' if with_kernels else ''}"
+    what = f'degrade {name}{", with kernels" if with_kernels else ""}'
     size = f'{BATCH} of {side}x{side}'
     rows.append({'what': what, 'size': size, **timed, 'rate': BATCH / timed['later'], 'traces': traces})
   return rows
@@ -204,10 +222,10 @@ def train(options: argparse.Namespace) -> list[dict[str, Any]]:
   timed = measure(step, options.repeat)
   peak = flops.peak(mesh.devices.flat[0])
   row = {
-      'what': f'train {name}:{stage_name}',
-      'size': f'{batch_size} of {config.data.patch}x{config.data.patch}',
-      'rate': batch_size / timed['later'],
-      'traces': 1,
+    'what': f'train {name}:{stage_name}',
+    'size': f'{batch_size} of {config.data.patch}x{config.data.patch}',
+    'rate': batch_size / timed['later'],
+    'traces': 1,
   }
   if peak:
     row['share'] = work / timed['later'] / (peak * mesh.size)
@@ -225,13 +243,13 @@ def _value(text: str) -> Any:
 
 
 CASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
-    'sample': sample,
-    'restore': functools.partial(sample, restore=True),
-    'operator': operator,
-    'convolution': functools.partial(operator, invariant=True),
-    'jpeg': jpeg,
-    'degrade': degrade,
-    'train': train,
+  'sample': sample,
+  'restore': functools.partial(sample, restore=True),
+  'operator': operator,
+  'convolution': functools.partial(operator, invariant=True),
+  'jpeg': jpeg,
+  'degrade': degrade,
+  'train': train,
 }
 
 
@@ -240,7 +258,8 @@ def main(argv: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   usual = [name for name in CASES if name != 'train']
   parser.add_argument(
-      '--cases', default=','.join(usual), help=f"which, out of {', '.join(CASES)} (default: all but train)")
+    '--cases', default=','.join(usual), help=f'which, out of {", ".join(CASES)} (default: all but train)'
+  )
   parser.add_argument('--model', default='compact', help='name or model directory')
   parser.add_argument('--dtype', default='float32', help='of sample and restore: float32 or bfloat16')
   parser.add_argument('--steps', type=int, help="of sample: the UNet's (default: as the model has it)")
@@ -250,7 +269,8 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('--configs', default='tiny,compact', help='of train: files of configs/')
   parser.add_argument('--stages', default='', help='of train (default: all)')
   parser.add_argument(
-      '--set', action='append', default=[], metavar='FIELD=VALUE', help='of train: a field of the config')
+    '--set', action='append', default=[], metavar='FIELD=VALUE', help='of train: a field of the config'
+  )
   parser.add_argument('--child', choices=CASES, help=argparse.SUPPRESS)
   parser.add_argument('--run', help=argparse.SUPPRESS)
   options = parser.parse_args(argv)
@@ -262,16 +282,16 @@ def main(argv: list[str] | None = None) -> int:
   names = options.cases.split(',')
   stages = options.stages.split(',') if options.stages else common.STAGES
   for what, given, known in (
-      ('config', options.configs.split(','), [path.stem for path in sorted((ROOT / 'configs').glob('[!_]*.py'))]),
-      ('stage', stages, common.STAGES),
+    ('config', options.configs.split(','), [path.stem for path in sorted((ROOT / 'configs').glob('[!_]*.py'))]),
+    ('stage', stages, common.STAGES),
   ):
     for name in given:
       if name not in known or name == 'common':
-        parser.error(f"unknown {what} {name!r}; known: {', '.join(k for k in known if k != 'common')}")
+        parser.error(f'unknown {what} {name!r}; known: {", ".join(k for k in known if k != "common")}')
   runs = [f'{config}:{stage}' for config in options.configs.split(',') for stage in stages]
   unknown = [name for name in names if name not in CASES]
   if unknown:
-    parser.error(f"unknown case {unknown[0]!r}; known: {', '.join(CASES)}")
+    parser.error(f'unknown case {unknown[0]!r}; known: {", ".join(CASES)}')
   if not 16 <= options.side <= 512 or options.side % 16:
     parser.error(f'--side {options.side}: must be a multiple of 16 up to 512')
   for name, value in (('repeat', options.repeat), ('steps', options.steps)):
@@ -281,25 +301,32 @@ def main(argv: list[str] | None = None) -> int:
   from ssr_jax.report import tables
 
   rows, code = [], 0
-  for name, run in [(name, run) for name in names for run in (runs if name == 'train' else [None])]:
-    found = _run(name, options, run)
+  for case, run in [(case, run) for case in names for run in (runs if case == 'train' else [None])]:
+    found = _run(case, options, run)
     if isinstance(found, str):
-      print(f'error: {name}: {found}', file=sys.stderr)
+      print(f'error: {case}: {found}', file=sys.stderr)
       code = 1
     else:
       rows += found
   heads = ['what', 'size', 'first call s', 'later s', 'a second', 'peak MB', 'traces']
   cells = [
-      [row['what'], row['size'], f"{row['first']:.2f}", f"{row['later']:.3f}",
-       f"{row.get('rate', 1 / row['later']):.4g}", f"{row['peak']:.0f}", row['traces']]
-      for row in rows
+    [
+      row['what'],
+      row['size'],
+      f'{row["first"]:.2f}',
+      f'{row["later"]:.3f}',
+      f'{row.get("rate", 1 / row["later"]):.4g}',
+      f'{row["peak"]:.0f}',
+      row['traces'],
+    ]
+    for row in rows
   ]
   if any('device' in row for row in rows):
     heads.append('device MB')
-    cells = [line + [f"{row['device']:.0f}" if 'device' in row else ''] for line, row in zip(cells, rows)]
+    cells = [[*line, f'{row["device"]:.0f}' if 'device' in row else ''] for line, row in zip(cells, rows, strict=True)]
   if any('share' in row for row in rows):
     heads.append('of peak')
-    cells = [line + [f"{row['share']:.1%}" if 'share' in row else ''] for line, row in zip(cells, rows)]
+    cells = [[*line, f'{row["share"]:.1%}' if 'share' in row else ''] for line, row in zip(cells, rows, strict=True)]
   print(tables.plain(heads, cells))
   for line in complaints(rows) if options.check else []:
     print(f'error: {line}', file=sys.stderr)
@@ -312,14 +339,14 @@ def complaints(rows: list[dict[str, Any]]) -> list[str]:
   lines = []
   for row in rows:
     if row['what'].endswith('same bucket') and row['traces']:
-      lines.append(f"{row['what']}, {row['size']}: compiled {row['traces']} programs again")
+      lines.append(f'{row["what"]}, {row["size"]}: compiled {row["traces"]} programs again')
     if row['what'].endswith(' sample') and row['size'].startswith('128x128 '):
       if row['later'] > MAX_SECONDS:
-        lines.append(f"{row['what']}: {row['later']:.1f} s, more than {MAX_SECONDS:.0f} s")
+        lines.append(f'{row["what"]}: {row["later"]:.1f} s, more than {MAX_SECONDS:.0f} s')
       if row['peak'] > MAX_MEGABYTES:
-        lines.append(f"{row['what']}: {row['peak']:.0f} MB, more than {MAX_MEGABYTES:.0f} MB")
+        lines.append(f'{row["what"]}: {row["peak"]:.0f} MB, more than {MAX_MEGABYTES:.0f} MB')
     if row['what'] == 'degrade invariant/noise_jpeg' and row['rate'] < MIN_PATCHES:
-      lines.append(f"{row['what']}, {row['size']}: {row['rate']:.0f} a second, fewer than {MIN_PATCHES:.0f}")
+      lines.append(f'{row["what"]}, {row["size"]}: {row["rate"]:.0f} a second, fewer than {MIN_PATCHES:.0f}')
   seconds = {row['what']: row['later'] for row in rows}
   if {_VARIANT, _INVARIANT} <= seconds.keys() and seconds[_VARIANT] > MAX_RATIO * seconds[_INVARIANT]:
     ratio = seconds[_VARIANT] / seconds[_INVARIANT]
@@ -329,15 +356,24 @@ def complaints(rows: list[dict[str, Any]]) -> list[str]:
 
 def _run(name: str, options: argparse.Namespace, run: str | None = None) -> list[dict[str, Any]] | str:
   """One case in a fresh process: its rows, or the last line of what it complained of."""
-  command = [sys.executable, __file__, f'--child={name}', f'--model={options.model}', f'--dtype={options.dtype}',
-             f'--side={options.side}', f'--repeat={options.repeat}', *(f'--set={item}' for item in options.set)]
+  command = [
+    sys.executable,
+    __file__,
+    f'--child={name}',
+    f'--model={options.model}',
+    f'--dtype={options.dtype}',
+    f'--side={options.side}',
+    f'--repeat={options.repeat}',
+    *(f'--set={item}' for item in options.set),
+  ]
   if options.steps is not None:
     command.append(f'--steps={options.steps}')
   if run:
     command.append(f'--run={run}')
   paths = [str(ROOT), *filter(None, [os.environ.get('PYTHONPATH')])]
   done = subprocess.run(
-      command, capture_output=True, text=True, check=False, env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)})
+    command, capture_output=True, text=True, check=False, env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)}
+  )
   if done.returncode:
     return (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
   return json.loads(done.stdout.splitlines()[-1])

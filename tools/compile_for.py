@@ -29,6 +29,7 @@ share of the memory that JAX takes at the start: 75 %, where XLA_PYTHON_CLIENT_M
 """
 
 import collections
+from collections.abc import Iterator, Mapping
 import dataclasses
 import functools
 from json import dumps
@@ -38,7 +39,7 @@ import pathlib
 import re
 import sys
 import time
-from typing import Any, Iterator, Mapping
+from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 if __name__ == '__main__':
@@ -53,11 +54,11 @@ DOES_NOT_FIT = 3
 # metadata (for minutes, where there is none), and for a lock that a program which uses them holds. The type only has
 # to be one that libtpu knows.
 ENVIRONMENT = {
-    'JAX_PLATFORMS': 'cpu',
-    'TPU_SKIP_MDS_QUERY': '1',
-    'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
-    'TPU_WORKER_HOSTNAMES': 'localhost',
-    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
+  'JAX_PLATFORMS': 'cpu',
+  'TPU_SKIP_MDS_QUERY': '1',
+  'TPU_ACCELERATOR_TYPE': 'v5litepod-16',
+  'TPU_WORKER_HOSTNAMES': 'localhost',
+  'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
 
 # What JAX takes of a GPU's memory: https://docs.jax.dev/en/latest/gpu_memory_allocation.html
@@ -71,8 +72,16 @@ GPU_OPTIONS = {'xla_gpu_enable_triton_gemm': False}
 # their name, which counts chips for v5e and v6e but TensorCores, two a chip, for v4 and v5p.
 _SQUARES = {1: '1x1', 4: '2x2', 8: '2x4', 16: '4x4', 32: '4x8', 64: '8x8', 128: '8x16', 256: '16x16'}
 _CUBES = {
-    8: '2x2x1', 16: '2x2x2', 32: '2x2x4', 64: '2x4x4', 128: '4x4x4', 256: '4x4x8', 512: '4x8x8', 1024: '8x8x8',
-    2048: '8x8x16', 4096: '8x16x16',
+  8: '2x2x1',
+  16: '2x2x2',
+  32: '2x2x4',
+  64: '2x4x4',
+  128: '4x4x4',
+  256: '4x4x8',
+  512: '4x8x8',
+  1024: '8x8x8',
+  2048: '8x8x16',
+  4096: '8x16x16',
 }
 
 
@@ -108,23 +117,40 @@ class Gpu:
     lanes, shared, threads = _MULTIPROCESSORS[self.capability]
     major, minor = str(self.capability).split('.')
     fields = {
-        'name': f'"{self.name}"', 'device_vendor': '"NVIDIA Corporation"',
-        'cuda_compute_capability': f'{{ major: {major} minor: {minor} }}',
-        'device_memory_size': memory, 'memory_bandwidth': self.bandwidth * 10**9, 'l2_cache_size': self.l2 * 2**20,
-        'core_count': self.processors, 'fpus_per_core': lanes, 'clock_rate_ghz': self.ghz,
-        'shared_memory_per_core': shared * 1024, 'shared_memory_per_block_optin': (shared - 1) * 1024,
-        'shared_memory_per_block': 48 * 1024, 'threads_per_core_limit': threads, 'threads_per_block_limit': 1024,
-        'threads_per_warp': 32, 'registers_per_core_limit': 65536, 'registers_per_block_limit': 65536,
-        'thread_dim_limit_x': 1024, 'thread_dim_limit_y': 1024, 'thread_dim_limit_z': 64,
-        'block_dim_limit_x': 2**31 - 1, 'block_dim_limit_y': 65535, 'block_dim_limit_z': 65535,
-        'driver_version': '"12.8.0"', 'runtime_version': '"12.8.0"', 'compile_time_toolkit_version': '"12.8.0"',
-        'dnn_version': f'"{".".join(map(str, xla.CUDNN))}"',
+      'name': f'"{self.name}"',
+      'device_vendor': '"NVIDIA Corporation"',
+      'cuda_compute_capability': f'{{ major: {major} minor: {minor} }}',
+      'device_memory_size': memory,
+      'memory_bandwidth': self.bandwidth * 10**9,
+      'l2_cache_size': self.l2 * 2**20,
+      'core_count': self.processors,
+      'fpus_per_core': lanes,
+      'clock_rate_ghz': self.ghz,
+      'shared_memory_per_core': shared * 1024,
+      'shared_memory_per_block_optin': (shared - 1) * 1024,
+      'shared_memory_per_block': 48 * 1024,
+      'threads_per_core_limit': threads,
+      'threads_per_block_limit': 1024,
+      'threads_per_warp': 32,
+      'registers_per_core_limit': 65536,
+      'registers_per_block_limit': 65536,
+      'thread_dim_limit_x': 1024,
+      'thread_dim_limit_y': 1024,
+      'thread_dim_limit_z': 64,
+      'block_dim_limit_x': 2**31 - 1,
+      'block_dim_limit_y': 65535,
+      'block_dim_limit_z': 65535,
+      'driver_version': '"12.8.0"',
+      'runtime_version': '"12.8.0"',
+      'compile_time_toolkit_version': '"12.8.0"',
+      'dnn_version': f'"{".".join(map(str, xla.CUDNN))}"',
     }
     about = ' '.join(f'{field}: {value}' for field, value in fields.items())
-    version = ' '.join(f'{field}: {value}' for field, value in zip(('major', 'minor', 'patch'), xla.CUDNN))
+    version = ' '.join(f'{field}: {value}' for field, value in zip(('major', 'minor', 'patch'), xla.CUDNN, strict=True))
     return (
-        f'gpu_device_info {{ {about} }} platform_name: "CUDA" dnn_version_info {{ {version} }} '
-        f'device_description_str: "{self.name}"')
+      f'gpu_device_info {{ {about} }} platform_name: "CUDA" dnn_version_info {{ {version} }} '
+      f'device_description_str: "{self.name}"'
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,15 +174,15 @@ class Chip:
 _HOSTS = {number: f'1x1x{number}' for number in (1, 2, 4, 8)}  # partitions, hosts in each, GPUs in each
 
 CHIPS = {
-    'v4': Chip(32 * GIB, _CUBES, {'chip_config_name': 'megacore'}),
-    'v5e': Chip(16 * GIB, _SQUARES),
-    'v5p': Chip(95 * GIB, _CUBES),
-    'v6e': Chip(32 * GIB, _SQUARES),
-    'a100': Chip(80 * GIB, _HOSTS, gpu=Gpu('NVIDIA A100-SXM4-80GB', 8.0, 108, 1.41, 2039, 40)),
-    'h100': Chip(80 * GIB, _HOSTS, gpu=Gpu('NVIDIA H100 80GB HBM3', 9.0, 132, 1.98, 3350, 50)),
-    'h200': Chip(141 * GIB, _HOSTS, gpu=Gpu('NVIDIA H200', 9.0, 132, 1.98, 4800, 50)),
-    'rtx4060': Chip(8 * GIB, _HOSTS, gpu=Gpu('NVIDIA GeForce RTX 4060', 8.9, 24, 2.46, 272, 24)),
-    'rtx4090': Chip(24 * GIB, _HOSTS, gpu=Gpu('NVIDIA GeForce RTX 4090', 8.9, 128, 2.52, 1008, 72)),
+  'v4': Chip(32 * GIB, _CUBES, {'chip_config_name': 'megacore'}),
+  'v5e': Chip(16 * GIB, _SQUARES),
+  'v5p': Chip(95 * GIB, _CUBES),
+  'v6e': Chip(32 * GIB, _SQUARES),
+  'a100': Chip(80 * GIB, _HOSTS, gpu=Gpu('NVIDIA A100-SXM4-80GB', 8.0, 108, 1.41, 2039, 40)),
+  'h100': Chip(80 * GIB, _HOSTS, gpu=Gpu('NVIDIA H100 80GB HBM3', 9.0, 132, 1.98, 3350, 50)),
+  'h200': Chip(141 * GIB, _HOSTS, gpu=Gpu('NVIDIA H200', 9.0, 132, 1.98, 4800, 50)),
+  'rtx4060': Chip(8 * GIB, _HOSTS, gpu=Gpu('NVIDIA GeForce RTX 4060', 8.9, 24, 2.46, 272, 24)),
+  'rtx4090': Chip(24 * GIB, _HOSTS, gpu=Gpu('NVIDIA GeForce RTX 4090', 8.9, 128, 2.52, 1008, 72)),
 }
 
 
@@ -236,8 +262,8 @@ class Job:
 def train_jobs(config, mesh, batches: list[int]) -> Iterator[Job]:
   """The train step of a config on a mesh, for each of some global batches."""
   import jax
-  from jax.sharding import NamedSharding
   import jax.numpy as jnp
+  from jax.sharding import NamedSharding
 
   from ssr_jax.training import flops, shapes, sharding
   from ssr_jax.training import state as state_lib
@@ -258,10 +284,10 @@ def train_jobs(config, mesh, batches: list[int]) -> Iterator[Job]:
     split = NamedSharding(mesh, sharding.BATCH)
     batch = shapes.of_batch(stage, config, batch_size)
     arguments = (
-        place(state, program.places),
-        place(frozen, program.frozen_places),
-        place(batch, dict.fromkeys(batch, split)),
-        place(scalar, sharding.replicated(mesh)),
+      place(state, program.places),
+      place(frozen, program.frozen_places),
+      place(batch, dict.fromkeys(batch, split)),
+      place(scalar, sharding.replicated(mesh)),
     )
     lower = lambda arguments=arguments: program.step.trace(*arguments).lower()
     yield Job(f'{config.stage} step', f'batch {batch_size}', lower, work * batch_size // smallest)
@@ -296,10 +322,10 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
     found = registry.abstract_variables(part, entry, compute)
     variables[part] = registry.unflatten({name: shape(*x.shape, dtype=x.dtype) for name, x in found.items()})
   ssr = pipeline.SSR(
-      config=model,
-      variables=variables,
-      modules={part: registry.build(part, entry, dtype=compute) for part, entry in fields.items()},
-      dtype=config.eval.dtype,
+    config=model,
+    variables=variables,
+    modules={part: registry.build(part, entry, dtype=compute) for part, entry in fields.items()},
+    dtype=config.eval.dtype,
   )
   asked = config.eval.sampling
   options, _ = ssr.check(steps=asked.steps, sampler=asked.sampler, start=asked.start)
@@ -317,7 +343,7 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
       parts = ssr.parts(steps=asked.steps, sampler=asked.sampler, start=asked.start)
       generating = {part: variables[part] for part in parts[-2:]}
       arguments = generating, lr, code, depth, hr, shape(3, dtype=jnp.uint32)
-      calls[f"generate, {options['sampler']} x{options['steps']}"] = ssr._generate, arguments, options
+      calls[f'generate, {options["sampler"]} x{options["steps"]}'] = ssr._generate, arguments, options
     for label, (call, arguments, keywords) in calls.items():
       inside = functools.partial(call.__wrapped__, **keywords)  # without the options of this machine's compiler
       work = flops.count(inside, *arguments)
@@ -329,13 +355,19 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
 
 
 _COLLECTIVES = (
-    'all-gather', 'all-reduce', 'all-to-all', 'collective-broadcast', 'collective-permute', 'ragged-all-to-all',
-    'reduce-scatter',
+  'all-gather',
+  'all-reduce',
+  'all-to-all',
+  'collective-broadcast',
+  'collective-permute',
+  'ragged-all-to-all',
+  'reduce-scatter',
 )
 _BITS = {'pred': 8, 'bf16': 16, 'token': 0}
 _ARRAY = re.compile(r'\b([a-z]+[0-9]*[a-z0-9]*)\[([0-9,]*)\]')
 _INSTRUCTION = re.compile(
-    r'^\s*(?:ROOT )?%(?P<name>[\w.-]+) = (?P<type>\(.*?\)|\S+) (?P<kind>[a-z][\w-]*)\(', re.MULTILINE)
+  r'^\s*(?:ROOT )?%(?P<name>[\w.-]+) = (?P<type>\(.*?\)|\S+) (?P<kind>[a-z][\w-]*)\(', re.MULTILINE
+)
 _CALLS = re.compile(r'(?:calls|to_apply|body|true_computation|false_computation)=%([\w.-]+)')
 _BRANCHES = re.compile(r'branch_computations=\{([^}]*)\}')
 _LIMIT = re.compile(r'condition=%([\w.-]+)')
@@ -375,7 +407,8 @@ def collectives(text: str) -> tuple[dict[str, tuple[int, int]], bool]:
       if kind == 'while':
         times = _trips(line, computations.get(_LIMIT.search(line)[1], ()))
       inside = _CALLS.findall(line) + [
-          name.strip(' %') for group in _BRANCHES.findall(line) for name in group.split(',')]
+        name.strip(' %') for group in _BRANCHES.findall(line) for name in group.split(',')
+      ]
       for other in inside:
         sent = visit(other)
         known &= times is not None or not sent
@@ -415,7 +448,7 @@ def _bytes(instruction: re.Match, line: str) -> int:
   kind = instruction['kind']
   if kind in ('all-gather-start', 'collective-permute-start', 'reduce-scatter-start'):
     # (operands, results) and, for a permutation, two counters: as many results as operands.
-    sizes = [size for size, (kind_, shape) in zip(sizes, arrays) if kind_ != 'u32' or shape]
+    sizes = [size for size, (kind_, shape) in zip(sizes, arrays, strict=True) if kind_ != 'u32' or shape]
     half = len(sizes) // 2
     sizes = sizes[:half] if kind == 'reduce-scatter-start' else sizes[half:]
   return sum(sizes) * (_group(line) if kind == 'reduce-scatter' else 1)
@@ -423,7 +456,7 @@ def _bytes(instruction: re.Match, line: str) -> int:
 
 def _group(line: str) -> int:
   """How many devices take part in a collective: of groups as [groups,devices]<=..., {{0,1},...}, or axes of a mesh."""
-  axes = re.search(r"replica_groups=\S*mesh\[(?P<sizes>[^\]]*)\][^{]*\{(?P<used>[^}]*)\}", line)
+  axes = re.search(r'replica_groups=\S*mesh\[(?P<sizes>[^\]]*)\][^{]*\{(?P<used>[^}]*)\}', line)
   if axes:
     sizes = dict(re.findall(r"'(\w+)'=(\d+)", axes['sizes']))
     # An axis, or a part of one: 'axis' or 'axis':(before)size.
@@ -502,17 +535,17 @@ def compile_(lowered, room: float = math.inf, options: Mapping[str, Any] | None 
   needed = memory.argument_size_in_bytes + results + memory.temp_size_in_bytes
   complaint = f'{needed / GIB:.2f} GiB, and there are {room / GIB:.2f}'
   return Need(
-      arguments=memory.argument_size_in_bytes,
-      results=results,
-      temporaries=memory.temp_size_in_bytes,
-      needed=needed,
-      peak=memory.peak_memory_in_bytes,
-      fits=needed <= room,
-      sent=sent,
-      complete=complete,
-      calls=dict(collections.Counter(re.findall(r'custom_call_target="([^"]+)"', text)).most_common()),
-      complaint='' if needed <= room else complaint,
-      seconds=time.perf_counter() - start,
+    arguments=memory.argument_size_in_bytes,
+    results=results,
+    temporaries=memory.temp_size_in_bytes,
+    needed=needed,
+    peak=memory.peak_memory_in_bytes,
+    fits=needed <= room,
+    sent=sent,
+    complete=complete,
+    calls=dict(collections.Counter(re.findall(r'custom_call_target="([^"]+)"', text)).most_common()),
+    complaint='' if needed <= room else complaint,
+    seconds=time.perf_counter() - start,
   )
 
 
@@ -520,8 +553,18 @@ def compile_(lowered, room: float = math.inf, options: Mapping[str, Any] | None 
 
 
 _HEADS = (
-    'topology', 'mesh', 'program', 'size', 'arguments', 'results', 'temporaries', 'needed', 'of memory', 'peak',
-    'TFLOP', '',
+  'topology',
+  'mesh',
+  'program',
+  'size',
+  'arguments',
+  'results',
+  'temporaries',
+  'needed',
+  'of memory',
+  'peak',
+  'TFLOP',
+  '',
 )
 
 
@@ -531,8 +574,18 @@ def row(topology: str, mesh: str, job: Job, need: Need) -> tuple[str, ...]:
   gib = lambda size: '-' if size is None else f'{size / GIB:.3f}'
   share = '-' if need.needed is None else f'{need.needed / chip.memory:.1%}'
   return (
-      topology, mesh, job.label, job.size, gib(need.arguments), gib(need.results), gib(need.temporaries),
-      gib(need.needed), share, gib(need.peak), f'{job.work / 1e12:.4g}', 'fits' if need.fits else 'does not fit',
+    topology,
+    mesh,
+    job.label,
+    job.size,
+    gib(need.arguments),
+    gib(need.results),
+    gib(need.temporaries),
+    gib(need.needed),
+    share,
+    gib(need.peak),
+    f'{job.work / 1e12:.4g}',
+    'fits' if need.fits else 'does not fit',
   )
 
 

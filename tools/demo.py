@@ -18,9 +18,7 @@ from PIL import Image
 from skimage import data
 
 import ssr_jax
-from ssr_jax import degrade
-from ssr_jax import metrics
-from ssr_jax import xla
+from ssr_jax import degrade, metrics, xla
 from ssr_jax.image import io
 from ssr_jax.report import figures
 
@@ -47,10 +45,10 @@ def photos() -> dict[str, tuple[np.ndarray, degrade.Recipe, np.ndarray | None]]:
   nearness = np.where(np.isfinite(disparity), disparity, 0.0).astype(np.float32)
   nearness = np.asarray(Image.fromarray(_centre(nearness)).resize((SIDE // 4,) * 2, Image.Resampling.BOX))
   return {
-      'astronaut': (_centre(data.astronaut()[:400, 30:430]), degrade.Recipe(field='smooth', mode='no_noise'), None),
-      'coffee': (_centre(data.coffee()), degrade.Recipe(field='motion', mode='no_noise'), None),
-      'rocket': (_centre(data.rocket()), degrade.Recipe(field='smooth', mode='noise_jpeg'), None),
-      'motorcycle': (_centre(left), degrade.Recipe(field='depth', mode='no_noise'), nearness / nearness.max()),
+    'astronaut': (_centre(data.astronaut()[:400, 30:430]), degrade.Recipe(field='smooth', mode='no_noise'), None),
+    'coffee': (_centre(data.coffee()), degrade.Recipe(field='motion', mode='no_noise'), None),
+    'rocket': (_centre(data.rocket()), degrade.Recipe(field='smooth', mode='noise_jpeg'), None),
+    'motorcycle': (_centre(left), degrade.Recipe(field='depth', mode='no_noise'), nearness / nearness.max()),
   }
 
 
@@ -63,8 +61,10 @@ def run(folder: pathlib.Path, model_name: str, steps: int | None) -> None:
     print(f"model '{model_name}' has no diffusion part: showing the restored image")
     steps = 0
 
-  print(f"{'photo':12}{'degradation':22}{'seconds':>8}   PSNR-Y (dB) bicubic restored   result   "
-        f"SSIM-Y bicubic restored   result")
+  print(
+    f'{"photo":12}{"degradation":22}{"seconds":>8}   PSNR-Y (dB) bicubic restored   result   '
+    f'SSIM-Y bicubic restored   result'
+  )
   sheets, scores = [], []
   for index, (name, (hr, recipe, depth)) in enumerate(photos().items()):
     batched = None if depth is None else jnp.asarray(depth)[None]
@@ -93,7 +93,7 @@ def run(folder: pathlib.Path, model_name: str, steps: int | None) -> None:
 
 def _print_row(name, degradation, seconds, scores) -> None:
   took = '' if seconds is None else f'{seconds:.1f}'
-  psnr, ssim = (' '.join(f'{value:8.{digits}f}' for value in row) for row, digits in zip(scores, (2, 4)))
+  psnr, ssim = (' '.join(f'{value:8.{digits}f}' for value in row) for row, digits in zip(scores, (2, 4), strict=True))
   print(f'{name:12}{degradation:22}{took:>8}   {"":11} {psnr}   {"":6} {ssim}', flush=True)
 
 

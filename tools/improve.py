@@ -21,8 +21,14 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PARTS = {  # that each stage trains
-    'depth': ('depth',), 'kernel': ('dkenet',), 'nbsr': ('nbsr',), 'svkr': ('dkenet', 'nbsr'), 'vae': ('vae',),
-    'diffusion': ('unet',), 'distill': ('student', 'student_vae')}
+  'depth': ('depth',),
+  'kernel': ('dkenet',),
+  'nbsr': ('nbsr',),
+  'svkr': ('dkenet', 'nbsr'),
+  'vae': ('vae',),
+  'diffusion': ('unet',),
+  'distill': ('student', 'student_vae'),
+}
 _PROBE_STEPS = 40
 _DECODES = re.compile('params/(decoder|post_quant_conv|shortcut_out)')
 
@@ -59,7 +65,8 @@ def as_built(fields: dict, config: str, stage: str, parts: dict) -> dict:
   kept = {name: value for name, value in fields.items() if not name.startswith(new)}
   modules = {part: models.build(part, **entry) for part, entry in parts.items()}
   return kept | {
-      f'model.{part}.{name}': getattr(module, name) for part, module in modules.items() for name in model[part]}
+    f'model.{part}.{name}': getattr(module, name) for part, module in modules.items() for name in model[part]
+  }
 
 
 def verdict(summary: dict, former: dict | None) -> tuple[bool, str]:
@@ -74,7 +81,7 @@ def verdict(summary: dict, former: dict | None) -> tuple[bool, str]:
   if former is None:
     return True, f'{metric} {new:.5f}; there was nothing to compare with'
   better = new > former[metric] if summary['higher_is_better'] else new < former[metric]
-  return better, f"{metric} {former[metric]:.5f} -> {new:.5f}: {'better' if better else 'not better'}"
+  return better, f'{metric} {former[metric]:.5f} -> {new:.5f}: {"better" if better else "not better"}'
 
 
 def latents_change(new: pathlib.Path, old: pathlib.Path) -> bool:
@@ -88,9 +95,9 @@ def latents_change(new: pathlib.Path, old: pathlib.Path) -> bool:
   encoders = [registry.flatten(m.variables['vae']) for m in models]
   encoders = [{k: v for k, v in tree.items() if not _DECODES.match(k)} for tree in encoders]
   return (
-      not np.array_equal(*scalings)
-      or encoders[0].keys() != encoders[1].keys()
-      or any(not np.array_equal(encoders[0][k], encoders[1][k]) for k in encoders[0])
+    not np.array_equal(*scalings)
+    or encoders[0].keys() != encoders[1].keys()
+    or any(not np.array_equal(encoders[0][k], encoders[1][k]) for k in encoders[0])
   )
 
 

@@ -19,19 +19,21 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 LIMIT = 1e-3
 SD = {
-    'unet_sd15': dict(cross_attention_dim=768, attention_head_dim=8),
-    'unet_sd21': dict(cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True),
+  'unet_sd15': dict(cross_attention_dim=768, attention_head_dim=8),
+  'unet_sd21': dict(cross_attention_dim=1024, attention_head_dim=[5, 10, 20, 20], use_linear_projection=True),
 }
 TEXT = {
-    'text_sd15': dict(hidden_act='quick_gelu', hidden_size=768, num_hidden_layers=12, num_attention_heads=12,
-                      intermediate_size=3072),
-    'text_sd21': dict(hidden_act='gelu', hidden_size=1024, num_hidden_layers=23, num_attention_heads=16,
-                      intermediate_size=4096),
+  'text_sd15': dict(
+    hidden_act='quick_gelu', hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072
+  ),
+  'text_sd21': dict(
+    hidden_act='gelu', hidden_size=1024, num_hidden_layers=23, num_attention_heads=16, intermediate_size=4096
+  ),
 }
 ANYTHING = {
-    'depth_anything_v2_small': (384, 12, 6, [3, 6, 9, 12], [48, 96, 192, 384], 64),
-    'depth_anything_v2_base': (768, 12, 12, [3, 6, 9, 12], [96, 192, 384, 768], 128),
-    'depth_anything_v2_large': (1024, 24, 16, [5, 12, 18, 24], [256, 512, 1024, 1024], 256),
+  'depth_anything_v2_small': (384, 12, 6, [3, 6, 9, 12], [48, 96, 192, 384], 64),
+  'depth_anything_v2_base': (768, 12, 12, [3, 6, 9, 12], [96, 192, 384, 768], 128),
+  'depth_anything_v2_large': (1024, 24, 16, [5, 12, 18, 24], [256, 512, 1024, 1024], 256),
 }
 
 
@@ -50,15 +52,21 @@ def build(name: str):
   if name in SD:
     theirs = diffusers.UNet2DConditionModel(sample_size=64, block_out_channels=(320, 640, 1280, 1280), **SD[name])
     config = importing.unet_config(dict(theirs.config))
-    inputs = (draw.standard_normal((1, 64, 64, 4), np.float32), np.array([601]),
-              draw.standard_normal((1, 77, config['cross_attention_dim']), np.float32))
+    inputs = (
+      draw.standard_normal((1, 64, 64, 4), np.float32),
+      np.array([601]),
+      draw.standard_normal((1, 77, config['cross_attention_dim']), np.float32),
+    )
     table = convert.unet(theirs.config.use_linear_projection)
     ours = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
     return theirs, ours, table, inputs, lambda m, *a: m(*a).sample, {}
   if name == 'vae':
     theirs = diffusers.AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512), layers_per_block=2, down_block_types=('DownEncoderBlock2D',) * 4,
-        up_block_types=('UpDecoderBlock2D',) * 4)
+      block_out_channels=(128, 256, 512, 512),
+      layers_per_block=2,
+      down_block_types=('DownEncoderBlock2D',) * 4,
+      up_block_types=('UpDecoderBlock2D',) * 4,
+    )
     ours = models.build('vae', **importing.vae_config(dict(theirs.config)))
     inputs = (draw.random((1, 256, 256, 3), np.float32),)
     return theirs, ours, convert.vae(), inputs, lambda m, x: (m(2 * x - 1, sample_posterior=False).sample + 1) / 2, {}
@@ -67,28 +75,58 @@ def build(name: str):
     ours = CLIPText(**importing.text_config(config.to_dict()))
     inputs = (draw.integers(0, 49408, (1, 77)),)
     return (
-        transformers.CLIPTextModel(config), ours, convert.clip_text(), inputs, lambda m, x: m(x).last_hidden_state, {})
+      transformers.CLIPTextModel(config),
+      ours,
+      convert.clip_text(),
+      inputs,
+      lambda m, x: m(x).last_hidden_state,
+      {},
+    )
   if name == 'dpt_beit_large_512':
     backbone = transformers.BeitConfig(
-        image_size=512, hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096,
-        use_relative_position_bias=True, reshape_hidden_states=False,
-        out_features=['stage6', 'stage12', 'stage18', 'stage24'])
+      image_size=512,
+      hidden_size=1024,
+      num_hidden_layers=24,
+      num_attention_heads=16,
+      intermediate_size=4096,
+      use_relative_position_bias=True,
+      reshape_hidden_states=False,
+      out_features=['stage6', 'stage12', 'stage18', 'stage24'],
+    )
     config = transformers.DPTConfig(backbone_config=backbone, neck_hidden_sizes=[256, 512, 1024, 1024])
     theirs, translate, table = transformers.DPTForDepthEstimation(config), importing.dpt_config, convert.dpt_beit()
   elif name == 'dpt_large':
     config = transformers.DPTConfig(
-        hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, intermediate_size=4096, image_size=384,
-        backbone_out_indices=[5, 11, 17, 23], neck_hidden_sizes=[256, 512, 1024, 1024], is_hybrid=False,
-        readout_type='project')
+      hidden_size=1024,
+      num_hidden_layers=24,
+      num_attention_heads=16,
+      intermediate_size=4096,
+      image_size=384,
+      backbone_out_indices=[5, 11, 17, 23],
+      neck_hidden_sizes=[256, 512, 1024, 1024],
+      is_hybrid=False,
+      readout_type='project',
+    )
     theirs, translate, table = transformers.DPTForDepthEstimation(config), importing.dpt_config, convert.dpt()
   else:
     width, layers, heads, taps, neck, fusion = ANYTHING[name]
     backbone = transformers.Dinov2Config(
-        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, image_size=518, patch_size=14,
-        out_indices=taps, reshape_hidden_states=False, apply_layernorm=True)
+      hidden_size=width,
+      num_hidden_layers=layers,
+      num_attention_heads=heads,
+      image_size=518,
+      patch_size=14,
+      out_indices=taps,
+      reshape_hidden_states=False,
+      apply_layernorm=True,
+    )
     config = transformers.DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=width, patch_size=14, neck_hidden_sizes=neck,
-        fusion_hidden_size=fusion)
+      backbone_config=backbone,
+      reassemble_hidden_size=width,
+      patch_size=14,
+      neck_hidden_sizes=neck,
+      fusion_hidden_size=fusion,
+    )
     theirs = transformers.DepthAnythingForDepthEstimation(config)
     translate, table = importing.depth_anything_config, convert.depth_anything()
   ours = models.build('depth', **translate(config.to_dict()))
@@ -119,8 +157,7 @@ def compare(name: str) -> float:
         parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
   theirs.eval()
   state = {key: tensor.detach().numpy() for key, tensor in theirs.state_dict().items()}
-  shapes = registry.flatten_shapes(
-      jax.eval_shape(lambda *a: ours.init(jax.random.key(0), *a, **options), *inputs))
+  shapes = registry.flatten_shapes(jax.eval_shape(lambda *a: ours.init(jax.random.key(0), *a, **options), *inputs))
   found = table.to_ours(state, shapes, name)
   back = table.to_theirs(found)
   public = {table.canonical(key): array for key, array in state.items()}  # transformers has new names for some
@@ -144,8 +181,11 @@ def compare(name: str) -> float:
   error, scale = float(np.abs(out - reference).max()), float(reference.std())
   count = sum(array.size for array in found.values())
   trip = 'exact' if exact else 'DIFFERS'
-  print(f'| {name} | {count:,} | {list(reference.shape)} | {scale:.3g} | {error:.2g} | {error / max(scale, 1):.2g} '
-        f'| {trip} | {torch_seconds:.1f} | {seconds:.1f} | {_memory():.1f} |', flush=True)
+  print(
+    f'| {name} | {count:,} | {list(reference.shape)} | {scale:.3g} | {error:.2g} | {error / max(scale, 1):.2g} '
+    f'| {trip} | {torch_seconds:.1f} | {seconds:.1f} | {_memory():.1f} |',
+    flush=True,
+  )
   return error / max(scale, 1) if exact else float('inf')
 
 
@@ -186,8 +226,10 @@ def compare_amf(name: str) -> float:
   second = run(calibrated, z, t, conditions)
   scale = float(want.std())
   errors = [float(jnp.abs(x - want).max()) / max(scale, 1) for x in (first, second)]
-  print(f'| amf_{name} | imported {errors[0]:.2g} | calibrated {errors[1]:.2g} | deviation {scale:.3g} '
-        f'| {_memory():.1f} GB |')
+  print(
+    f'| amf_{name} | imported {errors[0]:.2g} | calibrated {errors[1]:.2g} | deviation {scale:.3g} '
+    f'| {_memory():.1f} GB |'
+  )
   return max(errors)
 
 

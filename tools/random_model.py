@@ -59,7 +59,8 @@ def main() -> int:
     tensors = draw(registry.abstract_variables(part, fields), arguments.seed)
     count = sum(value.size for name, value in tensors.items() if name.startswith('params/'))
     registry.save_part(
-        arguments.directory, part, fields, registry.unflatten(tensors), {'random': True, 'seed': arguments.seed})
+      arguments.directory, part, fields, registry.unflatten(tensors), {'random': True, 'seed': arguments.seed}
+    )
     del tensors
     print(f'{part}: {count:,} parameters, {time.monotonic() - start:.0f} s', flush=True)
   registry.update(arguments.directory, schedule=config.schedule.to_dict())

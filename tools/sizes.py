@@ -1,7 +1,7 @@
 """Writes docs/sizes.md: parameters, operations and memory of each part of the full-size models and the compact one.
 
-  python tools/sizes.py            # writes docs/sizes.md
-  python tools/sizes.py --check    # exit code 1 where the file is not what it should be
+python tools/sizes.py            # writes docs/sizes.md
+python tools/sizes.py --check    # exit code 1 where the file is not what it should be
 """
 
 import argparse
@@ -81,19 +81,29 @@ def rows(name: str) -> list[tuple[str, int, int]]:
       inside = count
       if part == 'vae':
         half = method == 'encode'
-        inside = sum(leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(shapes['params'])
-                     if (path[0].key in ('encoder', 'quant_conv', 'shortcut_in')) == half)
+        inside = sum(
+          leaf.size
+          for path, leaf in jax.tree_util.tree_leaves_with_path(shapes['params'])
+          if (path[0].key in ('encoder', 'quant_conv', 'shortcut_in')) == half
+        )
       found.append((label, inside, work))
     if part == 'unet':
-      base = sum(leaf.size for path, leaf in jax.tree_util.tree_leaves_with_path(shapes['params']['unet'])
-                 if not any(entry.key == 'amf' for entry in path))
+      base = sum(
+        leaf.size
+        for path, leaf in jax.tree_util.tree_leaves_with_path(shapes['params']['unet'])
+        if not any(entry.key == 'amf' for entry in path)
+      )
       found.append(('  of these the base UNet', base, 0))
   return found
 
 
 def table(name: str) -> str:
-  lines = [f'## configs/{name}.py', '', '| part | parameters | GFLOP | weights float32, MB | bfloat16, MB |',
-           '|---|--:|--:|--:|--:|']
+  lines = [
+    f'## configs/{name}.py',
+    '',
+    '| part | parameters | GFLOP | weights float32, MB | bfloat16, MB |',
+    '|---|--:|--:|--:|--:|',
+  ]
   total = 0
   for label, count, work in rows(name):
     gflop = f'{work / 1e9:,.1f}' if work else ''
@@ -113,8 +123,11 @@ def depth_table() -> str:
   from ssr_jax.training import flops
 
   lines = [
-      '## Depth nets to choose from', '',
-      '| name | resolution | parameters | GFLOP | weights float32, MB | bfloat16, MB |', '|---|--:|--:|--:|--:|--:|']
+    '## Depth nets to choose from',
+    '',
+    '| name | resolution | parameters | GFLOP | weights float32, MB | bfloat16, MB |',
+    '|---|--:|--:|--:|--:|--:|',
+  ]
   for name, fields in dpt.SIZES.items():
     module = models.build('depth', family='dpt', **fields)
     image = jnp.zeros((1, *module.resolution, 3))
@@ -123,7 +136,8 @@ def depth_table() -> str:
     work = flops.count(module.apply, shapes, image)
     side = 'x'.join(map(str, module.resolution))
     lines.append(
-        f'| {name} | {side} | {count:,} | {work / 1e9:,.1f} | {4 * count / 1e6:,.1f} | {2 * count / 1e6:,.1f} |')
+      f'| {name} | {side} | {count:,} | {work / 1e9:,.1f} | {4 * count / 1e6:,.1f} | {2 * count / 1e6:,.1f} |'
+    )
   return '\n'.join(lines) + '\n'
 
 

@@ -6,9 +6,9 @@ they run.
 """
 
 import argparse
+from collections.abc import Sequence
 import os
 import sys
-from typing import Sequence
 
 import ssr_jax
 from ssr_jax.cli import console, data, degrade, metrics, upscale, weights
@@ -55,8 +55,11 @@ def _parser() -> argparse.ArgumentParser:
   common = argparse.ArgumentParser(add_help=False)
   common.add_argument('--debug', action='store_true', help='show the whole Python traceback of an error')
   parser = argparse.ArgumentParser(
-      prog='ssr', description='Super-resolution (x4) of photos with spatially variant blur.', epilog=_EXAMPLES,
-      formatter_class=argparse.RawDescriptionHelpFormatter)
+    prog='ssr',
+    description='Super-resolution (x4) of photos with spatially variant blur.',
+    epilog=_EXAMPLES,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
   parser.add_argument('--version', action='version', version=f'ssr-jax {ssr_jax.__version__}')
   commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
   for command in (upscale, metrics, degrade, data, weights):

@@ -1,11 +1,11 @@
 """What the commands share: what they say on stderr, progress, and the folders that they are given."""
 
 import argparse
+from collections.abc import Iterable
 import contextlib
 import os
 import pathlib
 import sys
-from typing import Iterable
 
 from ssr_jax.image import io
 from ssr_jax.types import SSRError

@@ -17,24 +17,33 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   work.add_argument('--workers', type=int, metavar='N', help="threads (default: the machine's cores)")
   work.add_argument('-q', '--quiet', action='store_true', help='no progress bar')
   source = (
-      'a source such as folder:DIR; paired:HR_DIR,LR_DIR; rgbd:DIR; tfds:NAME; array_record:GLOB; '
-      "several joined by ';'")
+    "a source such as folder:DIR; paired:HR_DIR,LR_DIR; rgbd:DIR; tfds:NAME; array_record:GLOB; several joined by ';'"
+  )
 
   ready = actions.add_parser(
-      'list', parents=[common, root], help='ready definitions of known sets: what, how many, where',
-      description='Lists the sets that are known by name, where each is expected below the root, and what is there.')
+    'list',
+    parents=[common, root],
+    help='ready definitions of known sets: what, how many, where',
+    description='Lists the sets that are known by name, where each is expected below the root, and what is there.',
+  )
   ready.set_defaults(command=_list)
   check = actions.add_parser(
-      'check', parents=[common, root, work], help='find unreadable, small and duplicate images, and what a set lacks',
-      description='Decodes every image; names those that are unreadable, too small, or have the pixels of another. '
-      'Of a set that is known by name it also says what is missing.')
+    'check',
+    parents=[common, root, work],
+    help='find unreadable, small and duplicate images, and what a set lacks',
+    description='Decodes every image; names those that are unreadable, too small, or have the pixels of another. '
+    'Of a set that is known by name it also says what is missing.',
+  )
   check.add_argument('source', metavar='SRC', help=f'{source}; or the name of a ready set')
   check.add_argument('--min-side', type=int, default=0, metavar='N', help='smallest side of an image (default: any)')
   check.set_defaults(command=_check)
   pack = actions.add_parser(
-      'pack', parents=[common, work], help='write ArrayRecord shards',
-      description='Packs images, their bytes as they are, into ArrayRecord shards with a manifest of sha256. '
-      'Stopped at any moment, the same command goes on. What cannot be read is named and left out.')
+    'pack',
+    parents=[common, work],
+    help='write ArrayRecord shards',
+    description='Packs images, their bytes as they are, into ArrayRecord shards with a manifest of sha256. '
+    'Stopped at any moment, the same command goes on. What cannot be read is named and left out.',
+  )
   pack.add_argument('source', metavar='SRC', help=source)
   pack.add_argument('dest', metavar='DEST', help='a folder; with --tfds, the tfds data directory')
   pack.add_argument('--tfds', metavar='NAME', help="make it a tfds set, which 'tfds:NAME' reads without TensorFlow")
@@ -47,13 +56,13 @@ def _list(arguments: argparse.Namespace) -> int:
   from ssr_jax.data import datasets
 
   root = datasets.root_of(arguments.root)
-  print(f"{'set':20}{'count':>6}  {'found':14}what")
+  print(f'{"set":20}{"count":>6}  {"found":14}what')
   for name, definition in datasets.DEFINITIONS.items():
     status = datasets.status(name, root)
     found = 'complete' if not status.problem else 'absent' if status.place is None else f'{status.found}, incomplete'
     print(f'{name:20}{definition.count:6}  {found:14}{definition.what}')
-    print(f"{'':28}{' or '.join(definition.places)}")
-    print(f"{'':28}{definition.home}  (licence: {definition.licence or 'see there'})")
+    print(f'{"":28}{" or ".join(definition.places)}')
+    print(f'{"":28}{definition.home}  (licence: {definition.licence or "see there"})')
   print(f"below {root}; use one as 'set:NAME', see what one lacks with 'ssr data check NAME'")
   return 0
 
@@ -81,8 +90,10 @@ def _check(arguments: argparse.Namespace) -> int:
     console.say(line)
   if len(found.sizes):
     (low_h, low_w), (high_h, high_w) = found.sizes.min(0), found.sizes.max(0)
-    print(f'{found.records} records, {len(found.sizes)} readable, {len(found.problems)} problems; heights {low_h} to '
-          f'{high_h}, widths {low_w} to {high_w}')
+    print(
+      f'{found.records} records, {len(found.sizes)} readable, {len(found.problems)} problems; heights {low_h} to '
+      f'{high_h}, widths {low_w} to {high_w}'
+    )
   return 1 if problems or found.problems else 0
 
 
@@ -94,15 +105,23 @@ def _pack(arguments: argparse.Namespace) -> int:
   try:
     with console.progress_bar(total, arguments) as progress:
       done = pack.pack(
-          arguments.source, arguments.dest, tfds_name=arguments.tfds, split=arguments.split,
-          shard_records=arguments.shard_records, workers=arguments.workers, progress=progress)
+        arguments.source,
+        arguments.dest,
+        tfds_name=arguments.tfds,
+        split=arguments.split,
+        shard_records=arguments.shard_records,
+        workers=arguments.workers,
+        progress=progress,
+      )
   except pack.WriteError as error:  # no wrong usage
     return console.say(str(error), 1)
   for line in done.left_out:
     console.say(f'left out {line}')
-  print(f'{done.records} records, {done.size / 1e6:.1f} MB, {done.shards} shards in {done.directory}'
-        + (f', {done.kept} of them from before' if done.kept else '')
-        + (f'; {done.recoded} images stored as PNG' if done.recoded else ''))
+  print(
+    f'{done.records} records, {done.size / 1e6:.1f} MB, {done.shards} shards in {done.directory}'
+    + (f', {done.kept} of them from before' if done.kept else '')
+    + (f'; {done.recoded} images stored as PNG' if done.recoded else '')
+  )
   print(f"read it as '{done.spec}'" + (f' with TFDS_DATA_DIR={arguments.dest}' if arguments.tfds else ''))
   return 1 if done.left_out else 0
 

@@ -13,11 +13,14 @@ from ssr_jax.types import SSRError
 def add(commands, common: argparse.ArgumentParser) -> None:
   """Adds `degrade` to the parsers of `ssr`; `common` has the options that all share."""
   down = commands.add_parser(
-      'degrade', parents=[common], help='make LR images for a benchmark',
-      description='Degrades images by a recipe and writes LR images, kernels, depth and a manifest, by which the same '
-      'set can be made again. An image depends on the seed and its file name alone.',
-      epilog='recipes: FIELD/MODE, such as smooth/noise_jpeg, or realesrgan, realesrgan-light. Fields: invariant, '
-      'smooth, mode1 to mode6, depth, motion, depth_motion, mixed. Modes: no_noise, no_jpeg, noise_jpeg, mixed.')
+    'degrade',
+    parents=[common],
+    help='make LR images for a benchmark',
+    description='Degrades images by a recipe and writes LR images, kernels, depth and a manifest, by which the same '
+    'set can be made again. An image depends on the seed and its file name alone.',
+    epilog='recipes: FIELD/MODE, such as smooth/noise_jpeg, or realesrgan, realesrgan-light. Fields: invariant, '
+    'smooth, mode1 to mode6, depth, motion, depth_motion, mixed. Modes: no_noise, no_jpeg, noise_jpeg, mixed.',
+  )
   down.add_argument('inputs', nargs='+', metavar='IN', help='image files and folders of images')
   down.add_argument('-o', '--output', required=True, metavar='OUT', help='a folder; with --preview a .png file')
   down.add_argument('-r', '--recursive', action='store_true', help="take a folder's sub-folders too")
@@ -29,8 +32,12 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   depth = down.add_mutually_exclusive_group()
   depth.add_argument('--depth', metavar='DIR', help='distance maps named as the images: 8- or 16-bit PNG, PFM or NPY')
   depth.add_argument('--inverse-depth', metavar='DIR', help='the same, where large is near')
-  down.add_argument('--model', default='compact', metavar='M',
-                    help='whose depth net sees the images where a recipe needs depth and no maps are given')
+  down.add_argument(
+    '--model',
+    default='compact',
+    metavar='M',
+    help='whose depth net sees the images where a recipe needs depth and no maps are given',
+  )
   down.add_argument('--write-hr', action='store_true', help='also write the HR images as they were degraded')
   down.add_argument('--overwrite', action='store_true', help='make images again that the set holds')
   down.add_argument('-q', '--quiet', action='store_true', help='print errors only')
@@ -115,8 +122,11 @@ def _degrade_all(arguments: argparse.Namespace, paths: list[pathlib.Path], failu
     finally:
       made.save()  # also after Ctrl-C: what is made is made
   if not arguments.quiet:
-    print(f'{made.directory}: {done} images made by {recipe.name}, seed {seed}'
-          + (f'; {kept} were there' if kept else '') + ('; all as in the manifest' if manifest and not failed else ''))
+    print(
+      f'{made.directory}: {done} images made by {recipe.name}, seed {seed}'
+      + (f'; {kept} were there' if kept else '')
+      + ('; all as in the manifest' if manifest and not failed else '')
+    )
   return 1 if failed else 0
 
 
@@ -157,7 +167,8 @@ def _depth_net(name: str):
     rgb = io.read(path).rgb
     image = rgb.astype(np.float32) / (255 if rgb.dtype == np.uint8 else 1)
     return np.asarray(run(model.variables['depth'], image[None]))[0, ..., 0], (
-        f"depth net of {model.config['name']}, sha256 {entry['sha256'][:12]}")
+      f'depth net of {model.config["name"]}, sha256 {entry["sha256"][:12]}'
+    )
 
   return estimate
 
@@ -203,6 +214,12 @@ def _versions() -> dict[str, str]:
   import numpy
   import PIL
 
-  return {'ssr-jax': ssr_jax.__version__, 'python': platform.python_version(), 'jax': jax.__version__,
-          'jaxlib': jaxlib.__version__, 'numpy': numpy.__version__, 'pillow': PIL.__version__,
-          'device': jax.devices()[0].device_kind}
+  return {
+    'ssr-jax': ssr_jax.__version__,
+    'python': platform.python_version(),
+    'jax': jax.__version__,
+    'jaxlib': jaxlib.__version__,
+    'numpy': numpy.__version__,
+    'pillow': PIL.__version__,
+    'device': jax.devices()[0].device_kind,
+  }

@@ -13,8 +13,11 @@ from ssr_jax.types import SSRError
 def add(commands, common: argparse.ArgumentParser) -> None:
   """Adds `metrics` to the parsers of `ssr`; `common` has the options that all share."""
   score = commands.add_parser(
-      'metrics', parents=[common], help='score images that exist against their originals',
-      description='Scores images: pairs have the same file name up to the suffix. PSNR and SSIM are on Y of YCbCr.')
+    'metrics',
+    parents=[common],
+    help='score images that exist against their originals',
+    description='Scores images: pairs have the same file name up to the suffix. PSNR and SSIM are on Y of YCbCr.',
+  )
   score.add_argument('hr', metavar='HR_DIR', help='folder of the originals')
   score.add_argument('sr', metavar='SR_DIR', help='folder of the images to score')
   score.add_argument('--metrics', default='psnr,ssim', metavar='LIST', help='names, with commas (default: psnr,ssim)')
@@ -62,12 +65,12 @@ def _score(arguments: argparse.Namespace) -> int:
     else:
       rows.append((stem, [values[name] for name in names]))
   if rows:
-    rows.append(('mean', [sum(column) / len(rows) for column in zip(*(values for _, values in rows))]))
+    rows.append(('mean', [sum(column) / len(rows) for column in zip(*(values for _, values in rows), strict=True)]))
   width = max([len(name) for name, _ in rows] + [5])
   print('image'.ljust(width), *(name.rjust(12) for name in names))
   for name, values in rows:
     digits = [chosen[metric].digits for metric in names]
-    print(name.ljust(width), *(f'{value:12.{places}f}' for value, places in zip(values, digits)))
+    print(name.ljust(width), *(f'{value:12.{places}f}' for value, places in zip(values, digits, strict=True)))
   if arguments.csv:
     table = iolib.StringIO()
     writer = csv.writer(table, lineterminator='\n')

@@ -16,33 +16,63 @@ from ssr_jax.types import SSRError
 def add(commands, common: argparse.ArgumentParser) -> None:
   """Adds `upscale` to the parsers of `ssr`; `common` has the options that all share."""
   up = commands.add_parser(
-      'upscale', parents=[common], help='make images four times as large, and sharp',
-      description='Makes images four times as large. PNG, JPEG and WebP out; orientation, colour profile, EXIF, '
-      'transparency and gray are kept.')
+    'upscale',
+    parents=[common],
+    help='make images four times as large, and sharp',
+    description='Makes images four times as large. PNG, JPEG and WebP out; orientation, colour profile, EXIF, '
+    'transparency and gray are kept.',
+  )
   up.add_argument('inputs', nargs='+', metavar='IN', help='image files and folders of images')
-  up.add_argument('-o', '--output', required=True, metavar='OUT',
-                  help='a folder; or, for one input file, a file name ending in .png, .jpg or .webp')
+  up.add_argument(
+    '-o',
+    '--output',
+    required=True,
+    metavar='OUT',
+    help='a folder; or, for one input file, a file name ending in .png, .jpg or .webp',
+  )
   up.add_argument('-r', '--recursive', action='store_true', help="take a folder's sub-folders too")
   up.add_argument('--model', default='compact', help="'compact', or the path of a model directory (default: compact)")
-  up.add_argument('--steps', type=int, metavar='N',
-                  help="diffusion steps, by the UNet (default: the model's own way, by its student where it has one)")
-  up.add_argument('--seed', type=int, default=0, metavar='N',
-                  help="of the diffusion noise, of which a model's own way may have none: try it with --steps "
-                       '(default: 0)')
+  up.add_argument(
+    '--steps',
+    type=int,
+    metavar='N',
+    help="diffusion steps, by the UNet (default: the model's own way, by its student where it has one)",
+  )
+  up.add_argument(
+    '--seed',
+    type=int,
+    default=0,
+    metavar='N',
+    help="of the diffusion noise, of which a model's own way may have none: try it with --steps (default: 0)",
+  )
   up.add_argument('--scale', type=int, default=4, metavar='S', help='4 is what there is')
   up.add_argument('--sampler', metavar='NAME', help="ddpm, ddim or dpmpp_2m (default: the model's)")
-  up.add_argument('--start', type=float, metavar='T',
-                  help="1: from pure noise; less: from the restored image with that much noise (default: the model's)")
+  up.add_argument(
+    '--start',
+    type=float,
+    metavar='T',
+    help="1: from pure noise; less: from the restored image with that much noise (default: the model's)",
+  )
   up.add_argument('--colour-fix', metavar='HOW', help="none, adain or wavelet (default: the model's)")
-  up.add_argument('--strength', type=float, metavar='S',
-                  help="how much of diffusion's detail to keep, 0 (none) to 1 (default: the model's)")
-  up.add_argument('--dtype', default='float32', choices=DTYPES,
-                  help='what the networks compute in; bfloat16 is for GPUs and TPUs (default: float32)')
+  up.add_argument(
+    '--strength',
+    type=float,
+    metavar='S',
+    help="how much of diffusion's detail to keep, 0 (none) to 1 (default: the model's)",
+  )
+  up.add_argument(
+    '--dtype',
+    default='float32',
+    choices=DTYPES,
+    help='what the networks compute in; bfloat16 is for GPUs and TPUs (default: float32)',
+  )
   up.add_argument('--restored-only', action='store_true', help='stop before diffusion (the same as --steps 0)')
-  up.add_argument('--figures', action='store_true',
-                  help='also write NAME_figure.png: LR | depth | kernels | restored | result')
-  up.add_argument('--format', choices=('png', 'jpg', 'webp'),
-                  help='of files in an output folder (default: as the input)')
+  up.add_argument(
+    '--figures', action='store_true', help='also write NAME_figure.png: LR | depth | kernels | restored | result'
+  )
+  up.add_argument(
+    '--format', choices=('png', 'jpg', 'webp'), help='of files in an output folder (default: as the input)'
+  )
   up.add_argument('--quality', type=int, default=95, metavar='Q', help='of JPEG and WebP, 1 to 100 (default: 95)')
   up.add_argument('--tile', type=int, metavar='N', help='largest LR side in one piece; smaller needs less memory')
   up.add_argument('--overwrite', action='store_true', help='replace outputs that exist')
@@ -161,7 +191,7 @@ def _jobs(arguments) -> tuple[list[_Job], list[str]]:
   if to_file and (len(inputs) > 1 or inputs[0].is_dir()):
     raise SSRError(f'-o {output}: several inputs need a folder')
   if not to_file and output.exists() and not output.is_dir():
-    raise SSRError(f"-o {output}: no folder; name a folder, or a file ending in {', '.join(io.WRITABLE)}")
+    raise SSRError(f'-o {output}: no folder; name a folder, or a file ending in {", ".join(io.WRITABLE)}')
 
   jobs, failures, taken = [], [], {}
   for given in inputs:

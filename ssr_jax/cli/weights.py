@@ -10,9 +10,12 @@ from ssr_jax.types import SSRError
 def add(commands, common: argparse.ArgumentParser) -> None:
   """Adds `weights` with its actions, and `export` to the parsers of `ssr`; `common` has the options that all share."""
   export = commands.add_parser(
-      'export', parents=[common], help='make a model of a training checkpoint',
-      description="Writes the averaged weights of a run's checkpoint into a model directory, as safetensors with "
-      'sha256; parts that the directory has besides stay.')
+    'export',
+    parents=[common],
+    help='make a model of a training checkpoint',
+    description="Writes the averaged weights of a run's checkpoint into a model directory, as safetensors with "
+    'sha256; parts that the directory has besides stay.',
+  )
   export.add_argument('run', metavar='WORKDIR', help='the workdir of a training run')
   export.add_argument('directory', metavar='DIR', help='the model directory, made when absent')
   export.add_argument('--step', type=int, metavar='N', help='of the checkpoint (default: the newest)')
@@ -21,20 +24,30 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   weights = commands.add_parser('weights', help='list, verify, find or import weights')
   actions = weights.add_subparsers(title='actions', required=True, metavar='ACTION')
   for name, command, text in (
-      ('list', _list, 'parts, sizes and parameters of a model; without one, also what can be imported'),
-      ('verify', _verify, 'check every file against its sha256'),
-      ('path', _path, 'print the folder of a model')):
+    ('list', _list, 'parts, sizes and parameters of a model; without one, also what can be imported'),
+    ('verify', _verify, 'check every file against its sha256'),
+    ('path', _path, 'print the folder of a model'),
+  ):
     action = actions.add_parser(name, parents=[common], help=text, description=text)
     action.add_argument('model', nargs='?', help='a model, or a name that can be imported (default: compact)')
     action.set_defaults(command=command)
   action = actions.add_parser(
-      'import', parents=[common], help='make a model of public weights',
-      description='Reads Stable Diffusion 1.5 or 2.1, DPT, Depth Anything V2 or MANet and writes our parts of it.')
-  action.add_argument('source', metavar='SOURCE',
-                      help='a folder of diffusers or transformers, a file, a name from `ssr weights list`, or a hub id')
-  action.add_argument('--as', dest='name', metavar='NAME',
-                      help='model to add the parts to: a name, or a folder with a / in it '
-                           '(default: the name of SOURCE)')
+    'import',
+    parents=[common],
+    help='make a model of public weights',
+    description='Reads Stable Diffusion 1.5 or 2.1, DPT, Depth Anything V2 or MANet and writes our parts of it.',
+  )
+  action.add_argument(
+    'source',
+    metavar='SOURCE',
+    help='a folder of diffusers or transformers, a file, a name from `ssr weights list`, or a hub id',
+  )
+  action.add_argument(
+    '--as',
+    dest='name',
+    metavar='NAME',
+    help='model to add the parts to: a name, or a folder with a / in it (default: the name of SOURCE)',
+  )
   action.add_argument('--prompt', default='', metavar='TEXT', help='fixed text condition of the UNet (default: empty)')
   action.set_defaults(command=_import)
 
@@ -75,11 +88,11 @@ def _show_published(name: str) -> None:
   from ssr_jax.weights import public
 
   entry, found = public.PUBLIC[name], public.here(name)
-  print(f"  {name:25}{entry.what}\n{'':27}{entry.licence}; {' or '.join(entry.places)}")
-  print(f"{'':27}{f'here: {found}' if found else 'not on this machine'}")
+  print(f'  {name:25}{entry.what}\n{"":27}{entry.licence}; {" or ".join(entry.places)}')
+  print(f'{"":27}{f"here: {found}" if found else "not on this machine"}')
   for file in entry.files:
     size = 'size not published' if file.bytes is None else f'{file.bytes / 1e6:,.1f} MB'
-    print(f"{'':27}{file.name}  {size}  sha256 {file.sha256[:12] if file.sha256 else 'not published'}")
+    print(f'{"":27}{file.name}  {size}  sha256 {file.sha256[:12] if file.sha256 else "not published"}')
 
 
 def _show(model: str) -> int:
@@ -87,13 +100,17 @@ def _show(model: str) -> int:
 
   directory = registry.resolve(model)
   config = registry.read_config(directory)
-  print(f"{config['name']} (x{config['scale']}) in {directory}")
+  print(f'{config["name"]} (x{config["scale"]}) in {directory}')
   for part, entry in config['parts'].items():
-    print(f"  {part:8}{entry['parameters'] / 1e6:9.2f} M parameters{entry['bytes'] / 1e6:9.2f} MB  "
-          f"sha256 {entry['sha256'][:12]}  {entry['file']}")
+    print(
+      f'  {part:8}{entry["parameters"] / 1e6:9.2f} M parameters{entry["bytes"] / 1e6:9.2f} MB  '
+      f'sha256 {entry["sha256"][:12]}  {entry["file"]}'
+    )
   total = config['parts'].values()
-  print(f"  {'all':8}{sum(e['parameters'] for e in total) / 1e6:9.2f} M parameters"
-        f"{sum(e['bytes'] for e in total) / 1e6:9.2f} MB")
+  print(
+    f'  {"all":8}{sum(e["parameters"] for e in total) / 1e6:9.2f} M parameters'
+    f'{sum(e["bytes"] for e in total) / 1e6:9.2f} MB'
+  )
   return 0
 
 
@@ -123,7 +140,8 @@ def _path(arguments: argparse.Namespace) -> int:
     found = public.here(arguments.model)
     if found is None:
       return console.say(
-          f'{arguments.model}: not on this machine; put its files into {public.downloads(arguments.model)}')
+        f'{arguments.model}: not on this machine; put its files into {public.downloads(arguments.model)}'
+      )
     print(found)
     return 0
   print(registry.resolve(arguments.model or 'compact'))
@@ -139,6 +157,7 @@ def _import(arguments: argparse.Namespace) -> int:
     raise SSRError(f"--as {name}: '{name}' comes with the package and stays as it is; choose another name")
   directory = pathlib.Path(name) if len(pathlib.PurePath(name).parts) > 1 else registry.home() / name
   parts = importing.import_checkpoint(
-      arguments.source, directory, prompt=arguments.prompt, report=lambda line: print(line, flush=True))
-  print(f"{', '.join(parts)} written to {directory}")
+    arguments.source, directory, prompt=arguments.prompt, report=lambda line: print(line, flush=True)
+  )
+  print(f'{", ".join(parts)} written to {directory}')
   return 0

@@ -6,11 +6,11 @@ then a source like any other. Counts are of whole images or pairs, as the set's 
 StableSR test sets, give them.
 """
 
+from collections.abc import Iterable
 import dataclasses
 import os
 import pathlib
 import re
-from typing import Iterable
 
 from ssr_jax.data import sources
 from ssr_jax.types import SSRError
@@ -41,8 +41,8 @@ class Definition:
 
 _DIV2K = dict(home='https://data.vision.ee.ethz.ch/cvl/DIV2K/', licence='academic research only')
 _BSDS = dict(
-    home='http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz',
-    licence='non-commercial research and education',
+  home='http://www.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/BSR/BSR_bsds500.tgz',
+  licence='non-commercial research and education',
 )
 _REALSR = dict(home='https://github.com/csjcai/RealSR')
 _DREALSR = dict(home='https://github.com/xiezw5/Component-Divide-and-Conquer-for-Real-World-Image-Super-Resolution')
@@ -55,42 +55,96 @@ def _bsds(split: str) -> tuple[str, ...]:
 
 
 DEFINITIONS = {
-    d.name: d
-    for d in (
-        Definition('div2k-train', 800, 'HR photos', ('folder:DIV2K/DIV2K_train_HR', 'folder:DIV2K_train_HR'),
-                   numbers=(1, 800), **_DIV2K),
-        Definition('div2k-val', 100, 'HR photos', ('folder:DIV2K/DIV2K_valid_HR', 'folder:DIV2K_valid_HR'),
-                   numbers=(801, 900), **_DIV2K),
-        Definition('flickr2k', 2650, 'HR photos', ('folder:Flickr2K/Flickr2K_HR', 'folder:Flickr2K_HR'),
-                   'https://cv.snu.ac.kr/research/EDSR/Flickr2K.tar', 'photos of Flickr users, each with its own',
-                   numbers=(1, 2650)),
-        Definition('bsds500-train', 200, 'photos', _bsds('train'), **_BSDS),
-        Definition('bsds500-val', 100, 'photos', _bsds('val'), **_BSDS),
-        Definition('bsds500-test', 200, 'photos', _bsds('test'), **_BSDS),
-        Definition('bsd100', 100, 'HR images', ('folder:BSD100/HR', 'folder:BSD100', 'folder:bsd100'), **_BSDS),
-        Definition('urban100', 100, 'HR images', ('folder:Urban100/HR', 'folder:Urban100', 'folder:urban100'), _SELFEX,
-                   numbers=(1, 100)),
-        Definition('set5', 5, 'HR images', ('folder:Set5/HR', 'folder:Set5', 'folder:set5'), _SELFEX),
-        Definition('set14', 14, 'HR images', ('folder:Set14/HR', 'folder:Set14', 'folder:set14'), _SELFEX),
-        Definition('t91', 91, 'HR images', ('folder:T91', 'folder:t91'),
-                   'http://www.ifp.illinois.edu/~jyang29/codes/ScSR.rar', numbers=(1, 91)),
-        Definition('realsr-x4-test', 100, 'pairs of version 3 at x4, 50 by Canon and 50 by Nikon',
-                   ('paired:RealSR(V3)/Canon/Test/4,RealSR(V3)/Canon/Test/4;'
-                    'paired:RealSR(V3)/Nikon/Test/4,RealSR(V3)/Nikon/Test/4',), **_REALSR),
-        Definition('realsr-crops', 100, 'centre crops 512x512 of the x4 test pairs, with LR 128x128',
-                   ('paired:RealSRVal_crop128/test_HR,RealSRVal_crop128/test_LR', 'paired:realsr/hr,realsr/lr'),
-                   **_CROPS),
-        Definition('drealsr-x4-test', 93, 'pairs at x4',
-                   ('paired:DRealSR/Test_x4/test_HR,DRealSR/Test_x4/test_LR',), **_DREALSR),
-        Definition('drealsr-crops', 93, 'centre crops 512x512 of the x4 test pairs, with LR 128x128',
-                   ('paired:DrealSRVal_crop128/test_HR,DrealSRVal_crop128/test_LR', 'paired:drealsr/hr,drealsr/lr'),
-                   **_CROPS),
-        Definition('dped-iphone-val', 113, 'iPhone photos of NTIRE 2020 track 2 (validation); LR only, no HR exists',
-                   ('folder:DPEDiphone-va', 'folder:dped-iphone'),
-                   'https://competitions.codalab.org/competitions/22220'),
-        Definition('dped-iphone-crops', 113, 'centre crops 128x128 of those photos; LR only',
-                   ('folder:DPEDiphoneValSet_crop128/test_LR', 'folder:DPEDiphoneValSet_crop128'), **_CROPS),
-    )
+  d.name: d
+  for d in (
+    Definition(
+      'div2k-train',
+      800,
+      'HR photos',
+      ('folder:DIV2K/DIV2K_train_HR', 'folder:DIV2K_train_HR'),
+      numbers=(1, 800),
+      **_DIV2K,
+    ),
+    Definition(
+      'div2k-val',
+      100,
+      'HR photos',
+      ('folder:DIV2K/DIV2K_valid_HR', 'folder:DIV2K_valid_HR'),
+      numbers=(801, 900),
+      **_DIV2K,
+    ),
+    Definition(
+      'flickr2k',
+      2650,
+      'HR photos',
+      ('folder:Flickr2K/Flickr2K_HR', 'folder:Flickr2K_HR'),
+      'https://cv.snu.ac.kr/research/EDSR/Flickr2K.tar',
+      'photos of Flickr users, each with its own',
+      numbers=(1, 2650),
+    ),
+    Definition('bsds500-train', 200, 'photos', _bsds('train'), **_BSDS),
+    Definition('bsds500-val', 100, 'photos', _bsds('val'), **_BSDS),
+    Definition('bsds500-test', 200, 'photos', _bsds('test'), **_BSDS),
+    Definition('bsd100', 100, 'HR images', ('folder:BSD100/HR', 'folder:BSD100', 'folder:bsd100'), **_BSDS),
+    Definition(
+      'urban100',
+      100,
+      'HR images',
+      ('folder:Urban100/HR', 'folder:Urban100', 'folder:urban100'),
+      _SELFEX,
+      numbers=(1, 100),
+    ),
+    Definition('set5', 5, 'HR images', ('folder:Set5/HR', 'folder:Set5', 'folder:set5'), _SELFEX),
+    Definition('set14', 14, 'HR images', ('folder:Set14/HR', 'folder:Set14', 'folder:set14'), _SELFEX),
+    Definition(
+      't91',
+      91,
+      'HR images',
+      ('folder:T91', 'folder:t91'),
+      'http://www.ifp.illinois.edu/~jyang29/codes/ScSR.rar',
+      numbers=(1, 91),
+    ),
+    Definition(
+      'realsr-x4-test',
+      100,
+      'pairs of version 3 at x4, 50 by Canon and 50 by Nikon',
+      (
+        'paired:RealSR(V3)/Canon/Test/4,RealSR(V3)/Canon/Test/4;paired:RealSR(V3)/Nikon/Test/4,RealSR(V3)/Nikon/Test/4',
+      ),
+      **_REALSR,
+    ),
+    Definition(
+      'realsr-crops',
+      100,
+      'centre crops 512x512 of the x4 test pairs, with LR 128x128',
+      ('paired:RealSRVal_crop128/test_HR,RealSRVal_crop128/test_LR', 'paired:realsr/hr,realsr/lr'),
+      **_CROPS,
+    ),
+    Definition(
+      'drealsr-x4-test', 93, 'pairs at x4', ('paired:DRealSR/Test_x4/test_HR,DRealSR/Test_x4/test_LR',), **_DREALSR
+    ),
+    Definition(
+      'drealsr-crops',
+      93,
+      'centre crops 512x512 of the x4 test pairs, with LR 128x128',
+      ('paired:DrealSRVal_crop128/test_HR,DrealSRVal_crop128/test_LR', 'paired:drealsr/hr,drealsr/lr'),
+      **_CROPS,
+    ),
+    Definition(
+      'dped-iphone-val',
+      113,
+      'iPhone photos of NTIRE 2020 track 2 (validation); LR only, no HR exists',
+      ('folder:DPEDiphone-va', 'folder:dped-iphone'),
+      'https://competitions.codalab.org/competitions/22220',
+    ),
+    Definition(
+      'dped-iphone-crops',
+      113,
+      'centre crops 128x128 of those photos; LR only',
+      ('folder:DPEDiphoneValSet_crop128/test_LR', 'folder:DPEDiphoneValSet_crop128'),
+      **_CROPS,
+    ),
+  )
 }
 
 
@@ -111,9 +165,11 @@ def spec(name: str, root: str | os.PathLike | None = None) -> str:
   definition = get(name)
   place = _found(definition, root_of(root))
   if place is None:
-    raise SSRError(f"set '{name}' ({definition.count} {definition.what}) is not below {root_of(root)}; expected at "
-                   f"{' or '.join(definition.places)}; get it from {definition.home}, or name another root with "
-                   'SSR_DATA')
+    raise SSRError(
+      f"set '{name}' ({definition.count} {definition.what}) is not below {root_of(root)}; expected at "
+      f'{" or ".join(definition.places)}; get it from {definition.home}, or name another root with '
+      'SSR_DATA'
+    )
   return place
 
 
@@ -122,7 +178,7 @@ def _found(definition: Definition, root: pathlib.Path) -> str | None:
     parts = [part.partition(':') for part in place.split(';')]
     full = [(kind, [root / folder for folder in folders.split(',')]) for kind, _, folders in parts]
     if all(folder.is_dir() for _, folders in full for folder in folders):
-      return ';'.join(f"{kind}:{','.join(map(str, folders))}" for kind, folders in full)
+      return ';'.join(f'{kind}:{",".join(map(str, folders))}' for kind, folders in full)
   return None
 
 

@@ -8,6 +8,7 @@ Packing can be killed at any moment and started again: a shard appears under its
 back, and what is there already, by its sha256, is not done again. What results is the same bytes as in one go.
 """
 
+from collections.abc import Callable
 import concurrent.futures
 import dataclasses
 import hashlib
@@ -17,7 +18,7 @@ import os
 import pathlib
 import re
 import threading
-from typing import Any, Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -63,14 +64,14 @@ class Packed:
 
 
 def pack(
-    spec: str,
-    dest: str | os.PathLike,
-    *,
-    tfds_name: str | None = None,
-    split: str = 'train',
-    shard_records: int = 128,
-    workers: int | None = None,
-    progress: Progress | None = None,
+  spec: str,
+  dest: str | os.PathLike,
+  *,
+  tfds_name: str | None = None,
+  split: str = 'train',
+  shard_records: int = 128,
+  workers: int | None = None,
+  progress: Progress | None = None,
 ) -> Packed:
   """Writes a source's records as ArrayRecord shards with a manifest.
 
@@ -161,10 +162,18 @@ class _Job:
     self._verify(entries)
     records, size, recoded = (sum(entry[name] for entry in entries) for name in ('records', 'bytes', 'recoded'))
     shards = [{name: value for name, value in entry.items() if name != 'plan'} for entry in entries]
-    _save(self.manifest, {
-        'format': FORMAT, 'plan': self.plan, 'source': self.spec, 'keys': list(self.source.keys), 'records': records,
-        'bytes': size, 'shards': shards,
-    })
+    _save(
+      self.manifest,
+      {
+        'format': FORMAT,
+        'plan': self.plan,
+        'source': self.spec,
+        'keys': list(self.source.keys),
+        'records': records,
+        'bytes': size,
+        'shards': shards,
+      },
+    )
     for k in range(self.count):
       self.note(k).unlink(missing_ok=True)
     left_out = tuple(line for entry in entries for line in entry['left_out'])
@@ -210,7 +219,8 @@ class _Job:
         found[k] = note
     if others:
       raise SSRError(
-          f'{self.dest}: holds {others[0]} of another source or other options; remove it or choose another DEST')
+        f'{self.dest}: holds {others[0]} of another source or other options; remove it or choose another DEST'
+      )
     return {k: note for k, note in found.items() if _sha256(self.path(k)) == note['sha256']}
 
   def _write(self, k: int) -> dict[str, Any]:
@@ -245,8 +255,14 @@ class _Job:
       with open(temporary, 'rb') as file:
         os.fsync(file.fileno())
       note = {
-          'plan': self.plan, 'file': target.name, 'records': len(digests), 'taken': len(indices),
-          'bytes': temporary.stat().st_size, 'sha256': _sha256(temporary), 'left_out': left_out, 'recoded': recoded,
+        'plan': self.plan,
+        'file': target.name,
+        'records': len(digests),
+        'taken': len(indices),
+        'bytes': temporary.stat().st_size,
+        'sha256': _sha256(temporary),
+        'left_out': left_out,
+        'recoded': recoded,
       }
       os.replace(temporary, target)
     except (OSError, RuntimeError, ValueError) as error:  # the last two are array_record's
@@ -302,7 +318,7 @@ def _is_plain(data: bytes) -> bool:
 
 
 def _describe(directory: pathlib.Path, name: str, keys: tuple[str, ...]) -> None:
-  """tfds' metadata for all splits in a directory."""
+  """Tfds' metadata for all splits in a directory."""
   import tensorflow_datasets as tfds
 
   split_of = lambda path: path.name.split('.')[0].rpartition('-')[2]
@@ -317,15 +333,15 @@ def _describe(directory: pathlib.Path, name: str, keys: tuple[str, ...]) -> None
   if 'depth' in keys:  # the file's own bytes (PNG, PFM, NPY), and what its numbers mean
     features |= {'depth': tfds.features.Text(), 'depth_kind': tfds.features.Text()}
   tfds.folder_dataset.write_metadata(
-      data_dir=directory,
-      features=features,
-      split_infos=[
-          tfds.core.SplitInfo(name=split, shard_lengths=[s['records'] for s in m['shards']], num_bytes=m['bytes'])
-          for split, m in sorted(manifests.items())
-      ],
-      version=_VERSION,
-      check_data=False,
-      description="Packed by 'ssr data pack'.",
+    data_dir=directory,
+    features=features,
+    split_infos=[
+      tfds.core.SplitInfo(name=split, shard_lengths=[s['records'] for s in m['shards']], num_bytes=m['bytes'])
+      for split, m in sorted(manifests.items())
+    ],
+    version=_VERSION,
+    check_data=False,
+    description="Packed by 'ssr data pack'.",
   )
 
 
@@ -367,7 +383,7 @@ class Checked:
 
 
 def check(
-    source: sources.Source, min_side: int = 0, workers: int | None = None, progress: Progress | None = None
+  source: sources.Source, min_side: int = 0, workers: int | None = None, progress: Progress | None = None
 ) -> Checked:
   """Decodes every record and reports unreadable ones, small ones and exact duplicates (by HR's decoded pixels)."""
   lock, done = threading.Lock(), 0

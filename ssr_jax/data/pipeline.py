@@ -4,19 +4,20 @@ Batch i is a function of (source, seed, i) alone. Whatever reads it (threads, wo
 a part each, a run that starts in the middle) gets the same bytes, and where a run stands is one number.
 """
 
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+import itertools
 import logging
 import math
 import sys
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
 import grain
 import numpy as np
 from PIL import Image
 
-from ssr_jax.data import scenes
-from ssr_jax.data import sources
+from ssr_jax.data import scenes, sources
 from ssr_jax.types import SSRError
 
 Batch = dict[str, np.ndarray]
@@ -45,7 +46,8 @@ def _crop(record: sources.Record, patch: int, rng: np.random.Generator) -> sourc
   H, W, _ = record['hr'].shape
   if min(H, W) < patch:
     raise sources.BadRecord(
-        f'a training image is {H}x{W}, smaller than data.patch={patch}; remove it or lower data.patch')
+      f'a training image is {H}x{W}, smaller than data.patch={patch}; remove it or lower data.patch'
+    )
   scale = H // record['lr'].shape[0] if 'lr' in record else 1
   if patch % scale:
     raise SSRError(f'data.patch={patch} is no multiple of {scale}, the scale of the LR images; change it')
@@ -65,7 +67,7 @@ def _crop(record: sources.Record, patch: int, rng: np.random.Generator) -> sourc
 
 
 def photo_record(
-    patch: int, shrink: tuple[float, float] = (1.0, 1.0)
+  patch: int, shrink: tuple[float, float] = (1.0, 1.0)
 ) -> Callable[[sources.Record, np.random.Generator], Batch]:
   """Record of the photo stages: 'hr' uint8 [patch, patch, 3] and 'seed' uint32, from which the device draws.
 
@@ -123,15 +125,15 @@ def scene_record(photos: sources.Source, height: int, width: int) -> Callable[[A
     else:
       chosen = [int(rng.choice(groups[k][1])) for k in rng.choice(len(groups), size=6, p=shares)]
     textures = [photos[i]['hr'] for i in chosen]
-    for i, photo in zip(chosen, textures):
+    for i, photo in zip(chosen, textures, strict=True):
       if min(photo.shape[:2]) < _TEXTURE:
         size = f'{photo.shape[0]}x{photo.shape[1]}'
         raise sources.BadRecord(f'{photos.name(i)}: {size}, too small for a texture; remove it or use larger ones')
     image, depth = scenes.render_scene(rng, textures, height, width)
     return {
-        'hr': np.round(image * 255).astype(np.uint8),
-        'depth': depth.astype(np.float32),
-        'seed': rng.integers(2**32, dtype=np.uint32),
+      'hr': np.round(image * 255).astype(np.uint8),
+      'depth': depth.astype(np.float32),
+      'seed': rng.integers(2**32, dtype=np.uint32),
     }
 
   return record
@@ -187,7 +189,8 @@ class Dataset:
       raise SSRError('data: there is nothing to read')
     if self.batch_size % self.process_count:
       raise SSRError(
-          f'train.batch_size={self.batch_size} is no multiple of the {self.process_count} processes; change it')
+        f'train.batch_size={self.batch_size} is no multiple of the {self.process_count} processes; change it'
+      )
 
   def __getitem__(self, index: int) -> Batch:
     batch = dict(self._here[index])
@@ -254,7 +257,8 @@ class Batches(grain.DatasetIterator):
       if 'terminated unexpectedly' not in str(error):  # grain's words
         raise
       raise SSRError(
-          'a worker process died, most likely for want of memory; lower data.workers or data.cache_mb') from error
+        'a worker process died, most likely for want of memory; lower data.workers or data.cache_mb'
+      ) from error
     _note(batch.pop(_BAD), self._bad, self._data.max_bad_records)
     self._next += 1
     return batch
@@ -285,7 +289,8 @@ class Batches(grain.DatasetIterator):
     _parse_flags()
     ahead = max(1, math.ceil(self._prefetch / self._workers))
     read = self._data.graph(self._workers)[self._next :].to_iter_dataset(
-        grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+      grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+    )
     options = grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=ahead)
     self._reader = iter(read.mp_prefetch(options))
     self._reader.start_prefetch()
@@ -340,7 +345,7 @@ class _Mixture:
   def __init__(self, groups: Sequence[tuple[float, np.ndarray]], seed: int):
     total = sum(weight for weight, _ in groups)
     ends = [round(self._WHOLE * end / total) for end in np.cumsum([weight for weight, _ in groups])]
-    self._weights = [b - a for a, b in zip([0, *ends], ends)]
+    self._weights = [b - a for a, b in itertools.pairwise([0, *ends])]
     if min(self._weights) < 1:
       raise SSRError(f'data: a weight is less than 1/{self._WHOLE} of the sum of all; leave that source out')
     if not all(len(members) for _, members in groups):
@@ -355,7 +360,7 @@ class _Mixture:
 
   def __getitem__(self, position: int) -> int:
     n, whole = int(position), self._WHOLE
-    for weight, order in zip(self._weights, self._orders):
+    for weight, order in zip(self._weights, self._orders, strict=True):
       count = n * weight // whole
       if (n + 1) * weight // whole > count:
         return int(order[count])
@@ -370,7 +375,8 @@ def _stack(records: Sequence[Batch]) -> dict[str, Any]:
 
 def _note(found: Sequence[str], known: list[str], limit: int) -> None:
   """Logs and remembers what is new; SSRError above the limit. Counted where batches are used, not where they are made,
-  so that neither the number of workers nor what they read ahead matters."""
+  so that neither the number of workers nor what they read ahead matters.
+  """
   for line in found:
     if line not in known:
       known.append(line)
@@ -381,14 +387,14 @@ def _note(found: Sequence[str], known: list[str], limit: int) -> None:
 
 def _too_many(bad: Sequence[str], limit: int) -> str:
   if len(bad) <= limit:
-    return f"no record can be used: {'; '.join(bad)}"
+    return f'no record can be used: {"; ".join(bad)}'
   if limit == 0:
     return bad[0]
-  return f"{len(bad)} records cannot be used, more than data.max_bad_records={limit}: {'; '.join(bad)}"
+  return f'{len(bad)} records cannot be used, more than data.max_bad_records={limit}: {"; ".join(bad)}'
 
 
 def _parse_flags() -> None:
-  """grain's workers read absl flags, which a program without absl's app.run never parses."""
+  """Grain's workers read absl flags, which a program without absl's app.run never parses."""
   from absl import flags
 
   if not flags.FLAGS.is_parsed():

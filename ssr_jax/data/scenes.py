@@ -9,9 +9,9 @@ Conventions: camera at the origin, x right, y down, z forward, lengths in units 
 z = 1, so the point seen along it is ray * z and its inverse depth is 1/z; the sky has inverse depth 0.
 """
 
+from collections.abc import Callable, Sequence
 import dataclasses
 import math
-from typing import Callable, Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -275,7 +275,7 @@ class Canvas:
       z = (ro + side * root) / np.maximum(rr, 1e-9)
       level = ry * z - foot[1]
       seen = (discriminant > 0) & (level <= 0) & (level >= -height) & (z > 0.05)
-      seen &= 1 > self.inverse_depth[rows, cols] * z
+      seen &= self.inverse_depth[rows, cols] * z < 1
       index = np.flatnonzero(seen)
       if not index.size:
         continue
@@ -348,7 +348,7 @@ def _figure(rng: np.random.Generator) -> Callable[[np.ndarray, np.ndarray], np.n
 
   def inside(u, v):
     best = np.full_like(u, -1)
-    for (cu, cv), (ru, rv) in zip(centres, radii):
+    for (cu, cv), (ru, rv) in zip(centres, radii, strict=True):
       best = np.maximum(best, min(ru, rv) * (1 - np.hypot((u - cu) / ru, (v - cv) / rv)))
     return best
 
@@ -752,5 +752,5 @@ def scene_batch(
   """
   seeds = [seed] if isinstance(seed, int) else list(seed)
   scenes = [render_scene(np.random.default_rng([*seeds, i]), textures, height, width) for i in range(batch)]
-  images, depths = zip(*scenes)
+  images, depths = zip(*scenes, strict=True)
   return np.stack(images), np.stack(depths)[..., None]

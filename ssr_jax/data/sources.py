@@ -17,6 +17,7 @@ Without weights an epoch is every record of every part once. With a weight befor
 
 import abc
 import collections
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import glob
 import io
@@ -24,7 +25,7 @@ import os
 import pathlib
 import re
 import threading
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -39,8 +40,18 @@ DEPTH_SUFFIXES = ('.png', '.pfm', '.npy')
 # Registered by Pillow, but no pictures that it decodes itself: stubs, metadata, and programs for Ghostscript to run.
 _NOT_PICTURES = ('BUFR', 'GRIB', 'HDF5', 'MPEG', 'WMF', 'EPS', 'IPTC')
 # What a decoder of damaged bytes may raise, over Pillow's formats.
-_DAMAGE = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, OverflowError, ArithmeticError,
-           Image.DecompressionBombError)
+_DAMAGE = (
+  OSError,
+  ValueError,
+  SyntaxError,
+  EOFError,
+  IndexError,
+  KeyError,
+  TypeError,
+  OverflowError,
+  ArithmeticError,
+  Image.DecompressionBombError,
+)
 _UNKNOWN_LIMIT = 0.5  # of a depth map's pixels
 _ROLE = re.compile(r'(_hr|_lr\d*|_?x\d+)$', re.IGNORECASE)
 
@@ -226,7 +237,7 @@ def pair_scale(hr: Sequence[int], lr: Sequence[int], name: str) -> int:
     BadRecord: there is none.
   """
   scale = hr[0] // max(lr[0], 1)
-  if scale < 1 or any(not 0 <= high - low * scale < scale for high, low in zip(hr, lr)):
+  if scale < 1 or any(not 0 <= high - low * scale < scale for high, low in zip(hr, lr, strict=True)):
     raise BadRecord(f'{name}: {lr[1]}x{lr[0]}, of which its HR image of {hr[1]}x{hr[0]} is no whole multiple')
   return scale
 
@@ -311,7 +322,8 @@ class Paired(Source):
     if len(scales) > 1:
       (a, first), (b, second) = list(scales.items())[:2]
       raise SSRError(
-          f'{lr}: {first.name} is at 1/{a} of its HR image and {second.name} at 1/{b}; use one scale a source')
+        f'{lr}: {first.name} is at 1/{a} of its HR image and {second.name} at 1/{b}; use one scale a source'
+      )
     return cls(pairs)
 
   def __len__(self) -> int:
@@ -357,8 +369,9 @@ class RGBD(Source):
     else:
       images, maps, strip = Folder.open(photos).paths, list_files(depths, DEPTH_SUFFIXES), lambda stem: stem
     if not maps or not images:
-      raise SSRError(f'{depths}: no depth map ({", ".join(DEPTH_SUFFIXES)}) with its photo; in one folder a map is '
-                     'named NAME_depth')
+      raise SSRError(
+        f'{depths}: no depth map ({", ".join(DEPTH_SUFFIXES)}) with its photo; in one folder a map is named NAME_depth'
+      )
     return cls(_match(photos, images, depths, maps, strip), kind)
 
   def __len__(self) -> int:
@@ -385,8 +398,10 @@ def _match(first, firsts, second, seconds, strip=lambda stem: stem) -> list[tupl
   for mine, theirs, other in ((ones, twos, second), (twos, ones, first)):
     lonely = sorted(mine.keys() - theirs.keys())
     if lonely:
-      raise SSRError(f'{mine[lonely[0]]}: has no partner of the same name below {other} '
-                     f'({len(lonely)} of {len(mine)} have none); name both alike or remove it')
+      raise SSRError(
+        f'{mine[lonely[0]]}: has no partner of the same name below {other} '
+        f'({len(lonely)} of {len(mine)} have none); name both alike or remove it'
+      )
   raise SSRError(f'{first} and {second}: several files have the same name up to suffixes; rename them')
 
 
@@ -443,8 +458,11 @@ class ArrayRecord(Source):
       stored = parse_example(data) if _is_example(data) else {'hr': data}
     except Exception as error:  # the reader raises many kinds for a damaged shard
       raise BadRecord(f'{self._where}[{index}]: cannot be read ({_first_line(error)}); pack it again') from error
-    stored = {key: stored[self._aliases.get(key, key)] for key in (*self.keys, 'depth_kind', 'name')
-              if self._aliases.get(key, key) in stored}
+    stored = {
+      key: stored[self._aliases.get(key, key)]
+      for key in (*self.keys, 'depth_kind', 'name')
+      if self._aliases.get(key, key) in stored
+    }
     lacking = [key for key in self.keys if key not in stored]
     if lacking:
       raise BadRecord(f"{self._where}[{index}]: holds no '{lacking[0]}'")
@@ -465,8 +483,9 @@ def _shards(files: Sequence[str]):
   try:
     return array_record_data_source.ArrayRecordDataSource(list(files))
   except Exception as error:  # the reader raises many kinds
-    raise SSRError(f'{files[0]} and {len(files) - 1} more: no whole ArrayRecord files ({_first_line(error)}); '
-                   'pack them again') from error
+    raise SSRError(
+      f'{files[0]} and {len(files) - 1} more: no whole ArrayRecord files ({_first_line(error)}); pack them again'
+    ) from error
 
 
 def _layout(store, where: str) -> tuple[tuple[str, ...], str, dict[str, str]]:
@@ -513,9 +532,10 @@ def _tfds(place: str) -> ArrayRecord:
   versions = [p for p in versions if re.fullmatch(r'\d+\.\d+\.\d+', p.name)]
   if not versions:
     raise SSRError(
-        f"tfds:{place}: '{name}' is not prepared below {root} (set TFDS_DATA_DIR for another place). Prepare it, with "
-        f"TensorFlow installed: 'tfds build {name} --file_format=array_record --data_dir={root}'; or from images that "
-        f"you have, without TensorFlow: 'ssr data pack folder:DIR {root} --tfds {name.replace('/', '_')}'")
+      f"tfds:{place}: '{name}' is not prepared below {root} (set TFDS_DATA_DIR for another place). Prepare it, with "
+      f"TensorFlow installed: 'tfds build {name} --file_format=array_record --data_dir={root}'; or from images that "
+      f"you have, without TensorFlow: 'ssr data pack folder:DIR {root} --tfds {name.replace('/', '_')}'"
+    )
 
   import tensorflow_datasets as tfds
 
@@ -529,9 +549,10 @@ def _tfds(place: str) -> ArrayRecord:
     store = builder.as_data_source(split, deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES)
   except NotImplementedError as error:
     raise SSRError(
-        f"tfds:{place}: {directory} is in the format {builder.info.file_format.value}, which only TensorFlow reads; "
-        f"run 'python -m tensorflow_datasets.scripts.cli.main convert_format --root_data_dir={root} "
-        f"--out_file_format=array_record'") from error
+      f'tfds:{place}: {directory} is in the format {builder.info.file_format.value}, which only TensorFlow reads; '
+      f"run 'python -m tensorflow_datasets.scripts.cli.main convert_format --root_data_dir={root} "
+      f"--out_file_format=array_record'"
+    ) from error
   except (ValueError, AssertionError) as error:
     raise SSRError(f'tfds:{place}: {_first_line(error)}') from error
   return ArrayRecord(store, *_layout(store, f'tfds:{place}'))
@@ -583,7 +604,7 @@ class Joined(Source):
     if self.weights is None:
       return None
     starts = [0, *self._ends[:-1]]
-    return [(weight, np.arange(a, b)) for weight, a, b in zip(self.weights, starts, self._ends)]
+    return [(weight, np.arange(a, b)) for weight, a, b in zip(self.weights, starts, self._ends, strict=True)]
 
 
 class Subset(Source):
@@ -682,11 +703,11 @@ def from_spec(spec: str, keys: Sequence[str] | None = None, optional: Sequence[s
     parts.append(_part(names[-1]))
   if not parts:
     raise SSRError("data source is empty; give one such as 'folder:DIR'")
-  if None in weights and any(weights) or 0 in weights:
+  if (None in weights and any(weights)) or 0 in weights:
     raise SSRError(f"source {spec!r}: give every part a weight above 0, as in '0.7*folder:A;0.3*folder:B', or none")
   shared = [key for key in ('hr', 'lr', 'depth') if all(key in part.keys for part in parts)]
   for key in keys or ():
-    for part, name in zip(parts, names):
+    for part, name in zip(parts, names, strict=True):
       if key not in part.keys:
         raise SSRError(f"source {name!r} holds {', '.join(part.keys)}, but '{key}' is needed here")
   taken = tuple(key for key in shared if keys is None or key in keys or key in optional)
@@ -710,7 +731,7 @@ def _part(text: str) -> Source:
 
     return from_spec(datasets.spec(place))
   folders = [pathlib.Path(p).expanduser() for p in ([place] if kind == 'folder' else place.split(','))]
-  if len(folders) > 2 or kind == 'paired' and len(folders) != 2:
+  if len(folders) > 2 or (kind == 'paired' and len(folders) != 2):
     wanted = 'HR_DIR,LR_DIR' if kind == 'paired' else 'DIR or PHOTO_DIR,DEPTH_DIR'
     raise SSRError(f"source {text!r}: must read '{kind}:{wanted}'")
   for folder in folders:

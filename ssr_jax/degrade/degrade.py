@@ -1,5 +1,6 @@
 """From an HR image to an LR image with its kernels: `LR = (HR (*) K) downsampled by s + n`, then JPEG (Eq. 1), or the
-second-order chain of Real-ESRGAN."""
+second-order chain of Real-ESRGAN.
+"""
 
 import functools
 
@@ -7,8 +8,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ssr_jax.degrade import fields
-from ssr_jax.degrade import realesrgan
+from ssr_jax.degrade import fields, realesrgan
 from ssr_jax.degrade.recipes import Recipe
 from ssr_jax.image import blur
 from ssr_jax.image import jpeg as jpeg_lib
@@ -76,12 +76,12 @@ def _draw_field(key: Array, recipe: Recipe, height: int, width: int, depth: Arra
   strength = lambda k: {'period': period, 'strength': fields.motion_strength(jax.random.split(k, 3)[2])}
   eigenvalues = recipe.eigenvalues
   makers = {
-      'invariant': lambda k: (fields.invariant(k, height, width, eigenvalues), {}),
-      'smooth': lambda k: (fields.smooth(k, height, width, eigenvalues, period), {'period': period}),
-      'motion': lambda k: (fields.motion(k, height, width, eigenvalues, period), strength(k)),
+    'invariant': lambda k: (fields.invariant(k, height, width, eigenvalues), {}),
+    'smooth': lambda k: (fields.smooth(k, height, width, eigenvalues, period), {'period': period}),
+    'motion': lambda k: (fields.motion(k, height, width, eigenvalues, period), strength(k)),
   }
   if depth is not None:
-    lens = lambda k: dict(zip(('focus', 'widest'), fields.lens(k, depth, eigenvalues)))
+    lens = lambda k: dict(zip(('focus', 'widest'), fields.lens(k, depth, eigenvalues), strict=True))
     makers['depth'] = lambda k: (fields.defocus(k, depth, eigenvalues), lens(k))
   kind = {'kind': jnp.int32(fields.KINDS.index(recipe.field))}
   if recipe.field in fields.MODES:
@@ -97,7 +97,7 @@ def _draw_field(key: Array, recipe: Recipe, height: int, width: int, depth: Arra
   choice = jax.random.randint(choice_key, (), 0, len(drawn))
   kinds = jnp.array([fields.KINDS.index(name) for name in makers])
   draws = {name: value for _, found in drawn for name, value in found.items()}
-  field = tuple(jnp.stack(parts)[choice] for parts in zip(*(field for field, _ in drawn)))
+  field = tuple(jnp.stack(parts)[choice] for parts in zip(*(field for field, _ in drawn), strict=True))
   return field, draws | {'kind': kinds[choice]}
 
 
@@ -131,8 +131,16 @@ def _second_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -
   draws = jax.vmap(lambda k: realesrgan.draw(k, recipe.chain))(keys[:, 0])
   lr, target, rms = realesrgan.apply(keys[:, 1], hr, recipe.chain, recipe.scale, draws)
   return Degraded(
-      lr=lr, target=target, kernels=None, lr_clean=None, noise_sigma=rms, jpeg_quality=draws['second_quality'],
-      depth=depth, field=None, draws=draws)
+    lr=lr,
+    target=target,
+    kernels=None,
+    lr_clean=None,
+    noise_sigma=rms,
+    jpeg_quality=draws['second_quality'],
+    depth=depth,
+    field=None,
+    draws=draws,
+  )
 
 
 def _first_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> Degraded:
@@ -184,5 +192,13 @@ def from_field(keys: Array, hr: Array, recipe: Recipe, field: fields.Field) -> D
     coded = jpeg_lib.jpeg(lr, jnp.maximum(quality, 1))
     lr = jnp.where((quality > 0)[:, None, None, None], coded, lr)
   return Degraded(
-      lr=lr, target=hr, kernels=kernels, lr_clean=clean, noise_sigma=sigma, jpeg_quality=quality, depth=None,
-      field=field, draws={})
+    lr=lr,
+    target=hr,
+    kernels=kernels,
+    lr_clean=clean,
+    noise_sigma=sigma,
+    jpeg_quality=quality,
+    depth=None,
+    field=field,
+    draws={},
+  )

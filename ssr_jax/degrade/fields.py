@@ -114,7 +114,7 @@ def lens(key: Array, depth: Array, eigenvalues: tuple[float, float]) -> tuple[Ar
 
 
 def depth_motion(
-    key: Array, depth: Array, eigenvalues: tuple[float, float], period: Array | float
+  key: Array, depth: Array, eigenvalues: tuple[float, float], period: Array | float
 ) -> tuple[Field, dict[str, Array]]:
   """Defocus and motion jitter one after the other: Gaussians in a row add their covariances.
 
@@ -182,5 +182,5 @@ def manet_mode(key: Array, mode: str, height: int, width: int, scale: int) -> Fi
     odd = (jnp.arange(rows)[:, None] + jnp.arange(columns)[None, :]) % 2
     field = widest, jnp.full((rows, columns), b), jnp.where(odd == 1, 3 * jnp.pi / 4, jnp.pi / 4)
   else:
-    raise ValueError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
+    raise ValueError(f'unknown mode {mode!r}; known: {", ".join(MODES)}')
   return tuple(jnp.repeat(jnp.repeat(f, block, 0), block, 1)[:height, :width] for f in field)

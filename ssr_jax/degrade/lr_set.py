@@ -9,22 +9,21 @@
 An image's draws follow from the seed and its own file name: what else is in a set, and in which order, does not matter.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import hashlib
 import io
 import json
 import os
 import pathlib
-from typing import Any, Mapping
+from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
 
 from ssr_jax import xla
-from ssr_jax.degrade import fields
-from ssr_jax.degrade import realesrgan
-from ssr_jax.degrade import recipes
+from ssr_jax.degrade import fields, realesrgan, recipes
 from ssr_jax.degrade.degrade import Degraded, degrade
 from ssr_jax.image import io as image_io
 from ssr_jax.image import kernels as kernel_lib
@@ -34,8 +33,12 @@ from ssr_jax.types import SSRError
 FORMAT = 1
 MANIFEST = 'manifest.json'
 # What each kind of field is drawn from, beyond the field itself.
-_DRAWN = {'smooth': ('period',), 'motion': ('period', 'strength'), 'depth': ('focus', 'widest'),
-          'depth_motion': ('period', 'strength', 'focus', 'widest', 'share')}
+_DRAWN = {
+  'smooth': ('period',),
+  'motion': ('period', 'strength'),
+  'depth': ('focus', 'widest'),
+  'depth_motion': ('period', 'strength', 'focus', 'widest', 'share'),
+}
 _NAMED = {'kind': realesrgan.KINDS, 'direction': realesrgan.DIRECTIONS, 'method': resize.RESAMPLING}
 
 
@@ -63,7 +66,12 @@ class LRSet:
     """
     self.directory, self.recipe, self.seed, self._versions = pathlib.Path(directory), recipe, seed, dict(versions)
     self.manifest = {
-        'format': FORMAT, 'recipe': describe(recipe), 'seed': seed, 'versions': self._versions, 'images': {}}
+      'format': FORMAT,
+      'recipe': describe(recipe),
+      'seed': seed,
+      'versions': self._versions,
+      'images': {},
+    }
     if (self.directory / MANIFEST).exists():
       there = read_manifest(self.directory / MANIFEST)
       for what in ('recipe', 'seed'):
@@ -86,7 +94,7 @@ class LRSet:
     return all((self.directory / entry[part]['file']).is_file() for part in ('lr', 'kernels', 'depth') if part in entry)
 
   def add(
-      self, source: pathlib.Path, depth: np.ndarray | None = None, depth_from: str | None = None, write_hr: bool = False
+    self, source: pathlib.Path, depth: np.ndarray | None = None, depth_from: str | None = None, write_hr: bool = False
   ) -> dict[str, Any]:
     """Degrades one file and writes all that belongs to it; an image of this name is replaced.
 
@@ -119,12 +127,12 @@ class LRSet:
     made = jax.device_get(_degrade(recipes.image_key(self.seed, source.name), hr[None], self.recipe, depth))
     lr = np.rint(made.lr[0] * 255).astype(np.uint8)
     entry = {
-        'source': {'file': source.name, 'sha256': _sha256(source.read_bytes()), 'size': [width, height]},
-        'hr_size': [W, H],
-        'notes': list(picture.notes),
-        'draws': _readable(made),
+      'source': {'file': source.name, 'sha256': _sha256(source.read_bytes()), 'size': [width, height]},
+      'hr_size': [W, H],
+      'notes': list(picture.notes),
+      'draws': _readable(made),
     }
-    if (H, W) != (height, width):
+    if (height, width) != (H, W):
       entry['notes'].append(f'cropped from {width}x{height} to {W}x{H}, top left kept')
     if self._versions != self.manifest['versions']:  # the set was begun with others
       entry['versions'] = self._versions
@@ -229,7 +237,9 @@ def _readable(made: Degraded) -> dict[str, Any]:
   kind = fields.KINDS[draws['kind']]
   found = {'kind': kind, **{name: draws[name] for name in _DRAWN.get(kind, ())}}
   if kind == 'invariant':
-    found |= {name: value[0, 0, 0].item() for name, value in zip(('lambda1', 'lambda2', 'theta'), made.field)}
+    found |= {
+      name: value[0, 0, 0].item() for name, value in zip(('lambda1', 'lambda2', 'theta'), made.field, strict=True)
+    }
   return found | {'noise_sigma': made.noise_sigma[0].item(), 'jpeg_quality': made.jpeg_quality[0].item()}
 
 
@@ -238,7 +248,7 @@ def _kernel_file(made: Degraded, scale: int) -> bytes:
   if made.field is None:
     arrays = {name: np.asarray(taps[0]) for name, taps in _chain_kernels(made.draws).items()}
   else:
-    arrays = {name: value[0] for name, value in zip(('lambda1', 'lambda2', 'theta'), made.field)}
+    arrays = {name: value[0] for name, value in zip(('lambda1', 'lambda2', 'theta'), made.field, strict=True)}
     size = arrays['lambda1'].shape
     arrays = {name: value[:1, :1] if (value == value[0, 0]).all() else value for name, value in arrays.items()}
     arrays |= {'size': np.array(size), 'scale': np.array(scale)}
@@ -262,7 +272,7 @@ def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def _at_lr_size(
-    depth: np.ndarray, given: tuple[int, int], cropped: tuple[int, int], scale: int, source: pathlib.Path
+  depth: np.ndarray, given: tuple[int, int], cropped: tuple[int, int], scale: int, source: pathlib.Path
 ) -> np.ndarray:
   """Depth [H, W] of the whole file or [h, w] of the LR image -> [1, h, w]."""
   size = cropped[0] // scale, cropped[1] // scale

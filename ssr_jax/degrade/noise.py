@@ -81,7 +81,7 @@ def distinct_levels(levels: Array, inside: Array) -> Array:
   bits = jnp.where(inside, jnp.uint32(1) << (levels & 31), zero)
   words = [jnp.where(levels >> 5 == word, bits, zero) for word in range(8)]
   # One reduction of eight operands reads the image once. It leaves an axis to the vector unit; a second one takes it.
-  join = lambda a, b: [jax.lax.bitwise_or(x, y) for x, y in zip(a, b)]
+  join = lambda a, b: [jax.lax.bitwise_or(x, y) for x, y in zip(a, b, strict=True)]
   words = jnp.stack(jax.lax.reduce(words, [zero] * 8, join, (0, 1)))
   words = jax.lax.reduce(words, zero, jax.lax.bitwise_or, (1,))
   return jnp.maximum(jax.lax.population_count(words).sum().astype(jnp.int32), 1)

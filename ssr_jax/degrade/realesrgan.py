@@ -15,11 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssr_jax.degrade import noise as noise_lib
-from ssr_jax.image import blur
+from ssr_jax.image import blur, resize, sharpen
 from ssr_jax.image import jpeg as jpeg_lib
 from ssr_jax.image import kernels as kernel_lib
-from ssr_jax.image import resize
-from ssr_jax.image import sharpen
 from ssr_jax.types import Array
 
 KINDS = ('iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso', 'plateau_aniso', 'sinc', 'none')
@@ -77,23 +75,43 @@ class Chain:
 
   first: Stage = Stage()
   second: Stage = Stage(
-      blur=0.8, sigma=(0.2, 1.5), resize=(0.3, 0.4, 0.3), factor=(0.3, 1.2), sigma_noise=(1.0, 25.0),
-      scale_poisson=(0.05, 2.5))
+    blur=0.8,
+    sigma=(0.2, 1.5),
+    resize=(0.3, 0.4, 0.3),
+    factor=(0.3, 1.2),
+    sigma_noise=(1.0, 25.0),
+    scale_poisson=(0.05, 2.5),
+  )
   final_sinc: float = 0.8
   sharpen: bool = True
 
 
 CHAINS = {
-    'realesrgan': Chain(),
-    # The lighter set of the DIV2K-Val benchmark (StableSR's).
-    'realesrgan-light': Chain(
-        first=Stage(
-            sigma=(0.2, 1.5), beta_gaussian=(0.5, 2.0), beta_plateau=(1.0, 1.5), factor=(0.3, 1.5),
-            sigma_noise=(1.0, 15.0), scale_poisson=(0.05, 2.0), quality=(60.0, 95.0)),
-        second=Stage(
-            blur=0.5, side=(7, 11), sigma=(0.2, 1.0), beta_gaussian=(0.5, 2.0), beta_plateau=(1.0, 1.5),
-            resize=(0.3, 0.4, 0.3), factor=(0.6, 1.2), sigma_noise=(1.0, 12.0), scale_poisson=(0.05, 1.0),
-            quality=(60.0, 100.0))),
+  'realesrgan': Chain(),
+  # The lighter set of the DIV2K-Val benchmark (StableSR's).
+  'realesrgan-light': Chain(
+    first=Stage(
+      sigma=(0.2, 1.5),
+      beta_gaussian=(0.5, 2.0),
+      beta_plateau=(1.0, 1.5),
+      factor=(0.3, 1.5),
+      sigma_noise=(1.0, 15.0),
+      scale_poisson=(0.05, 2.0),
+      quality=(60.0, 95.0),
+    ),
+    second=Stage(
+      blur=0.5,
+      side=(7, 11),
+      sigma=(0.2, 1.0),
+      beta_gaussian=(0.5, 2.0),
+      beta_plateau=(1.0, 1.5),
+      resize=(0.3, 0.4, 0.3),
+      factor=(0.6, 1.2),
+      sigma_noise=(1.0, 12.0),
+      scale_poisson=(0.05, 1.0),
+      quality=(60.0, 100.0),
+    ),
+  ),
 }
 """The two published parameter sets, by the name of their recipe."""
 
@@ -118,11 +136,11 @@ def draw(key: Array, chain: Chain) -> dict[str, Array]:
   draws |= {f'second_{what}': value for what, value in _draw_stage(second, chain.second).items()}
   sinc = u[0] < chain.final_sinc
   return draws | {
-      'final_sinc': sinc,
-      'final_side': jnp.where(sinc, _odd(u[1], (7, 21)), 0),
-      'final_omega': jnp.where(sinc, _between(u[2], np.pi / 3, np.pi), 0.0),
-      'final_method': _index(u[3], (1 / 3, 1 / 3, 1 / 3)),
-      'jpeg_last': u[4] < 0.5,
+    'final_sinc': sinc,
+    'final_side': jnp.where(sinc, _odd(u[1], (7, 21)), 0),
+    'final_omega': jnp.where(sinc, _between(u[2], np.pi / 3, np.pi), 0.0),
+    'final_method': _index(u[3], (1 / 3, 1 / 3, 1 / 3)),
+    'jpeg_last': u[4] < 0.5,
   }
 
 
@@ -179,8 +197,25 @@ def apply(key: Array, hr: Array, chain: Chain, scale: int, draws: dict[str, Arra
   return jnp.round(image.transpose(0, 2, 3, 1) * 255) / 255, target, rms
 
 
-_UNIFORMS = ('blur', 'sinc', 'kind', 'side', 'sigma1', 'sigma2', 'theta', 'below', 'beta', 'omega', 'direction',
-             'factor', 'method', 'gaussian', 'level', 'gray', 'quality')
+_UNIFORMS = (
+  'blur',
+  'sinc',
+  'kind',
+  'side',
+  'sigma1',
+  'sigma2',
+  'theta',
+  'below',
+  'beta',
+  'omega',
+  'direction',
+  'factor',
+  'method',
+  'gaussian',
+  'level',
+  'gray',
+  'quality',
+)
 
 
 def _draw_stage(uniforms: Array, stage: Stage) -> dict[str, Array]:
@@ -190,7 +225,7 @@ def _draw_stage(uniforms: Array, stage: Stage) -> dict[str, Array]:
   shaped, isotropic, plateau = kind < 6, kind % 2 == 0, (kind == 4) | (kind == 5)
   side = _odd(u['side'], stage.side)
   sigma1, sigma2 = (_between(u[axis], *stage.sigma) for axis in ('sigma1', 'sigma2'))
-  low, high = (jnp.where(plateau, p, g) for p, g in zip(stage.beta_plateau, stage.beta_gaussian))
+  low, high = (jnp.where(plateau, p, g) for p, g in zip(stage.beta_plateau, stage.beta_gaussian, strict=True))
   beta = jnp.where(u['below'] < 0.5, _between(u['beta'], low, 1.0), _between(u['beta'], 1.0, high))
   lowest = jnp.where(side < 13, np.pi / 3, np.pi / 5)
   direction = _index(u['direction'], stage.resize)
@@ -198,29 +233,29 @@ def _draw_stage(uniforms: Array, stage: Stage) -> dict[str, Array]:
   gaussian = u['gaussian'] < stage.gaussian
   sigma_noise, scale_poisson = (_between(u['level'], *bounds) for bounds in (stage.sigma_noise, stage.scale_poisson))
   return {
-      'kind': kind,
-      'side': jnp.where(kind < 7, side, 0),
-      'sigma1': jnp.where(shaped, sigma1, 0.0),
-      'sigma2': jnp.where(shaped, jnp.where(isotropic, sigma1, sigma2), 0.0),
-      'theta': jnp.where(shaped & ~isotropic, _between(u['theta'], -np.pi, np.pi), 0.0),
-      'beta': jnp.where(shaped, jnp.where(kind < 2, 1.0, beta), 0.0),
-      'omega': jnp.where(kind == 6, _between(u['omega'], lowest, np.pi), 0.0),
-      'direction': direction,
-      'factor': jnp.where(direction == 0, up, jnp.where(direction == 1, down, 1.0)),
-      'method': _index(u['method'], (1 / 3, 1 / 3, 1 / 3)),
-      'gaussian': gaussian,
-      'level': jnp.where(gaussian, sigma_noise / 255, scale_poisson),
-      'gray': u['gray'] < stage.gray,
-      'quality': jnp.round(_between(u['quality'], *stage.quality)),
+    'kind': kind,
+    'side': jnp.where(kind < 7, side, 0),
+    'sigma1': jnp.where(shaped, sigma1, 0.0),
+    'sigma2': jnp.where(shaped, jnp.where(isotropic, sigma1, sigma2), 0.0),
+    'theta': jnp.where(shaped & ~isotropic, _between(u['theta'], -np.pi, np.pi), 0.0),
+    'beta': jnp.where(shaped, jnp.where(kind < 2, 1.0, beta), 0.0),
+    'omega': jnp.where(kind == 6, _between(u['omega'], lowest, np.pi), 0.0),
+    'direction': direction,
+    'factor': jnp.where(direction == 0, up, jnp.where(direction == 1, down, 1.0)),
+    'method': _index(u['method'], (1 / 3, 1 / 3, 1 / 3)),
+    'gaussian': gaussian,
+    'level': jnp.where(gaussian, sigma_noise / 255, scale_poisson),
+    'gray': u['gray'] < stage.gray,
+    'quality': jnp.round(_between(u['quality'], *stage.quality)),
   }
 
 
 def _resize(
-    image: Array, size: tuple[Array, Array], base: tuple[int, int], factor: Array, largest: float, method: Array
+  image: Array, size: tuple[Array, Array], base: tuple[int, int], factor: Array, largest: float, method: Array
 ) -> tuple[Array, tuple[Array, Array]]:
   """From `size` on its canvas to floor(factor * base) on a canvas of floor(largest * base)."""
   matrices, sizes = [], []
-  for source, canvas, side in zip(size, image.shape[2:], base):
+  for source, canvas, side in zip(size, image.shape[2:], base, strict=True):
     limit = int(largest * side)
     target = jnp.clip(jnp.floor(factor * side).astype(jnp.int32), 1, limit)
     weigh = functools.partial(resize.resampling_weights, columns=canvas, rows=limit)
@@ -239,7 +274,7 @@ def _add_noise(key: Array, image: Array, size: tuple[Array, Array], draws: dict[
 
 
 def _inside(canvas: tuple[int, int], size: tuple[Array, Array]) -> Array:
-  rows, columns = (jnp.arange(side) < n[:, None] for side, n in zip(canvas, size))
+  rows, columns = (jnp.arange(side) < n[:, None] for side, n in zip(canvas, size, strict=True))
   return rows[:, :, None] & columns[:, None, :]
 
 

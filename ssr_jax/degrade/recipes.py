@@ -5,8 +5,7 @@ import zlib
 
 import jax
 
-from ssr_jax.degrade import fields
-from ssr_jax.degrade import realesrgan
+from ssr_jax.degrade import fields, realesrgan
 from ssr_jax.types import Array, SSRError
 
 MODES = ('no_noise', 'no_jpeg', 'noise_jpeg', 'mixed')
@@ -40,9 +39,9 @@ class Recipe:
 
   def __post_init__(self):
     if self.field not in FIELDS:
-      raise SSRError(f"recipe: unknown field {self.field!r}; known: {', '.join(FIELDS)}")
+      raise SSRError(f'recipe: unknown field {self.field!r}; known: {", ".join(FIELDS)}')
     if self.mode not in MODES:
-      raise SSRError(f"recipe: unknown mode {self.mode!r}; known: {', '.join(MODES)}")
+      raise SSRError(f'recipe: unknown mode {self.mode!r}; known: {", ".join(MODES)}')
     if not 0 < self.eigenvalues[0] <= self.eigenvalues[1]:
       raise SSRError(f'recipe: eigenvalues must be a positive range; got {self.eigenvalues}')
 

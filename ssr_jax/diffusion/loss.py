@@ -1,6 +1,7 @@
 """The training loss of the diffusion stage, Eq. 5."""
 
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +12,13 @@ Predict = Callable[[jax.Array, jax.Array], tuple[jax.Array, Sequence[Sequence[ja
 
 
 def diffusion_loss(
-    key: jax.Array,
-    predict: Predict,
-    z0: jax.Array,
-    schedule: Schedule,
-    targets: Sequence[jax.Array] = (),
-    lambdas: Sequence[float] = (),
-    focus: tuple[float, float] = (0.0, 1.0),
+  key: jax.Array,
+  predict: Predict,
+  z0: jax.Array,
+  schedule: Schedule,
+  targets: Sequence[jax.Array] = (),
+  lambdas: Sequence[float] = (),
+  focus: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[jax.Array, dict[str, Any]]:
   """`l + sum_i lambda_i C_i(f_i)`, Eq. 5: noise prediction, and modalities reconstructed from their features.
 

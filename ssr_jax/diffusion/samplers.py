@@ -5,7 +5,7 @@ the schedule says) and is traced once. `keys` holds one PRNG key per image, and 
 only: the same key gives the same image in any batch. Sampling ends at the predicted clean latent (abar = 1).
 """
 
-from typing import Callable
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,17 @@ Predict = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 def sample(
-    predict: Predict,
-    schedule: Schedule,
-    keys: jax.Array,
-    *,
-    shape: tuple[int, ...] | None = None,
-    latent: jax.Array | None = None,
-    steps: int = 20,
-    start: float = 1.0,
-    noise: float = 1.0,
-    sampler: str = 'dpmpp_2m',
-    **options,
+  predict: Predict,
+  schedule: Schedule,
+  keys: jax.Array,
+  *,
+  shape: tuple[int, ...] | None = None,
+  latent: jax.Array | None = None,
+  steps: int = 20,
+  start: float = 1.0,
+  noise: float = 1.0,
+  sampler: str = 'dpmpp_2m',
+  **options,
 ) -> jax.Array:
   """Draws latents with the sampler of that name.
 
@@ -50,22 +50,23 @@ def sample(
     ValueError: an unknown sampler, neither or both of shape and latent, start < 1 without a latent.
   """
   if sampler not in SAMPLERS:
-    raise ValueError(f"unknown sampler {sampler!r}; known: {', '.join(SAMPLERS)}")
+    raise ValueError(f'unknown sampler {sampler!r}; known: {", ".join(SAMPLERS)}')
   z = initial(
-      schedule, keys, shape=shape, latent=latent, steps=steps, start=start, noise=noise, spacing=options.get('spacing'))
+    schedule, keys, shape=shape, latent=latent, steps=steps, start=start, noise=noise, spacing=options.get('spacing')
+  )
   return SAMPLERS[sampler](predict, schedule, keys, z, steps, start, **options)
 
 
 def initial(
-    schedule: Schedule,
-    keys: jax.Array,
-    *,
-    shape: tuple[int, ...] | None = None,
-    latent: jax.Array | None = None,
-    steps: int = 20,
-    start: float = 1.0,
-    noise: float = 1.0,
-    spacing: str | None = None,
+  schedule: Schedule,
+  keys: jax.Array,
+  *,
+  shape: tuple[int, ...] | None = None,
+  latent: jax.Array | None = None,
+  steps: int = 20,
+  start: float = 1.0,
+  noise: float = 1.0,
+  spacing: str | None = None,
 ) -> jax.Array:
   """The latent that a sampler begins with: noise [b, *shape], or `latent` [b, ...] noised to the first time step.
 
@@ -84,16 +85,16 @@ def initial(
 
 
 def ddpm(
-    predict: Predict,
-    schedule: Schedule,
-    keys: jax.Array,
-    z: jax.Array,
-    steps: int,
-    start: float = 1.0,
-    *,
-    spacing: str = 'trailing',
-    clip: float | None = None,
-    unroll: bool = False,
+  predict: Predict,
+  schedule: Schedule,
+  keys: jax.Array,
+  z: jax.Array,
+  steps: int,
+  start: float = 1.0,
+  *,
+  spacing: str = 'trailing',
+  clip: float | None = None,
+  unroll: bool = False,
 ) -> jax.Array:
   """Ancestral sampling (Ho et al. 2020, Eqs. 6, 7) over the chosen steps: z_s ~ q(z_s | z_t, x0), x0 as predicted.
 
@@ -115,9 +116,9 @@ def ddpm(
   ratio = abar / abar_next  # the alpha of the step t -> s
   variance = (1 - abar_next) / (1 - abar) * (1 - ratio)
   table = _table(
-      from_x0=np.sqrt(abar_next) * (1 - ratio) / (1 - abar),
-      from_z=np.sqrt(ratio) * (1 - abar_next) / (1 - abar),
-      sigma=np.sqrt(variance),
+    from_x0=np.sqrt(abar_next) * (1 - ratio) / (1 - abar),
+    from_z=np.sqrt(ratio) * (1 - abar_next) / (1 - abar),
+    sigma=np.sqrt(variance),
   )
 
   def body(i, z):
@@ -129,17 +130,17 @@ def ddpm(
 
 
 def ddim(
-    predict: Predict,
-    schedule: Schedule,
-    keys: jax.Array,
-    z: jax.Array,
-    steps: int,
-    start: float = 1.0,
-    *,
-    eta: float = 0.0,
-    spacing: str = 'trailing',
-    clip: float | None = None,
-    unroll: bool = False,
+  predict: Predict,
+  schedule: Schedule,
+  keys: jax.Array,
+  z: jax.Array,
+  steps: int,
+  start: float = 1.0,
+  *,
+  eta: float = 0.0,
+  spacing: str = 'trailing',
+  clip: float | None = None,
+  unroll: bool = False,
 ) -> jax.Array:
   """DDIM (Song et al. 2021, Eqs. 12, 16): deterministic with eta 0, as noisy as DDPM with eta 1.
 
@@ -148,11 +149,11 @@ def ddim(
   t, abar, abar_next = _grid(schedule, steps, start, spacing)
   sigma = eta * np.sqrt((1 - abar_next) / (1 - abar) * (1 - abar / abar_next))
   table = _table(
-      alpha=np.sqrt(abar),
-      sigma_t=np.sqrt(1 - abar),
-      from_x0=np.sqrt(abar_next),
-      from_eps=np.sqrt(np.maximum(1 - abar_next - sigma**2, 0)),
-      sigma=sigma,
+    alpha=np.sqrt(abar),
+    sigma_t=np.sqrt(1 - abar),
+    from_x0=np.sqrt(abar_next),
+    from_eps=np.sqrt(np.maximum(1 - abar_next - sigma**2, 0)),
+    sigma=sigma,
   )
 
   def body(i, z):
@@ -166,16 +167,16 @@ def ddim(
 
 
 def dpmpp_2m(
-    predict: Predict,
-    schedule: Schedule,
-    keys: jax.Array,
-    z: jax.Array,
-    steps: int,
-    start: float = 1.0,
-    *,
-    spacing: str = 'trailing',
-    clip: float | None = None,
-    unroll: bool = False,
+  predict: Predict,
+  schedule: Schedule,
+  keys: jax.Array,
+  z: jax.Array,
+  steps: int,
+  start: float = 1.0,
+  *,
+  spacing: str = 'trailing',
+  clip: float | None = None,
+  unroll: bool = False,
 ) -> jax.Array:
   """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): a second-order multistep solver of the probability-flow ODE.
 
@@ -193,7 +194,7 @@ def dpmpp_2m(
   weight = np.zeros(steps)
   weight[1:-1] = h[1:-1] / (2 * h[:-2])
   table = _table(
-      from_z=np.sqrt((1 - abar_next) / (1 - abar)), from_x0=-np.sqrt(abar_next) * np.expm1(-h), weight=weight
+    from_z=np.sqrt((1 - abar_next) / (1 - abar)), from_x0=-np.sqrt(abar_next) * np.expm1(-h), weight=weight
   )
 
   def body(i, carry):
@@ -220,7 +221,7 @@ def _grid(schedule: Schedule, steps: int, start: float, spacing: str) -> tuple[j
 
 
 def _loop(steps: int, body: Callable, carry, unroll: bool):
-  """carry = body(i, carry) for i < steps. By hand where it is unrolled: of one trip `fori_loop` keeps a loop."""
+  """Carry = body(i, carry) for i < steps. By hand where it is unrolled: of one trip `fori_loop` keeps a loop."""
   if not unroll:
     return jax.lax.fori_loop(0, steps, body, carry)
   for i in range(steps):

@@ -92,9 +92,7 @@ def _sum_cells(phases: Array, kernels: Array, size: tuple[int, int], scale: int)
   @jax.checkpoint
   def add_cell(out, cell):
     index, weights = cell
-    window = jax.lax.dynamic_slice(
-        phases, (0, 0, index // cells, 0, index % cells), (scale * scale, b, h, c, w)
-    )
+    window = jax.lax.dynamic_slice(phases, (0, 0, index // cells, 0, index % cells), (scale * scale, b, h, c, w))
     return out + (window * weights).sum(0), None
 
   out = jnp.zeros((b, h, c, w), jnp.result_type(phases, kernels))

@@ -23,7 +23,7 @@ def luma(image: ArrayLike) -> ArrayLike:
 def rgb_to_ycbcr(image: ArrayLike) -> ArrayLike:
   """MATLAB's `rgb2ycbcr`: [..., H, W, 3] RGB in [0, 1] -> YCbCr, Y in [16, 235] / 255, chroma in [16, 240] / 255."""
   _check(image)
-  return _stack([_combine(image, row / 255, offset / 255) for row, offset in zip(_FORWARD, _OFFSET)])
+  return _stack([_combine(image, row / 255, offset / 255) for row, offset in zip(_FORWARD, _OFFSET, strict=True)])
 
 
 def ycbcr_to_rgb(image: ArrayLike) -> ArrayLike:
@@ -31,7 +31,7 @@ def ycbcr_to_rgb(image: ArrayLike) -> ArrayLike:
   _check(image)
   # The offset is taken off first: folded into one constant it would cost float32 two digits.
   channels = [image[..., i] - _OFFSET[i] / 255 for i in range(3)]
-  return _stack([sum(float(w) * x for w, x in zip(row, channels)) for row in _INVERSE])
+  return _stack([sum(float(w) * x for w, x in zip(row, channels, strict=True)) for row in _INVERSE])
 
 
 def _combine(image: ArrayLike, weights: np.ndarray, offset: float) -> ArrayLike:

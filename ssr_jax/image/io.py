@@ -70,8 +70,7 @@ def read(path: str | os.PathLike, max_pixels: int | None = None) -> Picture:
   path = pathlib.Path(path)
   with _pillow(path) as image:
     if max_pixels and image.width * image.height > max_pixels:
-      raise SSRError(
-          f'{path}: {image.width}x{image.height} pixels, more than {max_pixels}; scale it down or cut it up')
+      raise SSRError(f'{path}: {image.width}x{image.height} pixels, more than {max_pixels}; scale it down or cut it up')
     # A phone's MPO file is a photo with a preview behind it, not an animation.
     if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':
       raise SSRError(f'{path}: has {image.n_frames} frames; save one frame as a still image')

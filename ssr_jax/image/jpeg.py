@@ -7,15 +7,16 @@ of its forward DCT, which decides coefficients that fall between two levels. Two
 differ, by a level, because the DCT's own constants are float32 here and have 13 bits there.
 """
 
+from collections.abc import Sequence
 import io
-from typing import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 # ITU-T T.81, Annex K: tables K.1 (luminance) and K.2 (chrominance), for quality 50.
-_LUMINANCE = np.array([
+_LUMINANCE = np.array(
+  [
     [16, 11, 10, 16, 24, 40, 51, 61],
     [12, 12, 14, 19, 26, 58, 60, 55],
     [14, 13, 16, 24, 40, 57, 69, 56],
@@ -24,7 +25,9 @@ _LUMINANCE = np.array([
     [24, 35, 55, 64, 81, 104, 113, 92],
     [49, 64, 78, 87, 103, 121, 120, 101],
     [72, 92, 95, 98, 112, 100, 103, 99],
-], np.float32)
+  ],
+  np.float32,
+)
 _CHROMINANCE = np.full((8, 8), 99, np.float32)
 _CHROMINANCE[:4, :4] = [[17, 18, 24, 47], [18, 21, 26, 66], [24, 26, 56, 99], [47, 66, 99, 99]]
 
@@ -90,7 +93,7 @@ def jpeg(image: jax.Array, quality: jax.Array, size: tuple[jax.Array, jax.Array]
 
 
 def quantisation_table(base: jax.Array, quality: jax.Array) -> jax.Array:
-  """libjpeg's scaling of a quality-50 table [8, 8] to qualities [b]: [b, 8, 8] integers 1 to 255 as float32."""
+  """Libjpeg's scaling of a quality-50 table [8, 8] to qualities [b]: [b, 8, 8] integers 1 to 255 as float32."""
   quality = jnp.clip(jnp.round(quality), 1, 100)
   percent = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)
   return jnp.clip(jnp.floor((jnp.asarray(base) * percent[:, None, None] + 50) / 100), 1, 255)
@@ -146,7 +149,7 @@ def _halve(x: jax.Array) -> jax.Array:
 
 
 def _double(x: jax.Array, heights, widths) -> jax.Array:
-  """libjpeg's 'fancy' upsampling, [b, h, w] -> [b, 2h, 2w]: weights 9 3 3 1, borders (of the valid size) repeated."""
+  """Libjpeg's 'fancy' upsampling, [b, h, w] -> [b, 2h, 2w]: weights 9 3 3 1, borders (of the valid size) repeated."""
   b, h, w = x.shape
   plain = x.repeat(2, 1).repeat(2, 2)
   if isinstance(widths, int) and w <= 2:  # too narrow for libjpeg to interpolate

@@ -14,7 +14,7 @@ SIZE = 21
 
 
 def gaussian_kernels(
-    lambda1: ArrayLike, lambda2: ArrayLike, theta: ArrayLike, size: int = SIZE, scale: int = 4
+  lambda1: ArrayLike, lambda2: ArrayLike, theta: ArrayLike, size: int = SIZE, scale: int = 4
 ) -> Array:
   """Anisotropic Gaussian kernels from covariance eigenvalues and an angle.
 
@@ -44,7 +44,7 @@ def gaussian_kernels(
   x, y = x.reshape(-1), y.reshape(-1)  # [k*k]
 
   lambda1, lambda2, theta = jnp.broadcast_arrays(
-      *(jnp.asarray(a, jnp.float32)[..., None] for a in (lambda1, lambda2, theta))
+    *(jnp.asarray(a, jnp.float32)[..., None] for a in (lambda1, lambda2, theta))
   )
   cos, sin = jnp.cos(theta), jnp.sin(theta)
   # Precision matrix R diag(1/lambda) R^T, written out.
@@ -56,8 +56,13 @@ def gaussian_kernels(
 
 
 def shaped_kernels(
-    sigma1: ArrayLike, sigma2: ArrayLike, theta: ArrayLike, beta: ArrayLike, plateau: ArrayLike, side: ArrayLike,
-    size: int = SIZE,
+  sigma1: ArrayLike,
+  sigma2: ArrayLike,
+  theta: ArrayLike,
+  beta: ArrayLike,
+  plateau: ArrayLike,
+  side: ArrayLike,
+  size: int = SIZE,
 ) -> Array:
   """Generalised Gaussian and plateau-shaped kernels (Real-ESRGAN, section 3.1), centred on the middle tap.
 
@@ -76,9 +81,7 @@ def shaped_kernels(
     [..., k*k] row-major taps (y, x), non-negative, each kernel summing to one.
   """
   y, x, inside = _centred_taps(side, size)
-  sigma1, sigma2, theta, beta, plateau = (
-      jnp.asarray(a)[..., None] for a in (sigma1, sigma2, theta, beta, plateau)
-  )
+  sigma1, sigma2, theta, beta, plateau = (jnp.asarray(a)[..., None] for a in (sigma1, sigma2, theta, beta, plateau))
   cos, sin = jnp.cos(theta), jnp.sin(theta)
   q = ((cos * x + sin * y) / sigma1) ** 2 + ((cos * y - sin * x) / sigma2) ** 2
   # The floor keeps the logarithm finite at the middle tap, and 1e-12^beta is nothing beside what it is added to.
@@ -111,7 +114,7 @@ def sinc_kernels(omega: ArrayLike, side: ArrayLike, size: int = SIZE) -> Array:
 
 
 def _centred_taps(side: ArrayLike, size: int) -> tuple[np.ndarray, np.ndarray, Array]:
-  """y and x of k*k taps around the middle one, [k*k], and which lie in a square of `side` taps, [..., k*k]."""
+  """Y and x of k*k taps around the middle one, [k*k], and which lie in a square of `side` taps, [..., k*k]."""
   if size % 2 == 0:
     raise ValueError(f'kernel size must be odd; got {size}')
   y, x = (a.reshape(-1) for a in np.mgrid[:size, :size] - size // 2)

@@ -45,8 +45,8 @@ def resize(image: Array, size: tuple[int, int], method: Method = 'bicubic', eigh
     return cells.mean((-4, -2))
   filters = {'bicubic': 'cubic', 'bilinear': 'linear', 'nearest': 'nearest'}
   if method not in filters:
-    raise ValueError(f"unknown resize method {method!r}; known: {', '.join([*filters, 'area'])}")
-  if (H, W) == (new_h, new_w):
+    raise ValueError(f'unknown resize method {method!r}; known: {", ".join([*filters, "area"])}')
+  if (new_h, new_w) == (H, W):
     return image
 
   def to(image, h, w):
@@ -89,7 +89,7 @@ def resampling_weights(method: Array, source: Array, target: Array, columns: int
 
   def taps(weights, first):
     return sum(
-        jnp.where(j == jnp.clip(floor + first + n, 0, source - 1), weight, 0.0) for n, weight in enumerate(weights)
+      jnp.where(j == jnp.clip(floor + first + n, 0, source - 1), weight, 0.0) for n, weight in enumerate(weights)
     )
 
   a = -0.75

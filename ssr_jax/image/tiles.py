@@ -4,7 +4,7 @@ All of it is pure and of fixed shape: a window is known by its origin, its top l
 integers; tiles are stacked on a new first axis.
 """
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp

@@ -4,10 +4,10 @@ Every function takes one image, NumPy or JAX, float in [0, 1] or uint8, and comp
 published in this field are taken from 8-bit images; `score` leaves rounding to the caller.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 import dataclasses
 import math
-from typing import Any, Callable
+from typing import Any
 
 from ssr_jax.metrics import kernel_psnr, lr_psnr, niqe, psnr, ssim
 from ssr_jax.types import SSRError

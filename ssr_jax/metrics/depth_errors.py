@@ -9,7 +9,7 @@ _PAIRS = 20_000
 
 
 def align(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
-  """a * prediction + c that fits `target` best in the least-squares sense (MiDaS Eq. 3); any equal shapes."""
+  """A * prediction + c that fits `target` best in the least-squares sense (MiDaS Eq. 3); any equal shapes."""
   design = np.stack([prediction.ravel(), np.ones(prediction.size)], axis=1)
   (a, c), *_ = np.linalg.lstsq(design, target.ravel(), rcond=None)
   return a * prediction + c

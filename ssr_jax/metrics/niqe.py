@@ -39,8 +39,8 @@ def load_pristine(path: str | os.PathLike) -> Pristine:
       )
   except (OSError, KeyError, ValueError) as error:
     raise SSRError(
-        f'{os.fspath(path)}: no pristine model of NIQE '
-        f'(.npz with mu_pris_param, cov_pris_param, gaussian_window): {error}'
+      f'{os.fspath(path)}: no pristine model of NIQE '
+      f'(.npz with mu_pris_param, cov_pris_param, gaussian_window): {error}'
     ) from error
   mean = mean.ravel()
   if mean.shape != (36,) or covariance.shape != (36, 36) or window.ndim != 2:
@@ -68,10 +68,13 @@ def niqe(image: ArrayLike, pristine: Pristine) -> float:
   features = []
   for block in (_BLOCK, _BLOCK // 2):
     normalised = _mscn(y, pristine.window)
-    features.append([
-      _features(normalised[i * block : (i + 1) * block, j * block : (j + 1) * block])
-      for j in range(columns) for i in range(rows)
-    ])
+    features.append(
+      [
+        _features(normalised[i * block : (i + 1) * block, j * block : (j + 1) * block])
+        for j in range(columns)
+        for i in range(rows)
+      ]
+    )
     y = _half_size(y)
   features = np.concatenate(features, axis=1)  # [blocks, 36]
   whole = features[~np.isnan(features).any(axis=1)]

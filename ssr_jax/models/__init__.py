@@ -10,14 +10,14 @@ from typing import Any
 from ssr_jax.types import SSRError
 
 _PARTS = {
-    'depth': ('ssr_jax.models.depth', 'CompactDepth'),
-    'dkenet': ('ssr_jax.models.dkenet', 'DKENet'),
-    'nbsr': ('ssr_jax.models.rrdb', 'NBSR'),
-    'vae': ('ssr_jax.models.vae', 'VAE'),
-    'unet': ('ssr_jax.models.amf', 'AMFUNet'),
-    # The UNet again, trained to need few steps, and the autoencoder with a decoder that learned along.
-    'student': ('ssr_jax.models.amf', 'AMFUNet'),
-    'student_vae': ('ssr_jax.models.vae', 'VAE'),
+  'depth': ('ssr_jax.models.depth', 'CompactDepth'),
+  'dkenet': ('ssr_jax.models.dkenet', 'DKENet'),
+  'nbsr': ('ssr_jax.models.rrdb', 'NBSR'),
+  'vae': ('ssr_jax.models.vae', 'VAE'),
+  'unet': ('ssr_jax.models.amf', 'AMFUNet'),
+  # The UNet again, trained to need few steps, and the autoencoder with a decoder that learned along.
+  'student': ('ssr_jax.models.amf', 'AMFUNet'),
+  'student_vae': ('ssr_jax.models.vae', 'VAE'),
 }
 PARTS = tuple(_PARTS)
 DTYPES = ('float32', 'bfloat16')
@@ -35,7 +35,7 @@ def dtype_of(name: str, where: str) -> Any:
   import jax.numpy as jnp
 
   if name not in DTYPES:
-    raise SSRError(f"{where} is {name!r}; known: {', '.join(DTYPES)}")
+    raise SSRError(f'{where} is {name!r}; known: {", ".join(DTYPES)}')
   return getattr(jnp, name)
 
 
@@ -54,14 +54,14 @@ def build(part: str, family: str = 'compact', **config: Any):
     SSRError: an unknown part, family or attribute; the message lists the known ones.
   """
   if part not in _PARTS:
-    raise SSRError(f"unknown part {part!r}; known: {', '.join(PARTS)}")
+    raise SSRError(f'unknown part {part!r}; known: {", ".join(PARTS)}')
   if family != 'compact' and (part, family) not in _FAMILIES:
     known = ['compact', *(f for p, f in _FAMILIES if p == part)]
-    raise SSRError(f"{part}: unknown family {family!r}; known: {', '.join(known)}")
+    raise SSRError(f'{part}: unknown family {family!r}; known: {", ".join(known)}')
   module, name = _FAMILIES.get((part, family), _PARTS[part])
   cls = getattr(importlib.import_module(module), name)
   known = [f.name for f in dataclasses.fields(cls) if f.name not in ('parent', 'name')]
   unknown = [field for field in config if field not in known]
   if unknown:
-    raise SSRError(f"{part}: unknown field {unknown[0]!r}; known: {', '.join(known)}")
+    raise SSRError(f'{part}: unknown field {unknown[0]!r}; known: {", ".join(known)}')
   return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})

@@ -1,6 +1,7 @@
 """AMF-UNet: the UNet whose every residual branch is modulated by kernel, depth and LR features."""
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from flax import linen as nn
 from flax import traverse_util
@@ -63,30 +64,30 @@ class AMFUNet(nn.Module):
       if len(getattr(self, field)) != levels:
         raise ValueError(f'{field} must have one width per UNet level ({levels}); got {getattr(self, field)}')
     self.unet = UNet(
-        self.channels,
-        self.latent_channels,
-        self.blocks,
-        self.attention,
-        self.mid_attention,
-        self.heads,
-        self.head_dim,
-        self.cross_attention_dim,
-        self.groups,
-        self.amf_hidden,
-        self.dtype,
-        self.remat,
+      self.channels,
+      self.latent_channels,
+      self.blocks,
+      self.attention,
+      self.mid_attention,
+      self.heads,
+      self.head_dim,
+      self.cross_attention_dim,
+      self.groups,
+      self.amf_hidden,
+      self.dtype,
+      self.remat,
     )
     self.kernel_encoder = MapEncoder(self.kernel_channels, self.map_features, self.dtype)
     self.depth_encoder = MapEncoder(self.depth_channels, self.map_features, self.dtype)
     self.lr_encoder = LREncoder(
-        self.lr_channels,
-        self.lr_features,
-        self.lr_blocks,
-        self.mid_attention,
-        self.head_dim,
-        self.groups,
-        self.dtype,
-        self.remat,
+      self.lr_channels,
+      self.lr_features,
+      self.lr_blocks,
+      self.mid_attention,
+      self.head_dim,
+      self.groups,
+      self.dtype,
+      self.remat,
     )
     self.reconstruction = Heads((self.code_channels, 1, self.latent_channels), dtype=self.dtype)
     if self.prompt_tokens:
@@ -95,14 +96,14 @@ class AMFUNet(nn.Module):
       self.prompt = self.variable('constants', 'prompt', jnp.zeros, (self.prompt_tokens, self.cross_attention_dim))
 
   def __call__(
-      self,
-      z_t: jax.Array,
-      t: jax.Array,
-      conditions: Conditions,
-      context: jax.Array | None = None,
-      train: bool = False,
-      return_features: bool = False,
-      maps: tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]] | None = None,
+    self,
+    z_t: jax.Array,
+    t: jax.Array,
+    conditions: Conditions,
+    context: jax.Array | None = None,
+    train: bool = False,
+    return_features: bool = False,
+    maps: tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]] | None = None,
   ):
     """Predicts noise (or v) at step t.
 
@@ -166,7 +167,7 @@ def calibrate(module: nn.Module, variables: dict, *args: Any, **kwargs: Any) -> 
   stats = traverse_util.flatten_dict(variables['batch_stats'])
   for path, value in measured.items():  # path: ..., 'amf', 'bn_i', 'mean' or 'var'
     if stats[path].shape != value.shape:
-      raise ValueError(f"{'/'.join(path)} is {stats[path].shape} in the variables, {value.shape} measured")
+      raise ValueError(f'{"/".join(path)} is {stats[path].shape} in the variables, {value.shape} measured')
     stats[path] = value
     is_mean = path[-1] == 'mean'
     params[*path[:-1], 'bias' if is_mean else 'scale'] = value if is_mean else jnp.sqrt(value + BN_EPS)

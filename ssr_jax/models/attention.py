@@ -5,10 +5,11 @@ attention on NVIDIA's GPUs, 'splash' JAX's Pallas kernel on TPUs; neither keeps 
 variable SSR_ATTENTION names one of them instead of the choice; it is read when a program is traced.
 """
 
+from collections.abc import Callable, Sequence
 import functools
 import math
 import os
-from typing import Any, Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,13 +37,13 @@ RECORD_AXES, HEAD_AXIS = ('data', 'fsdp'), 'tensor'
 
 
 def attention(
-    q: jax.Array,
-    k: jax.Array,
-    v: jax.Array,
-    *,
-    bias: jax.Array | None = None,
-    implementation: str | None = None,
-    chunk: int | None = None,
+  q: jax.Array,
+  k: jax.Array,
+  v: jax.Array,
+  *,
+  bias: jax.Array | None = None,
+  implementation: str | None = None,
+  chunk: int | None = None,
 ) -> jax.Array:
   """Scaled dot-product attention, `softmax(q k^T / sqrt(d) + bias) v` per head.
 
@@ -114,7 +115,7 @@ def choose(platform: str, shape: Sequence[int], keys: int, dtype: Any, bias: boo
 
 
 def obstacles(
-    implementation: str, platform: str, shape: Sequence[int], keys: int, dtype: Any, bias: bool, *, shapes: bool = True
+  implementation: str, platform: str, shape: Sequence[int], keys: int, dtype: Any, bias: bool, *, shapes: bool = True
 ) -> list[str]:
   """Why an implementation cannot do this; empty where it can. Without `shapes`, only what is wrong for every shape."""
   _, queries, _, width = shape
@@ -123,17 +124,17 @@ def obstacles(
     device, dtypes = 'gpu', ('bfloat16', 'float16')
     # 256 on Hopper; nothing of ours lies between.
     shape_obstacles = {
-        f'{width} channels a head, not a multiple of 8 up to 128': width % 8 or width > 128,
-        # Its gradient is not defined by JAX then, and at tracing a training step cannot be told from sampling. The 77
-        # tokens of a text are few enough for XLA.
-        f'{queries} queries and {keys} keys, not both even': queries % 2 or keys % 2,
-        'a bias is left to XLA': bias,
+      f'{width} channels a head, not a multiple of 8 up to 128': width % 8 or width > 128,
+      # Its gradient is not defined by JAX then, and at tracing a training step cannot be told from sampling. The 77
+      # tokens of a text are few enough for XLA.
+      f'{queries} queries and {keys} keys, not both even': queries % 2 or keys % 2,
+      'a bias is left to XLA': bias,
     }
   elif implementation == 'splash':
     device, dtypes = 'tpu', ('bfloat16', 'float32')
     shape_obstacles = {
-        f'{queries} queries and {keys} keys, not multiples of 128': queries % 128 or keys % 128,
-        'a bias is left to XLA': bias,
+      f'{queries} queries and {keys} keys, not multiples of 128': queries % 128 or keys % 128,
+      'a bias is left to XLA': bias,
     }
   else:
     return []
@@ -219,8 +220,15 @@ def splash_kernel(q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool) 
   n, m = q.shape[1], k.shape[1]
   rows, columns = _block(n), _block(m)
   blocks = splash.BlockSizes(
-      block_q=rows, block_kv=columns, block_kv_compute=columns, block_q_dkv=rows, block_kv_dkv=columns,
-      block_kv_dkv_compute=columns, block_q_dq=rows, block_kv_dq=columns)
+    block_q=rows,
+    block_kv=columns,
+    block_kv_compute=columns,
+    block_q_dkv=rows,
+    block_kv_dkv=columns,
+    block_kv_dkv_compute=columns,
+    block_q_dq=rows,
+    block_kv_dq=columns,
+  )
   mask = splash.MultiHeadMask([splash.FullMask((n, m))] * q.shape[2])
   kernel = splash.make_splash_mha(mask, block_sizes=blocks, head_shards=1, q_seq_shards=1, interpret=interpret)
   first = lambda x: x.swapaxes(1, 2)  # heads before tokens

@@ -1,8 +1,9 @@
 """Building blocks that the autoencoder, the UNet and the LR encoder share."""
 
+from collections.abc import Sequence
 import functools
 import math
-from typing import Any, Sequence
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -10,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssr_jax.models.attention import attention
-
 
 BN_EPS = 1e-5
 """Epsilon of AMF's batch norms."""
@@ -73,7 +73,7 @@ class AMF(nn.Module):
 
   @nn.compact
   def __call__(self, features: jax.Array, modalities: Sequence[jax.Array], *, train: bool = False) -> jax.Array:
-    """features F [b, h, w, c] and modalities f_i, each [b, h, w, c_i] -> [b, h, w, c]."""
+    """Features F [b, h, w, c] and modalities f_i, each [b, h, w, c_i] -> [b, h, w, c]."""
     calibrating = self.is_mutable_collection('calibration') and not self.is_initializing()
     for i, f in enumerate(modalities, start=1):
       if f.shape[:3] != features.shape[:3]:
@@ -83,12 +83,12 @@ class AMF(nn.Module):
         self.sow('calibration', f'bn_{i}', {'mean': x.mean((0, 1, 2)), 'var': x.var((0, 1, 2))}, reduce_fn=_last)
       else:
         features = nn.BatchNorm(
-            use_running_average=not train,
-            momentum=self.momentum,
-            epsilon=BN_EPS,
-            dtype=self.dtype,
-            use_fast_variance=False,
-            name=f'bn_{i}',
+          use_running_average=not train,
+          momentum=self.momentum,
+          epsilon=BN_EPS,
+          dtype=self.dtype,
+          use_fast_variance=False,
+          name=f'bn_{i}',
         )(features)
       alpha, beta = (self._mlp(f, features.shape[-1], f'{name}_{i}') for name in ('alpha', 'beta'))
       features = (1 + alpha) * features + beta
@@ -124,14 +124,14 @@ class ResBlock(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      x: jax.Array,
-      embedding: jax.Array | None = None,
-      modalities: Sequence[jax.Array] = (),
-      *,
-      train: bool = False,
+    self,
+    x: jax.Array,
+    embedding: jax.Array | None = None,
+    modalities: Sequence[jax.Array] = (),
+    *,
+    train: bool = False,
   ) -> jax.Array:
-    """x [b, h, w, c], embedding [b, e], modalities f_i each [b, h, w, c_i] -> [b, h, w, channels]."""
+    """X [b, h, w, c], embedding [b, e], modalities f_i each [b, h, w, c_i] -> [b, h, w, channels]."""
     y = nn.silu(group_norm(self.groups, self.eps, self.dtype, 'norm1')(x))
     y = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(y)
     if embedding is not None:
@@ -198,7 +198,7 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-    """x [b, h, w, c], context [b, n, e] or None."""
+    """X [b, h, w, c], context [b, n, e] or None."""
     b, h, w, c = x.shape
     y = group_norm(self.groups, 1e-6, self.dtype, 'norm')(x).reshape(b, h * w, c)
     y = nn.Dense(c, dtype=self.dtype, name='proj_in')(y)
@@ -228,8 +228,8 @@ class Attention(nn.Module):
     if c % self.heads:
       raise ValueError(f'{c} channels do not divide into {self.heads} heads')
     q, k, v = (
-        nn.Dense(c, use_bias=False, dtype=self.dtype, name=name)(y).reshape(b, -1, self.heads, c // self.heads)
-        for name, y in (('to_q', x), ('to_k', source), ('to_v', source))
+      nn.Dense(c, use_bias=False, dtype=self.dtype, name=name)(y).reshape(b, -1, self.heads, c // self.heads)
+      for name, y in (('to_q', x), ('to_k', source), ('to_v', source))
     )
     return nn.Dense(c, dtype=self.dtype, name='to_out')(attention(q, k, v).reshape(b, n, c))
 

@@ -48,7 +48,7 @@ class CLIPText(nn.Module):
     if tokens.ndim != 2 or tokens.shape[1] > self.positions:
       raise ValueError(f'tokens must be [b, n] with n up to {self.positions}; got {tokens.shape}')
     if self.activation not in ACTIVATIONS:
-      raise ValueError(f"activation {self.activation!r}: unknown; known: {', '.join(ACTIVATIONS)}")
+      raise ValueError(f'activation {self.activation!r}: unknown; known: {", ".join(ACTIVATIONS)}')
     if self.width % self.heads:
       raise ValueError(f'{self.width} channels do not divide into {self.heads} heads')
     n = tokens.shape[1]
@@ -73,7 +73,7 @@ class _Layer(nn.Module):
     b, n, c = x.shape
     y = _norm(self.dtype, 'norm1')(x)
     q, k, v = (
-        nn.Dense(c, dtype=self.dtype, name=name)(y).reshape(b, n, self.heads, -1) for name in ('to_q', 'to_k', 'to_v')
+      nn.Dense(c, dtype=self.dtype, name=name)(y).reshape(b, n, self.heads, -1) for name in ('to_q', 'to_k', 'to_v')
     )
     causal = jnp.where(jnp.tri(n, dtype=bool), 0.0, -jnp.inf)[None]
     y = attention(q, k, v, bias=causal)

@@ -4,7 +4,7 @@ Every depth family answers the same call, `apply(variables, image [b, H, W, 3]) 
 nearest. A family brings its own working resolution and resizes inside, so the caller never thinks about it.
 """
 
-from typing import Sequence
+from collections.abc import Sequence
 
 from flax import linen as nn
 import jax
@@ -88,7 +88,7 @@ class CompactDepth(nn.Module):
 
     x = self._conv(_space_to_depth(x), self.widths[0], 'stem')
     skips = []
-    for level, (channels, count) in enumerate(zip(self.widths[1:], self.blocks), start=1):
+    for level, (channels, count) in enumerate(zip(self.widths[1:], self.blocks, strict=True), start=1):
       skips.append(x)
       x = _space_to_depth(self._norm(x, f'down_{level}_norm'))
       x = nn.Dense(channels, dtype=self.dtype, name=f'down_{level}')(x)
@@ -117,12 +117,12 @@ class CompactDepth(nn.Module):
     return nn.Conv(channels, (3, 3), dtype=self.dtype, name=name)(x)
 
   def _residual(self, x: jax.Array, name: str) -> jax.Array:
-    """x + conv(ReLU(norm(conv(ReLU(norm(x))))))."""
+    """X + conv(ReLU(norm(conv(ReLU(norm(x))))))."""
     y = self._conv(nn.relu(self._norm(x, f'{name}_norm_0')), x.shape[-1], f'{name}_conv_0')
     return x + self._conv(nn.relu(self._norm(y, f'{name}_norm_1')), x.shape[-1], f'{name}_conv_1')
 
   def _attend(self, x: jax.Array) -> jax.Array:
-    """x + self-attention over all places of the lowest level."""
+    """X + self-attention over all places of the lowest level."""
     b, h, w, c = x.shape
     tokens = self._norm(x, 'context_norm').reshape(b, h * w, c)
     qkv = nn.Dense(3 * c, dtype=self.dtype, name='context_qkv')(tokens).reshape(b, h * w, 3, self.heads, -1)

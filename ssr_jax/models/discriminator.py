@@ -1,6 +1,7 @@
 """The patch discriminator of the VAE-GAN and the adversarial losses."""
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -23,7 +24,7 @@ class Discriminator(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
-    """image [b, H, W, 3] in [0, 1] -> scores float32 [b, ~H/2**n, ~W/2**n, 1], n = len(channels)."""
+    """Image [b, H, W, 3] in [0, 1] -> scores float32 [b, ~H/2**n, ~W/2**n, 1], n = len(channels)."""
     x = (2 * image - 1).astype(self.dtype)
     for i, channels in enumerate(self.channels):
       x = nn.Conv(channels, (4, 4), 2, padding=1, dtype=self.dtype, name=f'conv_{i}')(x)

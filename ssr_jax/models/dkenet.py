@@ -53,7 +53,7 @@ class DABlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, condition: Array | None = None) -> Array:
-    """x [b, h, w, c], condition [b, h, w, d] or None -> [b, h, w, c]."""
+    """X [b, h, w, c], condition [b, h, w, d] or None -> [b, h, w, c]."""
     if condition is not None:
       x = SFT(dtype=self.dtype, name='sft')(x, condition)
     y = nn.relu(MAConv(dtype=self.dtype, name='conv_1')(x))

@@ -5,7 +5,8 @@ MiDaS has it on a ViT (v3.0) and on BEiT (v3.1), Depth Anything on DINOv2.
 Sizes of the published models stand in `SIZES`; their weights come from the public checkpoints (`ssr weights import`).
 """
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -19,19 +20,28 @@ from ssr_jax.models.remat import remat
 
 _IMAGENET = dict(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 _DINOV2 = dict(
-    resolution=(518, 518), patch=14, positions=37, position_method='bicubic', layer_scale=True, readout=False,
-    tap_norm=True, eps=1e-6, **_IMAGENET)
+  resolution=(518, 518),
+  patch=14,
+  positions=37,
+  position_method='bicubic',
+  layer_scale=True,
+  readout=False,
+  tap_norm=True,
+  eps=1e-6,
+  **_IMAGENET,
+)
 SIZES: dict[str, dict[str, Any]] = {
-    'dpt-large': {},
-    'dpt-beit-large-512': dict(
-        resolution=(512, 512), positions=32, position_method='relative', layer_scale=True),
-    'depth-anything-v2-small': dict(
-        _DINOV2, width=384, layers=12, heads=6, hidden=1536, taps=(2, 5, 8, 11), neck=(48, 96, 192, 384), fusion=64),
-    'depth-anything-v2-base': dict(
-        _DINOV2, width=768, layers=12, heads=12, hidden=3072, taps=(2, 5, 8, 11), neck=(96, 192, 384, 768), fusion=128),
-    'depth-anything-v2-large': dict(
-        _DINOV2, width=1024, layers=24, heads=16, hidden=4096, taps=(4, 11, 17, 23), neck=(256, 512, 1024, 1024),
-        fusion=256),
+  'dpt-large': {},
+  'dpt-beit-large-512': dict(resolution=(512, 512), positions=32, position_method='relative', layer_scale=True),
+  'depth-anything-v2-small': dict(
+    _DINOV2, width=384, layers=12, heads=6, hidden=1536, taps=(2, 5, 8, 11), neck=(48, 96, 192, 384), fusion=64
+  ),
+  'depth-anything-v2-base': dict(
+    _DINOV2, width=768, layers=12, heads=12, hidden=3072, taps=(2, 5, 8, 11), neck=(96, 192, 384, 768), fusion=128
+  ),
+  'depth-anything-v2-large': dict(
+    _DINOV2, width=1024, layers=24, heads=16, hidden=4096, taps=(4, 11, 17, 23), neck=(256, 512, 1024, 1024), fusion=256
+  ),
 }
 """Attributes of DPT for each published model."""
 
@@ -109,7 +119,7 @@ class DPT(nn.Module):
       raise ValueError(f'taps and neck need four entries, taps below {self.layers}; got {self.taps}, {self.neck}')
     if self.width % self.heads:
       raise ValueError(f'{self.width} channels do not divide into {self.heads} heads')
-    b, H, W, _ = image.shape
+    _b, H, W, _ = image.shape
     x = (resize(image, self.resolution, 'bicubic') - jnp.asarray(self.mean)) / jnp.asarray(self.deviation)
     x = self._decode(self._backbone(x.astype(self.dtype))).astype(jnp.float32)
     if not raw:
@@ -128,7 +138,8 @@ class DPT(nn.Module):
     if not relative:
       places = self.param('position_embeddings', zeros, (1, 1 + self.positions**2, self.width))
       grid = interpolate(
-          places[:, 1:].reshape(1, self.positions, self.positions, self.width), (h, w), self.position_method)
+        places[:, 1:].reshape(1, self.positions, self.positions, self.width), (h, w), self.position_method
+      )
       x += grid.reshape(1, h * w, self.width).astype(self.dtype)
       token += places[:, :1]
     x = jnp.concatenate([jnp.broadcast_to(token.astype(self.dtype), (b, 1, self.width)), x], axis=1)
@@ -136,8 +147,15 @@ class DPT(nn.Module):
     taps = []
     for i in range(self.layers):
       layer = _Layer(
-          self.heads, self.hidden, self.layer_scale, self.eps, self.dtype, self.positions if relative else 0, (h, w),
-          name=f'layer_{i}')
+        self.heads,
+        self.hidden,
+        self.layer_scale,
+        self.eps,
+        self.dtype,
+        self.positions if relative else 0,
+        (h, w),
+        name=f'layer_{i}',
+      )
       x = remat(layer, self.remat)(x)
       if i in self.taps:
         taps.append(norm(x))
@@ -203,8 +221,11 @@ class _Layer(nn.Module):
       table = self.param('position_bias', nn.initializers.zeros, ((2 * self.positions - 1) ** 2 + 3, self.heads))
       bias = relative_bias(table, self.positions, self.grid)
     q, k, v = (
-        nn.Dense(c, use_bias=not (self.positions and name == 'to_k'), dtype=self.dtype, name=name)(y)
-        .reshape(b, n, self.heads, -1) for name in ('to_q', 'to_k', 'to_v'))
+      nn.Dense(c, use_bias=not (self.positions and name == 'to_k'), dtype=self.dtype, name=name)(y).reshape(
+        b, n, self.heads, -1
+      )
+      for name in ('to_q', 'to_k', 'to_v')
+    )
     x += scaled(dense(c, 'to_out')(attention(q, k, v, bias=bias).reshape(b, n, c)), 'scale1')
     y = dense(self.hidden, 'fc1')(_norm(self.eps, self.dtype, 'norm2')(x))
     return x + scaled(dense(c, 'fc2')(nn.gelu(y, approximate=False)), 'scale2')
@@ -301,7 +322,7 @@ def interpolate(x: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
   """
   if x.shape[1:3] == tuple(size):
     return x
-  rows, columns = (jnp.asarray(_weights(n, m, method), x.dtype) for n, m in zip(x.shape[1:3], size))
+  rows, columns = (jnp.asarray(_weights(n, m, method), x.dtype) for n, m in zip(x.shape[1:3], size, strict=True))
   return jnp.einsum('ph,qw,bhwc->bpqc', rows, columns, x)
 
 

@@ -1,6 +1,7 @@
 """Encoders of the three modalities that AMF fuses, and the heads of Eq. 5's constraints."""
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from flax import linen as nn
 from flax import struct
@@ -82,7 +83,7 @@ class LREncoder(nn.Module):
 
   @nn.compact
   def __call__(self, lr: jax.Array, lr_latent: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
-    """lr [b, h, w, 3] in [0, 1], lr_latent [b, hl, wl, c], t [b] -> f_3^l [b, hl/2**l, wl/2**l, features], each l."""
+    """Lr [b, h, w, 3] in [0, 1], lr_latent [b, hl, wl, c], t [b] -> f_3^l [b, hl/2**l, wl/2**l, features], each l."""
     embedding = TimeEmbedding(self.channels[0], self.dtype, name='time')(t)
     pixels = 2 * resize_map(lr, lr_latent.shape[1:3]) - 1
     x = jnp.concatenate([lr_latent, pixels], axis=-1).astype(self.dtype)
@@ -129,7 +130,7 @@ class Heads(nn.Module):
 
   @nn.compact
   def __call__(self, features: Sequence[Sequence[jax.Array]]) -> tuple[tuple[jax.Array, ...], ...]:
-    """features f_i^l [b, h/2**l, w/2**l, c_i] -> for each i and l, float32 [b, h/2**l, w/2**l, outputs[i]]."""
+    """Features f_i^l [b, h/2**l, w/2**l, c_i] -> for each i and l, float32 [b, h/2**l, w/2**l, outputs[i]]."""
     reconstructions = []
     for i, (maps, channels) in enumerate(zip(features, self.outputs, strict=True), start=1):
       row = []

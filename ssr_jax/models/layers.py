@@ -69,7 +69,7 @@ class SFT(nn.Module):
 
   @nn.compact
   def __call__(self, features: Array, condition: Array) -> Array:
-    """features [b, h, w, c], condition [b, h, w, d] -> [b, h, w, c]."""
+    """Features [b, h, w, c], condition [b, h, w, d] -> [b, h, w, c]."""
     x = jnp.concatenate([features, condition.astype(features.dtype)], -1)
 
     def branch(name):

@@ -1,6 +1,7 @@
 """What a backward pass computes again instead of keeping it, by name: memory for time."""
 
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -15,9 +16,9 @@ def _products(primitive, *operands, **parameters) -> bool:
 
 
 POLICIES: dict[str, Callable[..., bool] | None] = {
-    'blocks': jax.checkpoint_policies.nothing_saveable,
-    'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    'products': _products,
+  'blocks': jax.checkpoint_policies.nothing_saveable,
+  'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  'products': _products,
 }
 """What is kept within each block. 'blocks': nothing, so that a block is done again from its input. 'dots': products of
 matrices with weights, which are what transformers consist of. 'products': convolutions too."""

@@ -47,7 +47,7 @@ class RRDBSFT(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, code: Array) -> tuple[Array, None]:
-    """x [b, h, w, nf], code [b, h, w, t] -> ([b, h, w, nf], None), the shape of a scan's body."""
+    """X [b, h, w, nf], code [b, h, w, t] -> ([b, h, w, nf], None), the shape of a scan's body."""
     y = SFT(dtype=self.dtype, name='sft')(x, code)
     for i in range(3):
       y = RDB(self.growth, self.dtype, name=f'rdb_{i + 1}')(y)
@@ -109,7 +109,7 @@ class NBSR(nn.Module):
       if check(self.remat, 'remat'):
         block = nn.remat(RRDBSFT, policy=POLICIES[self.remat], prevent_cse=False)
       stack = nn.scan(
-          block, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=nn.broadcast, length=self.blocks
+        block, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=nn.broadcast, length=self.blocks
       )
       x, _ = stack(self.growth, self.dtype, name='trunk')(x, code)
     else:

@@ -1,6 +1,7 @@
 """The UNet of latent diffusion, with a place for AMF on every residual branch."""
 
-from typing import Any, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -44,13 +45,13 @@ class UNet(nn.Module):
 
   @nn.compact
   def __call__(
-      self,
-      z_t: jax.Array,
-      t: jax.Array,
-      context: jax.Array | None = None,
-      modalities: Sequence[Sequence[jax.Array]] = (),
-      *,
-      train: bool = False,
+    self,
+    z_t: jax.Array,
+    t: jax.Array,
+    context: jax.Array | None = None,
+    modalities: Sequence[Sequence[jax.Array]] = (),
+    *,
+    train: bool = False,
   ) -> jax.Array:
     """Predicts noise (or v) at step t.
 

@@ -1,6 +1,7 @@
 """The KL autoencoder of latent diffusion, and the reconstruction losses it is trained with."""
 
-from typing import Any, Callable, Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -57,22 +58,22 @@ class VAE(nn.Module):
 
   def setup(self):
     self.encoder = Encoder(
-        self.channels,
-        self.latent_channels,
-        self.encoder_blocks,
-        self.groups,
-        self.mid_attention,
-        self.dtype,
-        self.remat,
+      self.channels,
+      self.latent_channels,
+      self.encoder_blocks,
+      self.groups,
+      self.mid_attention,
+      self.dtype,
+      self.remat,
     )
     self.decoder = Decoder(
-        self.channels,
-        3 * self.patch**2,
-        self.decoder_blocks,
-        self.groups,
-        self.mid_attention,
-        self.dtype,
-        self.remat,
+      self.channels,
+      3 * self.patch**2,
+      self.decoder_blocks,
+      self.groups,
+      self.mid_attention,
+      self.dtype,
+      self.remat,
     )
     # 1x1 convolutions, written as Dense: the same arithmetic, twice as fast on a CPU.
     self.quant_conv = nn.Dense(2 * self.latent_channels, dtype=self.dtype, bias_init=_quiet_posterior)

@@ -1,16 +1,14 @@
 """One photo under every recipe, on one sheet: fields side by side, modes one below the other."""
 
+from collections.abc import Sequence
 import functools
-from typing import Sequence
 
 import jax
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ssr_jax import degrade
-from ssr_jax import xla
-from ssr_jax.degrade import fields
-from ssr_jax.degrade import realesrgan
+from ssr_jax import degrade, xla
+from ssr_jax.degrade import fields, realesrgan
 from ssr_jax.image import kernels as kernel_maths
 from ssr_jax.report import figures
 
@@ -77,7 +75,7 @@ class _Sheet:
     self.image = Image.new('RGB', (_MARGIN + columns * (_PANEL + _GAP), y), (255, 255, 255))
     self._draw = ImageDraw.Draw(self.image)
     self._font = ImageFont.load_default(_TEXT)
-    for top, text in zip(self._tops, rows):
+    for top, text in zip(self._tops, rows, strict=True):
       self._text(_GAP, top + (_PANEL - _TEXT) // 2, text)
 
   def put(self, row: int, column: int, panel: np.ndarray, label: str = ''):

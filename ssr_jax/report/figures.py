@@ -3,7 +3,7 @@
 Pillow only; everything runs on the host.
 """
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -29,16 +29,24 @@ def colour_map(values: np.ndarray) -> np.ndarray:
   chroma = 0.06 + 0.2 * t * (1 - t)
   hue = np.deg2rad(285 - 180 * t)
   a, b = chroma * np.cos(hue), chroma * np.sin(hue)
-  cones = np.stack([
-      lightness + 0.3963377774 * a + 0.2158037573 * b,
-      lightness - 0.1055613458 * a - 0.0638541728 * b,
-      lightness - 0.0894841775 * a - 1.2914855480 * b,
-  ], -1) ** 3
-  linear = cones @ np.array([
+  cones = (
+    np.stack(
+      [
+        lightness + 0.3963377774 * a + 0.2158037573 * b,
+        lightness - 0.1055613458 * a - 0.0638541728 * b,
+        lightness - 0.0894841775 * a - 1.2914855480 * b,
+      ],
+      -1,
+    )
+    ** 3
+  )
+  linear = cones @ np.array(
+    [
       [4.0767416621, -1.2684380046, -0.0041960863],
       [-3.3077115913, 2.6097574011, -0.7034186147],
       [0.2309699292, -0.3413193965, 1.7076147010],
-  ])
+    ]
+  )
   linear = np.clip(linear, 0, 1)
   srgb = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
   return np.rint(255 * srgb).astype(np.uint8)
@@ -89,7 +97,7 @@ def kernel_field(kernels: np.ndarray, size: tuple[int, int], grid: int = 6) -> t
 
 
 def figure(
-    lr: np.ndarray, depth: np.ndarray, kernels: np.ndarray, restored: np.ndarray, image: np.ndarray, side: int = 512
+  lr: np.ndarray, depth: np.ndarray, kernels: np.ndarray, restored: np.ndarray, image: np.ndarray, side: int = 512
 ) -> Image.Image:
   """LR | depth | kernel field | restored | result as one labelled picture.
 
@@ -107,11 +115,11 @@ def figure(
   size = max(1, round(H * shrink)), max(1, round(W * shrink))
   field, (low, high) = kernel_field(kernels, size)
   panels = [
-      _resized(lr, size, Image.Resampling.NEAREST),
-      _resized(colour_map(depth[..., 0]), size),
-      field,
-      _resized(restored, size),
-      _resized(image, size),
+    _resized(lr, size, Image.Resampling.NEAREST),
+    _resized(colour_map(depth[..., 0]), size),
+    field,
+    _resized(restored, size),
+    _resized(image, size),
   ]
   variance = f'kernel variance {low:.1f}-{high:.1f} px^2'
   labels = [f'LR {w}x{h}', 'depth (bright is near)', variance, 'restored', f'result {W}x{H}']
@@ -138,7 +146,7 @@ def side_by_side(panels: Sequence[np.ndarray], labels: Sequence[str]) -> Image.I
   sheet = Image.new('RGB', (sum(widths) + _GAP * (len(panels) + 1), height), _BACKGROUND)
   draw = ImageDraw.Draw(sheet)
   x = _GAP
-  for panel, label, width in zip(panels, labels, widths):
+  for panel, label, width in zip(panels, labels, widths, strict=True):
     while len(label) > 1 and draw.textlength(label, font=font) > width:
       label = label[:-1]
     draw.text((x, _GAP - 2), label, fill=_INK, font=font)

@@ -1,10 +1,11 @@
 """Tables of means: Markdown for people, CSV and JSON for programs."""
 
+from collections.abc import Mapping, Sequence
 import csv
 import io
 import json
 import math
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from ssr_jax import metrics
 
@@ -28,7 +29,7 @@ def means(rows: Sequence[Row], by: Sequence[str], columns: Sequence[str]) -> lis
     groups.setdefault(tuple(row[key] for key in by), []).append(row)
   out = []
   for key, group in groups.items():
-    mean = dict(zip(by, key), images=len(group))
+    mean = dict(zip(by, key, strict=True), images=len(group))
     for column in columns:
       values = [row[column] for row in group if not math.isnan(row[column])]
       mean[column] = math.fsum(values) / len(values) if values else math.nan
@@ -65,11 +66,15 @@ def plain(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
   """A table for the terminal, columns aligned, numbers to the right."""
   cells = [[str(cell) for cell in row] for row in [heads, *rows]]
   widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
-  numeric = [bool(rows) and all(isinstance(row[i], (int, float)) or _is_number(str(row[i])) for row in rows)
-             for i in range(len(heads))]
+  numeric = [
+    bool(rows) and all(isinstance(row[i], (int, float)) or _is_number(str(row[i])) for row in rows)
+    for i in range(len(heads))
+  ]
   lines = []
   for row in cells:
-    aligned = [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric)]
+    aligned = [
+      cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(row, widths, numeric, strict=True)
+    ]
     lines.append('  '.join(aligned).rstrip())
   return '\n'.join([lines[0], '  '.join('-' * width for width in widths), *lines[1:]]) + '\n'
 

@@ -1,10 +1,11 @@
 """Checkpoints that survive what happens to machines: orbax, asynchronous, whole or not there at all."""
 
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import pathlib
 import signal
 import threading
-from typing import Any, Callable, Iterator, Mapping
+from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
@@ -35,19 +36,21 @@ class Checkpoints:
       metric: the validation figure whose best checkpoint stays too.
       higher_is_better: its direction.
     """
-    policies = checkpoint_managers.AnyPreservationPolicy([
+    policies = checkpoint_managers.AnyPreservationPolicy(
+      [
         checkpoint_managers.preservation_policy.LatestN(keep),
         checkpoint_managers.preservation_policy.BestN(
-            get_metric_fn=lambda metrics: metrics[metric],
-            reverse=not higher_is_better,
-            n=1,
-            keep_checkpoints_without_metrics=False,
+          get_metric_fn=lambda metrics: metrics[metric],
+          reverse=not higher_is_better,
+          n=1,
+          keep_checkpoints_without_metrics=False,
         ),
-    ])
+      ]
+    )
     self._directory = directory
     self._manager = ocp.CheckpointManager(
-        directory,
-        options=ocp.CheckpointManagerOptions(preservation_policy=policies, enable_async_checkpointing=True),
+      directory,
+      options=ocp.CheckpointManagerOptions(preservation_policy=policies, enable_async_checkpointing=True),
     )
 
   def latest(self) -> int | None:
@@ -55,8 +58,13 @@ class Checkpoints:
     return self._manager.latest_step()
 
   def save(
-      self, step: int, state: Tree, constants: Tree, data: Mapping[str, Any], about: Mapping[str, Any],
-      metrics: Mapping[str, float] | None = None,
+    self,
+    step: int,
+    state: Tree,
+    constants: Tree,
+    data: Mapping[str, Any],
+    about: Mapping[str, Any],
+    metrics: Mapping[str, float] | None = None,
   ) -> None:
     """Begins to write a checkpoint in the background; nothing happens where the step has one.
 
@@ -74,9 +82,9 @@ class Checkpoints:
     if step in self._manager.all_steps():
       return
     arguments = ocp.args.Composite(
-        state=ocp.args.StandardSave({'state': state, 'constants': constants}),
-        data=ocp.args.JsonSave(dict(data)),
-        about=ocp.args.JsonSave(dict(about)),
+      state=ocp.args.StandardSave({'state': state, 'constants': constants}),
+      data=ocp.args.JsonSave(dict(data)),
+      about=ocp.args.JsonSave(dict(about)),
     )
     with self._told():
       self._manager.save(step, args=arguments, metrics=dict(metrics) if metrics else None)
@@ -103,8 +111,8 @@ class Checkpoints:
     except (ValueError, KeyError, TypeError) as error:
       reason = ' '.join(str(error).split())[:300]
       raise SSRError(
-          f'{self._directory}/{step}: does not fit the config ({reason}); go on with the config it was written with, '
-          'or name another --workdir'
+        f'{self._directory}/{step}: does not fit the config ({reason}); go on with the config it was written with, '
+        'or name another --workdir'
       ) from error
     return found['state']['state'], found['state']['constants'], found['data'], found['about']
 
@@ -157,7 +165,7 @@ def read_weights(run: pathlib.Path, step: int | None = None) -> tuple[dict[str, 
   directory = run / 'checkpoints' if (run / 'checkpoints').is_dir() else run
   steps = sorted(int(p.name) for p in directory.iterdir() if p.name.isdigit()) if directory.is_dir() else []
   if not steps or step not in (None, *steps):
-    has = f"has those of steps {', '.join(map(str, steps))}" if steps else 'has none'
+    has = f'has those of steps {", ".join(map(str, steps))}' if steps else 'has none'
     raise SSRError(f'{run}: no checkpoint{"" if step is None else f" of step {step}"}; it {has}')
   step = steps[-1] if step is None else step
   json = ocp.JsonCheckpointHandler
@@ -168,9 +176,10 @@ def read_weights(run: pathlib.Path, step: int | None = None) -> tuple[dict[str, 
     wanted = {'state': {name: stored['state'][name] for name in ('ema', 'stats')}, 'constants': stored['constants']}
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
     arguments = ocp.args.Composite(
-        state=ocp.args.PyTreeRestore(
-            wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True),
-        about=ocp.args.JsonRestore(),
+      state=ocp.args.PyTreeRestore(
+        wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted), partial_restore=True
+      ),
+      about=ocp.args.JsonRestore(),
     )
     found = manager.restore(step, args=arguments)
   tree, about = jax.device_get(found['state']), found['about']
@@ -180,12 +189,12 @@ def read_weights(run: pathlib.Path, step: int | None = None) -> tuple[dict[str, 
 def collect(params: Tree, stats: Tree, constants: Tree, parts) -> dict[str, Any]:
   """{part: Flax variables}, collections that are empty left out."""
   return {
-      part: {
-          name: tree[part]
-          for name, tree in (('params', params), ('batch_stats', stats), ('constants', constants))
-          if tree.get(part)
-      }
-      for part in parts
+    part: {
+      name: tree[part]
+      for name, tree in (('params', params), ('batch_stats', stats), ('constants', constants))
+      if tree.get(part)
+    }
+    for part in parts
   }
 
 

@@ -27,11 +27,10 @@ def start(options) -> None:
   if options.coordinator:
     if not 0 <= options.index < options.processes:
       raise SSRError(
-          f'config.distributed.index={options.index}: must be 0 to {options.processes - 1}, one for each of '
-          f'config.distributed.processes={options.processes}'
+        f'config.distributed.index={options.index}: must be 0 to {options.processes - 1}, one for each of '
+        f'config.distributed.processes={options.processes}'
       )
-    arguments = dict(
-        coordinator_address=options.coordinator, num_processes=options.processes, process_id=options.index)
+    arguments = dict(coordinator_address=options.coordinator, num_processes=options.processes, process_id=options.index)
   elif options.processes > 1:
     raise SSRError('config.distributed.processes is set, but config.distributed.coordinator (host:port) is not')
   elif not (options.auto or _several_tasks()):

@@ -1,7 +1,8 @@
 """From a checkpoint to weights that `ssr_jax.load` reads."""
 
+from collections.abc import Mapping
 import pathlib
-from typing import Any, Mapping
+from typing import Any
 
 from ssr_jax.training import checkpoint
 from ssr_jax.weights import registry
@@ -25,17 +26,15 @@ def export(run: str | pathlib.Path, directory: str | pathlib.Path, step: int | N
   return write(variables, about['export'], directory)
 
 
-def write(
-    variables: Mapping[str, Any], about: Mapping[str, Any], directory: str | pathlib.Path
-) -> list[pathlib.Path]:
+def write(variables: Mapping[str, Any], about: Mapping[str, Any], directory: str | pathlib.Path) -> list[pathlib.Path]:
   """Writes {part: Flax variables}.
 
   `about` has the model's 'name', 'parts' {part: config}, 'training', and those 'sections' of model.json that the parts
   are useless without: the schedule of a UNet.
   """
   files = [
-      registry.save_part(directory, part, config, variables[part], about['training'], name=about['name'])
-      for part, config in about['parts'].items()
+    registry.save_part(directory, part, config, variables[part], about['training'], name=about['name'])
+    for part, config in about['parts'].items()
   ]
   if about['sections']:
     registry.update(directory, **about['sections'])

@@ -1,7 +1,8 @@
 """Analytic operation counts and the peaks they are compared with."""
 
+from collections.abc import Callable
 import math
-from typing import Any, Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,16 +12,16 @@ from ssr_jax.training import stages
 from ssr_jax.training import state as state_lib
 
 PEAKS = {
-    # bf16, dense, operations a second, as their makers give them; by a part of jax's `device_kind`, the longest first.
-    'TPU v4': 275e12,
-    'TPU v5 lite': 197e12,
-    'TPU v5e': 197e12,
-    'TPU v5p': 459e12,
-    'TPU v5': 459e12,
-    'TPU v6 lite': 918e12,
-    'TPU v6e': 918e12,
-    'H100': 990e12,
-    'H200': 990e12,
+  # bf16, dense, operations a second, as their makers give them; by a part of jax's `device_kind`, the longest first.
+  'TPU v4': 275e12,
+  'TPU v5 lite': 197e12,
+  'TPU v5e': 197e12,
+  'TPU v5p': 459e12,
+  'TPU v5': 459e12,
+  'TPU v6 lite': 918e12,
+  'TPU v6e': 918e12,
+  'H100': 990e12,
+  'H200': 990e12,
 }
 
 
@@ -111,10 +112,10 @@ def _convolution(equation) -> int:
     spread, dilation = parameters['lhs_dilation'][axis], parameters['rhs_dilation'][axis]
     stride = parameters['window_strides'][axis]
     pairs *= sum(
-        1
-        for o in range(out[numbers.out_spec[2 + axis]])
-        for tap in range(k)
-        if 0 <= (at := o * stride + tap * dilation - low) <= (n - 1) * spread and at % spread == 0
+      1
+      for o in range(out[numbers.out_spec[2 + axis]])
+      for tap in range(k)
+      if 0 <= (at := o * stride + tap * dilation - low) <= (n - 1) * spread and at % spread == 0
     )
   # With groups each output sees the inputs of its own group, which is what the kernel's input axis counts.
   return 2 * pairs * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]

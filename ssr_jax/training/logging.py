@@ -1,10 +1,10 @@
 """What a run writes for people: scalars as JSON lines, image grids, a progress line."""
 
+from collections.abc import Mapping
 import json
 import pathlib
 import sys
 import time
-from typing import Mapping
 
 import numpy as np
 from PIL import Image, ImageDraw

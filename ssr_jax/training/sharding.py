@@ -5,13 +5,14 @@ tensor where a rule names it, and over fsdp along its largest axis that divides;
 Optimiser moments and averages have their parameter's path and shape, and so its place.
 """
 
+from collections.abc import Mapping, Sequence
 import math
 import re
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 import jax
-import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
 
 from ssr_jax.types import SSRError
 
@@ -20,9 +21,9 @@ Tree = Any
 AXES = ('data', 'fsdp', 'tensor')
 
 TENSOR_RULES: tuple[tuple[str, int], ...] = (
-    # Megatron's pairs: the first layer of two is split by its outputs, the second by its inputs.
-    (r'/(to_q|to_k|to_v|conv1)/kernel$', -1),
-    (r'/(to_out|conv2)/kernel$', -2),
+  # Megatron's pairs: the first layer of two is split by its outputs, the second by its inputs.
+  (r'/(to_q|to_k|to_v|conv1)/kernel$', -1),
+  (r'/(to_out|conv2)/kernel$', -2),
 )
 """(expression on the parameter's path, axis split over `tensor`)."""
 
@@ -48,10 +49,10 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
   sizes = [int(shape.get(axis, 1)) for axis in AXES]
   fixed = math.prod(size for size in sizes if size != -1)
   if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes) or len(devices) % fixed:
-    raise SSRError(f'config.mesh is {dict(zip(AXES, sizes))}: does not divide {len(devices)} devices')
+    raise SSRError(f'config.mesh is {dict(zip(AXES, sizes, strict=True))}: does not divide {len(devices)} devices')
   sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
   if math.prod(sizes) != len(devices):
-    named = dict(zip(AXES, sizes))
+    named = dict(zip(AXES, sizes, strict=True))
     raise SSRError(f'config.mesh is {named}: {math.prod(sizes)} of {len(devices)} devices; use -1 once')
   kinds = (jax.sharding.AxisType.Auto,) * len(AXES)
   return jax.make_mesh(tuple(sizes), AXES, axis_types=kinds, devices=devices)
@@ -119,6 +120,7 @@ def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """A batch that every process holds whole, split where it divides evenly."""
+
   def place(x):
     even = len(x) % (mesh.shape['data'] * mesh.shape['fsdp']) == 0
     return NamedSharding(mesh, BATCH if even else PartitionSpec())
@@ -152,6 +154,6 @@ def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   if batch_size % (ways * accumulate):
     raise SSRError(
-        f'train.batch_size={batch_size}: must be a multiple of data x fsdp x train.accumulate = '
-        f'{mesh.shape["data"]} x {mesh.shape["fsdp"]} x {accumulate}'
+      f'train.batch_size={batch_size}: must be a multiple of data x fsdp x train.accumulate = '
+      f'{mesh.shape["data"]} x {mesh.shape["fsdp"]} x {accumulate}'
     )

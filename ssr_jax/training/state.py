@@ -1,14 +1,15 @@
 """The training state, its optimiser and the one step that all stages share."""
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import re
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
+from flax import traverse_util
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from flax import traverse_util
 
 from ssr_jax import xla
 from ssr_jax.training import sharding
@@ -80,7 +81,7 @@ def make_optimizer(train, mask: Tree | None = None) -> optax.GradientTransformat
   """
   steps = max(train.steps, 2)  # a run of none has a schedule too
   schedule = optax.warmup_cosine_decay_schedule(
-      0.0, train.learning_rate, min(train.warmup, steps - 1), steps, train.learning_rate * train.final_rate
+    0.0, train.learning_rate, min(train.warmup, steps - 1), steps, train.learning_rate * train.final_rate
   )
 
   def clip(updates, params):
@@ -98,23 +99,23 @@ def create(params: Tree, stats: Tree, optimizer: optax.GradientTransformation) -
   """The state before the first step; every buffer is its own, since steps donate them."""
   params, stats = jax.tree.map(jnp.copy, (params, stats))
   return TrainState(
-      step=jnp.zeros((), jnp.int32),
-      skipped=jnp.zeros((), jnp.int32),
-      params=params,
-      stats=stats,
-      ema=jax.tree.map(jnp.copy, params),
-      optimizer=optimizer.init(params),
+    step=jnp.zeros((), jnp.int32),
+    skipped=jnp.zeros((), jnp.int32),
+    params=params,
+    stats=stats,
+    ema=jax.tree.map(jnp.copy, params),
+    optimizer=optimizer.init(params),
   )
 
 
 def make_step(
-    loss: Callable[..., tuple[Array, tuple[dict[str, Array], Tree]]],
-    optimizer: optax.GradientTransformation,
-    ema: float,
-    *,
-    mask: Tree | None = None,
-    accumulate: int = 1,
-    places: tuple[Any, Any] | None = None,
+  loss: Callable[..., tuple[Array, tuple[dict[str, Array], Tree]]],
+  optimizer: optax.GradientTransformation,
+  ema: float,
+  *,
+  mask: Tree | None = None,
+  accumulate: int = 1,
+  places: tuple[Any, Any] | None = None,
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
   """Compiles `(state, frozen, batch, seed) -> (state, scalars)`; the state is donated.
 
@@ -147,7 +148,8 @@ def make_step(
       # Every accumulate-th record, not the i-th block of them: so each device works on records that it has.
       records = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:])[:, i], batch)
       (value, (scalars, stats)), found = gradient(
-          state.params, stats, frozen, records, jax.random.fold_in(key, i), state.step)
+        state.params, stats, frozen, records, jax.random.fold_in(key, i), state.step
+      )
       return (stats, jax.tree.map(jnp.add, total, found)), (value, scalars)
 
     zeros = jax.tree.map(jnp.zeros_like, state.params)
@@ -173,12 +175,12 @@ def make_step(
     state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
     state = state.replace(step=state.step + 1, skipped=state.skipped + ~finite)
     scalars = {
-        'loss': value,
-        'finite': finite.astype(jnp.float32),
-        'gradient_norm': norm,
-        'parameter_norm': optax.tree.norm(params),
-        'update_norm': optax.tree.norm(updates),
-        **scalars,
+      'loss': value,
+      'finite': finite.astype(jnp.float32),
+      'gradient_norm': norm,
+      'parameter_norm': optax.tree.norm(params),
+      'update_norm': optax.tree.norm(updates),
+      **scalars,
     }
     return state, scalars
 
@@ -235,6 +237,11 @@ def program(stage, config, mesh: sharding.Mesh, params: Tree, stats: Tree, froze
   places = sharding.shardings(jax.eval_shape(start, params, stats), mesh, config.mesh.min_size)
   frozen_places = sharding.shardings(frozen, mesh, config.mesh.min_size)
   step = make_step(
-      knowing(mesh, stage.loss), optimizer, train.ema, mask=mask, accumulate=train.accumulate,
-      places=(places, frozen_places))
+    knowing(mesh, stage.loss),
+    optimizer,
+    train.ema,
+    mask=mask,
+    accumulate=train.accumulate,
+    places=(places, frozen_places),
+  )
   return Program(start, places, frozen_places, step)

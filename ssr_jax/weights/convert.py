@@ -5,9 +5,10 @@ number that both share, `{i+1}` for one that counts from one where theirs counts
 name, on either side, is an error that lists it.
 """
 
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import re
-from typing import Any, Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -36,27 +37,31 @@ def _matrix(a: np.ndarray) -> np.ndarray:
 def _transposed(side: int) -> tuple[_Layout, ...]:
   """ConvTranspose2d whose stride is its size: [i, o, s, s] <-> Dense [i, o*s*s] before depth_to_space."""
   return (
-      _Layout('conv/kernel', 'weight', lambda a: a.reshape(len(a), -1), lambda a: a.reshape(len(a), -1, side, side)),
-      _Layout('bias', 'bias'),
+    _Layout('conv/kernel', 'weight', lambda a: a.reshape(len(a), -1), lambda a: a.reshape(len(a), -1, side, side)),
+    _Layout('bias', 'bias'),
   )
 
 
 _BIAS = _Layout('bias', 'bias')
 _KINDS: dict[str, tuple[_Layout, ...]] = {
-    'tensor': (_Layout('', ''),),
-    'norm': (_Layout('scale', 'weight'), _BIAS),
-    'table': (_Layout('embedding', 'weight'),),
-    'linear': (_Layout('kernel', 'weight', _matrix, lambda a: a.T), _BIAS),
-    'pointwise': (_Layout('kernel', 'weight', _matrix, lambda a: a.T[:, :, None, None]), _BIAS),
-    'conv': (_Layout('kernel', 'weight', lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)), _BIAS),
-    # Conv2d(2, stride 2) <-> Dense over the four pixels of a cell, ordered (y, x, channel).
-    'cell': (
-        _Layout('conv/kernel', 'weight', lambda a: a.transpose(2, 3, 1, 0).reshape(-1, len(a)),
-                lambda a: a.reshape(2, 2, -1, a.shape[-1]).transpose(3, 2, 0, 1)),
-        _Layout('conv/bias', 'bias'),
+  'tensor': (_Layout('', ''),),
+  'norm': (_Layout('scale', 'weight'), _BIAS),
+  'table': (_Layout('embedding', 'weight'),),
+  'linear': (_Layout('kernel', 'weight', _matrix, lambda a: a.T), _BIAS),
+  'pointwise': (_Layout('kernel', 'weight', _matrix, lambda a: a.T[:, :, None, None]), _BIAS),
+  'conv': (_Layout('kernel', 'weight', lambda a: a.transpose(2, 3, 1, 0), lambda a: a.transpose(3, 2, 0, 1)), _BIAS),
+  # Conv2d(2, stride 2) <-> Dense over the four pixels of a cell, ordered (y, x, channel).
+  'cell': (
+    _Layout(
+      'conv/kernel',
+      'weight',
+      lambda a: a.transpose(2, 3, 1, 0).reshape(-1, len(a)),
+      lambda a: a.reshape(2, 2, -1, a.shape[-1]).transpose(3, 2, 0, 1),
     ),
-    'transposed2': _transposed(2),
-    'transposed4': _transposed(4),
+    _Layout('conv/bias', 'bias'),
+  ),
+  'transposed2': _transposed(2),
+  'transposed4': _transposed(4),
 }
 
 
@@ -82,7 +87,7 @@ class Table:
     return name
 
   def to_ours(
-      self, tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], where: str
+    self, tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], where: str
   ) -> dict[str, np.ndarray]:
     """Converts a state dict.
 
@@ -97,8 +102,11 @@ class Table:
     Raises:
       SSRError: names without a place, names that are missing, shapes that differ; it lists them.
     """
-    compiled = [(_pattern(theirs, '.', layout.theirs), _place(ours, '/', layout.ours, 1), layout)
-                for ours, theirs, kind in self.rules for layout in _KINDS[kind]]
+    compiled = [
+      (_pattern(theirs, '.', layout.theirs), _place(ours, '/', layout.ours, 1), layout)
+      for ours, theirs, kind in self.rules
+      for layout in _KINDS[kind]
+    ]
     found: dict[str, np.ndarray] = {}
     unmapped, wrong = [], []
     for name in tensors:
@@ -118,12 +126,19 @@ class Table:
         found[ours] = array
       if found[ours].shape != shape:
         wrong.append(f'{name} {array.shape}, which gives {found[ours].shape} for {shape}')
-    problems = [f'{what} {_some(names)}' for what, names in (
-        ('no place for', unmapped), ('missing', self._their_names(expected.keys() - found.keys())), ('shape of', wrong))
-        if names]
+    problems = [
+      f'{what} {_some(names)}'
+      for what, names in (
+        ('no place for', unmapped),
+        ('missing', self._their_names(expected.keys() - found.keys())),
+        ('shape of', wrong),
+      )
+      if names
+    ]
     if problems:
       raise SSRError(
-          f"{where}: not the weights of this network: {'; '.join(problems)}; is its config.json the right one?")
+        f'{where}: not the weights of this network: {"; ".join(problems)}; is its config.json the right one?'
+      )
     return found
 
   def to_theirs(self, tensors: Mapping[str, np.ndarray], where: str = 'export') -> dict[str, np.ndarray]:
@@ -132,8 +147,11 @@ class Table:
     Raises:
       SSRError: variables that the table does not name; it lists them.
     """
-    compiled = [(_pattern(ours, '/', layout.ours), _place(theirs, '.', layout.theirs, -1), layout)
-                for ours, theirs, kind in self.rules for layout in _KINDS[kind]]
+    compiled = [
+      (_pattern(ours, '/', layout.ours), _place(theirs, '.', layout.theirs, -1), layout)
+      for ours, theirs, kind in self.rules
+      for layout in _KINDS[kind]
+    ]
     found, unmapped = {}, []
     for name, array in tensors.items():
       theirs, layout = _lookup(compiled, name.removeprefix('params/'))
@@ -147,8 +165,11 @@ class Table:
 
   def _their_names(self, names) -> list[str]:
     """What is missing, by the names that a user finds in the file."""
-    compiled = [(_pattern(ours, '/', layout.ours), _place(theirs, '.', layout.theirs, -1), layout)
-                for ours, theirs, kind in self.rules for layout in _KINDS[kind]]
+    compiled = [
+      (_pattern(ours, '/', layout.ours), _place(theirs, '.', layout.theirs, -1), layout)
+      for ours, theirs, kind in self.rules
+      for layout in _KINDS[kind]
+    ]
     return [_lookup(compiled, name.removeprefix('params/'))[0] or name for name in names]
 
 
@@ -160,7 +181,7 @@ def _pattern(module: str, separator: str, leaf: str) -> re.Pattern:
   path = f'{module}{separator}{leaf}' if leaf else module
   parts, end = [], 0
   for number in _NUMBER.finditer(path):
-    parts += [re.escape(path[end : number.start()]), rf"(?P<{number[1]}{'1' if number[2] else ''}>\d+)"]
+    parts += [re.escape(path[end : number.start()]), rf'(?P<{number[1]}{"1" if number[2] else ""}>\d+)']
     end = number.end()
   return re.compile(''.join(parts) + re.escape(path[end:]))
 
@@ -202,36 +223,41 @@ def _below(ours: str, theirs: str, rules: Sequence[Rule]) -> list[Rule]:
 # ---- Stable Diffusion, by the names of diffusers ---------------------------------------------------------------------
 
 _RESNET = [
-    ('norm1', 'norm1', 'norm'),
-    ('conv1', 'conv1', 'conv'),
-    ('time', 'time_emb_proj', 'linear'),
-    ('norm2', 'norm2', 'norm'),
-    ('conv2', 'conv2', 'conv'),
-    ('shortcut', 'conv_shortcut', 'pointwise'),
+  ('norm1', 'norm1', 'norm'),
+  ('conv1', 'conv1', 'conv'),
+  ('time', 'time_emb_proj', 'linear'),
+  ('norm2', 'norm2', 'norm'),
+  ('conv2', 'conv2', 'conv'),
+  ('shortcut', 'conv_shortcut', 'pointwise'),
 ]
 
 
 def _transformer(projection: str) -> list[Rule]:
-  attention = [('to_q', 'to_q', 'linear'), ('to_k', 'to_k', 'linear'), ('to_v', 'to_v', 'linear'),
-               ('to_out', 'to_out.0', 'linear')]
+  attention = [
+    ('to_q', 'to_q', 'linear'),
+    ('to_k', 'to_k', 'linear'),
+    ('to_v', 'to_v', 'linear'),
+    ('to_out', 'to_out.0', 'linear'),
+  ]
   return [
-      ('norm', 'norm', 'norm'),
-      ('proj_in', 'proj_in', projection),
-      *_below('block_{k}_self', 'transformer_blocks.{k}.attn1', attention),
-      *_below('block_{k}_cross', 'transformer_blocks.{k}.attn2', attention),
-      ('block_{k}_norm1', 'transformer_blocks.{k}.norm1', 'norm'),
-      ('block_{k}_norm2', 'transformer_blocks.{k}.norm2', 'norm'),
-      ('block_{k}_norm3', 'transformer_blocks.{k}.norm3', 'norm'),
-      ('block_{k}_geglu', 'transformer_blocks.{k}.ff.net.0.proj', 'linear'),
-      ('block_{k}_out', 'transformer_blocks.{k}.ff.net.2', 'linear'),
-      ('proj_out', 'proj_out', projection),
+    ('norm', 'norm', 'norm'),
+    ('proj_in', 'proj_in', projection),
+    *_below('block_{k}_self', 'transformer_blocks.{k}.attn1', attention),
+    *_below('block_{k}_cross', 'transformer_blocks.{k}.attn2', attention),
+    ('block_{k}_norm1', 'transformer_blocks.{k}.norm1', 'norm'),
+    ('block_{k}_norm2', 'transformer_blocks.{k}.norm2', 'norm'),
+    ('block_{k}_norm3', 'transformer_blocks.{k}.norm3', 'norm'),
+    ('block_{k}_geglu', 'transformer_blocks.{k}.ff.net.0.proj', 'linear'),
+    ('block_{k}_out', 'transformer_blocks.{k}.ff.net.2', 'linear'),
+    ('proj_out', 'proj_out', projection),
   ]
 
 
 def unet(linear_projection: bool = True) -> Table:
   """UNet2DConditionModel. Projections are linear layers in SD 2.x and 1x1 convolutions in SD 1.x."""
   transformer = _transformer('linear' if linear_projection else 'pointwise')
-  return Table([
+  return Table(
+    [
       ('conv_in', 'conv_in', 'conv'),
       ('time/dense_1', 'time_embedding.linear_1', 'linear'),
       ('time/dense_2', 'time_embedding.linear_2', 'linear'),
@@ -245,55 +271,58 @@ def unet(linear_projection: bool = True) -> Table:
       ('up_{i}_conv', 'up_blocks.{i}.upsamplers.0.conv', 'conv'),
       ('norm_out', 'conv_norm_out', 'norm'),
       ('conv_out', 'conv_out', 'conv'),
-  ])
+    ]
+  )
 
 
 def vae() -> Table:
   """AutoencoderKL, also by the names that its attention had at first."""
   half = [
-      ('conv_in', 'conv_in', 'conv'),
-      *_below('mid/res_{j}', 'mid_block.resnets.{j}', _RESNET),
-      ('mid/attn/norm', 'mid_block.attentions.0.group_norm', 'norm'),
-      *((f'mid/attn/{name}', f'mid_block.attentions.0.{name}', 'linear') for name in ('to_q', 'to_k', 'to_v')),
-      ('mid/attn/to_out', 'mid_block.attentions.0.to_out.0', 'linear'),
-      ('norm_out', 'conv_norm_out', 'norm'),
-      ('conv_out', 'conv_out', 'conv'),
+    ('conv_in', 'conv_in', 'conv'),
+    *_below('mid/res_{j}', 'mid_block.resnets.{j}', _RESNET),
+    ('mid/attn/norm', 'mid_block.attentions.0.group_norm', 'norm'),
+    *((f'mid/attn/{name}', f'mid_block.attentions.0.{name}', 'linear') for name in ('to_q', 'to_k', 'to_v')),
+    ('mid/attn/to_out', 'mid_block.attentions.0.to_out.0', 'linear'),
+    ('norm_out', 'conv_norm_out', 'norm'),
+    ('conv_out', 'conv_out', 'conv'),
   ]
   old = {'query': 'to_q', 'key': 'to_k', 'value': 'to_v', 'proj_attn': 'to_out.0'}
   return Table(
-      [
-          *_below('encoder', 'encoder', half),
-          *_below('encoder/down_{i}_res_{j}', 'encoder.down_blocks.{i}.resnets.{j}', _RESNET),
-          ('encoder/down_{i}_conv', 'encoder.down_blocks.{i}.downsamplers.0.conv', 'conv'),
-          ('quant_conv', 'quant_conv', 'pointwise'),
-          ('post_quant_conv', 'post_quant_conv', 'pointwise'),
-          *_below('decoder', 'decoder', half),
-          *_below('decoder/up_{i}_res_{j}', 'decoder.up_blocks.{i}.resnets.{j}', _RESNET),
-          ('decoder/up_{i}_conv', 'decoder.up_blocks.{i}.upsamplers.0.conv', 'conv'),
-      ],
-      aliases=[(rf'(mid_block\.attentions\.0)\.{a}\.', rf'\1.{b}.') for a, b in old.items()],
+    [
+      *_below('encoder', 'encoder', half),
+      *_below('encoder/down_{i}_res_{j}', 'encoder.down_blocks.{i}.resnets.{j}', _RESNET),
+      ('encoder/down_{i}_conv', 'encoder.down_blocks.{i}.downsamplers.0.conv', 'conv'),
+      ('quant_conv', 'quant_conv', 'pointwise'),
+      ('post_quant_conv', 'post_quant_conv', 'pointwise'),
+      *_below('decoder', 'decoder', half),
+      *_below('decoder/up_{i}_res_{j}', 'decoder.up_blocks.{i}.resnets.{j}', _RESNET),
+      ('decoder/up_{i}_conv', 'decoder.up_blocks.{i}.upsamplers.0.conv', 'conv'),
+    ],
+    aliases=[(rf'(mid_block\.attentions\.0)\.{a}\.', rf'\1.{b}.') for a, b in old.items()],
   )
 
 
 def clip_text() -> Table:
   """CLIPTextModel, of SD 1.5 (ViT-L/14) and of SD 2.1 (OpenCLIP ViT-H)."""
   layer = [
-      ('norm1', 'layer_norm1', 'norm'),
-      *((name, f'self_attn.{theirs}', 'linear') for name, theirs in (
-          ('to_q', 'q_proj'), ('to_k', 'k_proj'), ('to_v', 'v_proj'), ('to_out', 'out_proj'))),
-      ('norm2', 'layer_norm2', 'norm'),
-      ('fc1', 'mlp.fc1', 'linear'),
-      ('fc2', 'mlp.fc2', 'linear'),
+    ('norm1', 'layer_norm1', 'norm'),
+    *(
+      (name, f'self_attn.{theirs}', 'linear')
+      for name, theirs in (('to_q', 'q_proj'), ('to_k', 'k_proj'), ('to_v', 'v_proj'), ('to_out', 'out_proj'))
+    ),
+    ('norm2', 'layer_norm2', 'norm'),
+    ('fc1', 'mlp.fc1', 'linear'),
+    ('fc2', 'mlp.fc2', 'linear'),
   ]
   return Table(
-      [
-          ('token_embedding', 'text_model.embeddings.token_embedding', 'table'),
-          ('position_embedding', 'text_model.embeddings.position_embedding', 'table'),
-          *_below('layer_{i}', 'text_model.encoder.layers.{i}', layer),
-          ('norm_out', 'text_model.final_layer_norm', 'norm'),
-      ],
-      aliases=[(r'^(embeddings|encoder|final_layer_norm)\.', r'text_model.\1.')],
-      unused=[r'text_model\.embeddings\.position_ids'],
+    [
+      ('token_embedding', 'text_model.embeddings.token_embedding', 'table'),
+      ('position_embedding', 'text_model.embeddings.position_embedding', 'table'),
+      *_below('layer_{i}', 'text_model.encoder.layers.{i}', layer),
+      ('norm_out', 'text_model.final_layer_norm', 'norm'),
+    ],
+    aliases=[(r'^(embeddings|encoder|final_layer_norm)\.', r'text_model.\1.')],
+    unused=[r'text_model\.embeddings\.position_ids'],
   )
 
 
@@ -303,12 +332,12 @@ def clip_text() -> Table:
 def _dpt_neck(readout: bool) -> list[Rule]:
   units = [(f'residual_{a}/conv_{b}', f'residual_layer{a}.convolution{b}', 'conv') for a in (1, 2) for b in (1, 2)]
   rules = [
-      ('reassemble_{i}', 'neck.reassemble_stage.layers.{i}.projection', 'pointwise'),
-      ('resize_0', 'neck.reassemble_stage.layers.0.resize', 'transposed4'),
-      ('resize_1', 'neck.reassemble_stage.layers.1.resize', 'transposed2'),
-      ('resize_3', 'neck.reassemble_stage.layers.3.resize', 'conv'),
-      ('neck_{i}', 'neck.convs.{i}', 'conv'),
-      *_below('fusion_{i}', 'neck.fusion_stage.layers.{i}', [*units, ('projection', 'projection', 'pointwise')]),
+    ('reassemble_{i}', 'neck.reassemble_stage.layers.{i}.projection', 'pointwise'),
+    ('resize_0', 'neck.reassemble_stage.layers.0.resize', 'transposed4'),
+    ('resize_1', 'neck.reassemble_stage.layers.1.resize', 'transposed2'),
+    ('resize_3', 'neck.reassemble_stage.layers.3.resize', 'conv'),
+    ('neck_{i}', 'neck.convs.{i}', 'conv'),
+    *_below('fusion_{i}', 'neck.fusion_stage.layers.{i}', [*units, ('projection', 'projection', 'pointwise')]),
   ]
   if readout:
     rules.append(('readout_{i}', 'neck.reassemble_stage.readout_projects.{i}.0', 'linear'))
@@ -322,110 +351,119 @@ _UNUSED_FUSION = r'neck\.fusion_stage\.layers\.0\.residual_layer1\..*'
 def dpt() -> Table:
   """DPTForDepthEstimation on a plain ViT: MiDaS's DPT-Large."""
   layer = [
-      ('norm1', 'layernorm_before', 'norm'),
-      *((f'to_{a[0]}', f'attention.attention.{a}', 'linear') for a in ('query', 'key', 'value')),
-      ('to_out', 'attention.output.dense', 'linear'),
-      ('norm2', 'layernorm_after', 'norm'),
-      ('fc1', 'intermediate.dense', 'linear'),
-      ('fc2', 'output.dense', 'linear'),
+    ('norm1', 'layernorm_before', 'norm'),
+    *((f'to_{a[0]}', f'attention.attention.{a}', 'linear') for a in ('query', 'key', 'value')),
+    ('to_out', 'attention.output.dense', 'linear'),
+    ('norm2', 'layernorm_after', 'norm'),
+    ('fc1', 'intermediate.dense', 'linear'),
+    ('fc2', 'output.dense', 'linear'),
   ]
   return Table(
-      [
-          ('cls_token', 'dpt.embeddings.cls_token', 'tensor'),
-          ('position_embeddings', 'dpt.embeddings.position_embeddings', 'tensor'),
-          ('patches', 'dpt.embeddings.patch_embeddings.projection', 'conv'),
-          *_below('layer_{i}', 'dpt.encoder.layer.{i}', layer),
-          *_dpt_neck(readout=True),
-          ('head_1', 'head.head.0', 'conv'),
-          ('head_2', 'head.head.2', 'conv'),
-          ('head_3', 'head.head.4', 'pointwise'),
-      ],
-      unused=[_UNUSED_FUSION, r'dpt\.layernorm\..*', r'dpt\.pooler\..*'],
+    [
+      ('cls_token', 'dpt.embeddings.cls_token', 'tensor'),
+      ('position_embeddings', 'dpt.embeddings.position_embeddings', 'tensor'),
+      ('patches', 'dpt.embeddings.patch_embeddings.projection', 'conv'),
+      *_below('layer_{i}', 'dpt.encoder.layer.{i}', layer),
+      *_dpt_neck(readout=True),
+      ('head_1', 'head.head.0', 'conv'),
+      ('head_2', 'head.head.2', 'conv'),
+      ('head_3', 'head.head.4', 'pointwise'),
+    ],
+    unused=[_UNUSED_FUSION, r'dpt\.layernorm\..*', r'dpt\.pooler\..*'],
   )
 
 
 def dpt_beit() -> Table:
   """DPTForDepthEstimation on BEiT: MiDaS v3.1, by the names of its files; newer transformers' are aliases."""
   layer = [
-      ('norm1', 'layernorm_before', 'norm'),
-      *((f'to_{a[0]}', f'attention.attention.{a}', 'linear') for a in ('query', 'key', 'value')),
-      ('position_bias', 'attention.attention.relative_position_bias.relative_position_bias_table', 'tensor'),
-      ('to_out', 'attention.output.dense', 'linear'),
-      ('scale1', 'lambda_1', 'tensor'),
-      ('norm2', 'layernorm_after', 'norm'),
-      ('fc1', 'intermediate.dense', 'linear'),
-      ('fc2', 'output.dense', 'linear'),
-      ('scale2', 'lambda_2', 'tensor'),
+    ('norm1', 'layernorm_before', 'norm'),
+    *((f'to_{a[0]}', f'attention.attention.{a}', 'linear') for a in ('query', 'key', 'value')),
+    ('position_bias', 'attention.attention.relative_position_bias.relative_position_bias_table', 'tensor'),
+    ('to_out', 'attention.output.dense', 'linear'),
+    ('scale1', 'lambda_1', 'tensor'),
+    ('norm2', 'layernorm_after', 'norm'),
+    ('fc1', 'intermediate.dense', 'linear'),
+    ('fc2', 'output.dense', 'linear'),
+    ('scale2', 'lambda_2', 'tensor'),
   ]
   newer = {
-      'attention.q_proj': 'attention.attention.query', 'attention.k_proj': 'attention.attention.key',
-      'attention.v_proj': 'attention.attention.value', 'attention.o_proj': 'attention.output.dense',
-      'mlp.fc1': 'intermediate.dense', 'mlp.fc2': 'output.dense',
-      'relative_position_bias': 'attention.attention.relative_position_bias'}
+    'attention.q_proj': 'attention.attention.query',
+    'attention.k_proj': 'attention.attention.key',
+    'attention.v_proj': 'attention.attention.value',
+    'attention.o_proj': 'attention.output.dense',
+    'mlp.fc1': 'intermediate.dense',
+    'mlp.fc2': 'output.dense',
+    'relative_position_bias': 'attention.attention.relative_position_bias',
+  }
   return Table(
-      [
-          ('cls_token', 'backbone.embeddings.cls_token', 'tensor'),
-          ('patches', 'backbone.embeddings.patch_embeddings.projection', 'conv'),
-          *_below('layer_{i}', 'backbone.encoder.layer.{i}', layer),
-          *_dpt_neck(readout=True),
-          ('head_1', 'head.head.0', 'conv'),
-          ('head_2', 'head.head.2', 'conv'),
-          ('head_3', 'head.head.4', 'pointwise'),
-      ],
-      aliases=[
-          (r'^backbone\.beit\.', 'backbone.'),
-          (r'^backbone\.layers\.', 'backbone.encoder.layer.'),
-          *((rf'^(backbone\.encoder\.layer\.\d+)\.{re.escape(a)}\.', rf'\1.{b}.') for a, b in newer.items()),
-      ],
-      # The first is a table of numbers that follows from the size.
-      unused=[r'.*\.relative_position_index', _UNUSED_FUSION, r'backbone\.layernorm\..*'],
+    [
+      ('cls_token', 'backbone.embeddings.cls_token', 'tensor'),
+      ('patches', 'backbone.embeddings.patch_embeddings.projection', 'conv'),
+      *_below('layer_{i}', 'backbone.encoder.layer.{i}', layer),
+      *_dpt_neck(readout=True),
+      ('head_1', 'head.head.0', 'conv'),
+      ('head_2', 'head.head.2', 'conv'),
+      ('head_3', 'head.head.4', 'pointwise'),
+    ],
+    aliases=[
+      (r'^backbone\.beit\.', 'backbone.'),
+      (r'^backbone\.layers\.', 'backbone.encoder.layer.'),
+      *((rf'^(backbone\.encoder\.layer\.\d+)\.{re.escape(a)}\.', rf'\1.{b}.') for a, b in newer.items()),
+    ],
+    # The first is a table of numbers that follows from the size.
+    unused=[r'.*\.relative_position_index', _UNUSED_FUSION, r'backbone\.layernorm\..*'],
   )
 
 
 def depth_anything() -> Table:
   """DepthAnythingForDepthEstimation on DINOv2."""
   layer = [
-      ('norm1', 'norm1', 'norm'),
-      *((f'to_{a[0]}', f'attention.attention.{a}', 'linear') for a in ('query', 'key', 'value')),
-      ('to_out', 'attention.output.dense', 'linear'),
-      ('scale1', 'layer_scale1.lambda1', 'tensor'),
-      ('norm2', 'norm2', 'norm'),
-      ('fc1', 'mlp.fc1', 'linear'),
-      ('fc2', 'mlp.fc2', 'linear'),
-      ('scale2', 'layer_scale2.lambda1', 'tensor'),
+    ('norm1', 'norm1', 'norm'),
+    *((f'to_{a[0]}', f'attention.attention.{a}', 'linear') for a in ('query', 'key', 'value')),
+    ('to_out', 'attention.output.dense', 'linear'),
+    ('scale1', 'layer_scale1.lambda1', 'tensor'),
+    ('norm2', 'norm2', 'norm'),
+    ('fc1', 'mlp.fc1', 'linear'),
+    ('fc2', 'mlp.fc2', 'linear'),
+    ('scale2', 'layer_scale2.lambda1', 'tensor'),
   ]
   newer = {
-      'q_proj': 'attention.query', 'k_proj': 'attention.key', 'v_proj': 'attention.value', 'o_proj': 'output.dense'}
+    'q_proj': 'attention.query',
+    'k_proj': 'attention.key',
+    'v_proj': 'attention.value',
+    'o_proj': 'output.dense',
+  }
   return Table(
-      [
-          ('cls_token', 'backbone.embeddings.cls_token', 'tensor'),
-          ('position_embeddings', 'backbone.embeddings.position_embeddings', 'tensor'),
-          ('patches', 'backbone.embeddings.patch_embeddings.projection', 'conv'),
-          *_below('layer_{i}', 'backbone.encoder.layer.{i}', layer),
-          ('norm_out', 'backbone.layernorm', 'norm'),
-          *_dpt_neck(readout=False),
-          ('head_1', 'head.conv1', 'conv'),
-          ('head_2', 'head.conv2', 'conv'),
-          ('head_3', 'head.conv3', 'pointwise'),
-      ],
-      aliases=[(rf'\.attention\.{a}\.', f'.attention.{b}.') for a, b in newer.items()],
-      unused=[_UNUSED_FUSION, r'backbone\.embeddings\.mask_token'],
+    [
+      ('cls_token', 'backbone.embeddings.cls_token', 'tensor'),
+      ('position_embeddings', 'backbone.embeddings.position_embeddings', 'tensor'),
+      ('patches', 'backbone.embeddings.patch_embeddings.projection', 'conv'),
+      *_below('layer_{i}', 'backbone.encoder.layer.{i}', layer),
+      ('norm_out', 'backbone.layernorm', 'norm'),
+      *_dpt_neck(readout=False),
+      ('head_1', 'head.conv1', 'conv'),
+      ('head_2', 'head.conv2', 'conv'),
+      ('head_3', 'head.conv3', 'pointwise'),
+    ],
+    aliases=[(rf'\.attention\.{a}\.', f'.attention.{b}.') for a, b in newer.items()],
+    unused=[_UNUSED_FUSION, r'backbone\.embeddings\.mask_token'],
   )
 
 
 # ---- kernel estimation and non-blind super-resolution ----------------------------------------------------------------
 
 _MACONV = [
-    ('affine_{i}_1', 'fc{i}.0', 'pointwise'),
-    ('affine_{i}_2', 'fc{i}.2', 'pointwise'),
-    ('conv_{i}', 'conv{i}', 'conv'),
+  ('affine_{i}_1', 'fc{i}.0', 'pointwise'),
+  ('affine_{i}_2', 'fc{i}.2', 'pointwise'),
+  ('conv_{i}', 'conv{i}', 'conv'),
 ]
 
 
 def manet() -> Table:
   """MANet; DKENet without a depth branch."""
   block = [*_below('conv_1', 'res.0', _MACONV), *_below('conv_2', 'res.2', _MACONV)]
-  return Table([
+  return Table(
+    [
       ('image_in', 'm_head', 'conv'),
       *_below('image_block_1', 'm_down1.0', block),
       ('image_down', 'm_down1.1', 'cell'),
@@ -433,18 +471,21 @@ def manet() -> Table:
       ('image_up', 'm_up1.0', 'transposed2'),
       *_below('image_block_3', 'm_up1.1', block),
       ('head', 'm_tail', 'conv'),
-  ])
+    ]
+  )
 
 
 def rrdb_sft() -> Table:
   """RRDB-SFT of MANet; NBSR without a global skip. Its PCA matrix is no parameter and not in the table."""
   block = [
-      *((f'sft/{a}_{n}', f'SFT.{a}_conv{n}', 'conv') for a in ('mul', 'add') for n in (1, 2)),
-      ('rdb_{n}/conv_{m}', 'RDB{n}.conv{m}', 'conv'),
+    *((f'sft/{a}_{n}', f'SFT.{a}_conv{n}', 'conv') for a in ('mul', 'add') for n in (1, 2)),
+    ('rdb_{n}/conv_{m}', 'RDB{n}.conv{m}', 'conv'),
   ]
-  return Table([
+  return Table(
+    [
       ('conv_in', 'conv_first', 'conv'),
       *_below('block_{i+1}', 'RRDB_trunk.{i}', block),
       ('conv_trunk', 'trunk_conv', 'conv'),
       ('conv_out', 'upsampler.0', 'conv'),
-  ])
+    ]
+  )

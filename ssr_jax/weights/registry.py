@@ -6,6 +6,7 @@ Parameters are float16 on disk and float32 in memory; batch statistics and const
 a rounding of them moves every pixel. `model.json` records each file's sha256, and nothing is used before it matches.
 """
 
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import copy
 import dataclasses
@@ -15,7 +16,7 @@ import json
 import os
 import pathlib
 import tempfile
-from typing import Any, Iterator, Mapping, Sequence
+from typing import Any
 
 from flax import traverse_util
 from flax.core import unfreeze
@@ -35,10 +36,10 @@ PARTS = models.PARTS
 
 # What a new model.json says about the stages between the parts; `update` changes it.
 DEFAULTS: dict[str, Any] = {
-    'scale': 4,
-    'svkr': {'iterations': 3, 'gamma': 0.9, 'rule': 'algorithm1'},
-    'schedule': {},
-    'sampling': {'sampler': 'dpmpp_2m', 'steps': 8, 'start': 0.5},
+  'scale': 4,
+  'svkr': {'iterations': 3, 'gamma': 0.9, 'rule': 'algorithm1'},
+  'schedule': {},
+  'sampling': {'sampler': 'dpmpp_2m', 'steps': 8, 'start': 0.5},
 }
 
 BUNDLED = {'compact': pathlib.Path(__file__).parent / 'bundled'}
@@ -145,13 +146,13 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
 
 
 def save_part(
-    directory: str | os.PathLike,
-    part: str,
-    config: Mapping[str, Any],
-    variables: Mapping[str, Any],
-    training: Mapping[str, Any] | None = None,
-    *,
-    name: str | None = None,
+  directory: str | os.PathLike,
+  part: str,
+  config: Mapping[str, Any],
+  variables: Mapping[str, Any],
+  training: Mapping[str, Any] | None = None,
+  *,
+  name: str | None = None,
 ) -> pathlib.Path:
   """Writes one part's weights and its entry in model.json; both appear whole or not at all.
 
@@ -179,18 +180,18 @@ def save_part(
   # One entry only: their order is left to chance, and the same weights are to have the same sha256.
   data = safetensors.numpy.save(on_disk, metadata={'format': 'flax'})
   entry = {
-      'config': dict(config),
-      'file': f'{part}.safetensors',
-      'sha256': hashlib.sha256(data).hexdigest(),
-      'bytes': len(data),
-      'parameters': sum(v.size for k, v in tensors.items() if k.startswith('params/')),
-      'training': dict(training or {}),
+    'config': dict(config),
+    'file': f'{part}.safetensors',
+    'sha256': hashlib.sha256(data).hexdigest(),
+    'bytes': len(data),
+    'parameters': sum(v.size for k, v in tensors.items() if k.startswith('params/')),
+    'training': dict(training or {}),
   }
   return _put(directory, part, entry, data, name)
 
 
 def copy_part(
-    source: str | os.PathLike, part: str, directory: str | os.PathLike, name: str | None = None
+  source: str | os.PathLike, part: str, directory: str | os.PathLike, name: str | None = None
 ) -> pathlib.Path:
   """Takes one part of a model over into another model directory, byte for byte, with its entry in model.json.
 
@@ -297,7 +298,7 @@ def verify(name_or_path: str | os.PathLike) -> dict[str, str | None]:
 
 
 def abstract_variables(
-    part: str, config: Mapping[str, Any], dtype: Any = jnp.float32
+  part: str, config: Mapping[str, Any], dtype: Any = jnp.float32
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Flat names, shapes and dtypes of the variables that `models.build(part, **config)` has; nothing is computed.
 
@@ -323,9 +324,12 @@ def _abstract_variables(part: str, config: str, dtype: str) -> dict[str, jax.Sha
     leaves, structure = jax.tree.flatten(variables)
     program = jax.make_jaxpr(lambda *leaves: module.apply(structure.unflatten(leaves), *inputs))(*leaves).jaxpr
     rounded = _rounded(program, jnp.dtype(dtype))
-    variables = structure.unflatten([
+    variables = structure.unflatten(
+      [
         jax.ShapeDtypeStruct(leaf.shape, dtype) if variable in rounded else leaf
-        for variable, leaf in zip(program.invars, leaves)])
+        for variable, leaf in zip(program.invars, leaves, strict=True)
+      ]
+    )
   return flatten_shapes(variables)
 
 
@@ -341,7 +345,7 @@ def _rounded(program: Any, dtype: Any) -> set[Any]:
       fine = [own in inside for own in called[0].invars]
     else:
       fine = [converts] * len(equation.invars)
-    for variable, rounded in zip(equation.invars, fine):
+    for variable, rounded in zip(equation.invars, fine, strict=True):
       if isinstance(variable, jax.extend.core.Var) and variable in uses:
         uses[variable].append(rounded)
   given = {v for v in program.outvars if isinstance(v, jax.extend.core.Var)}
@@ -383,8 +387,11 @@ def _check_names(where: str, part: str, config: Mapping[str, Any], tensors: Mapp
   for what, names in (('missing', missing), ('unexpected', tensors.keys() - expected.keys())):
     if names:
       wrong.append(f'{what} {_some(names)}')
-  shapes = [f'{k} {tensors[k].shape} for {expected[k].shape}'
-            for k in sorted(expected.keys() & tensors.keys()) if tensors[k].shape != expected[k].shape]
+  shapes = [
+    f'{k} {tensors[k].shape} for {expected[k].shape}'
+    for k in sorted(expected.keys() & tensors.keys())
+    if tensors[k].shape != expected[k].shape
+  ]
   if shapes:
     wrong.append(f'wrong shape {_some(shapes)}')
   if wrong:
@@ -426,8 +433,9 @@ def _verified_bytes(path: pathlib.Path, entry: Mapping[str, Any]) -> bytes:
   actual = hashlib.sha256(data).hexdigest()
   if actual != entry['sha256']:
     raise SSRError(
-        f"{path}: corrupted: sha256 is {actual[:12]}, expected {entry['sha256'][:12]} ({len(data)} bytes of "
-        f"{entry['bytes']}); restore the file or install the package again")
+      f'{path}: corrupted: sha256 is {actual[:12]}, expected {entry["sha256"][:12]} ({len(data)} bytes of '
+      f'{entry["bytes"]}); restore the file or install the package again'
+    )
   return data
 
 

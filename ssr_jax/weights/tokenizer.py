@@ -1,10 +1,12 @@
 """CLIP's tokenizer: byte-level byte-pair encoding of lowercased text, from a checkpoint's vocab.json and merges.txt."""
 
+from collections.abc import Iterator
+import itertools
 import json
 import pathlib
 import re
+from typing import Any
 import unicodedata
-from typing import Any, Iterator
 
 import numpy as np
 
@@ -89,7 +91,7 @@ class Tokenizer:
   def encode(self, text: str) -> list[int]:
     """Numbers of the text's tokens alone."""
     numbers = []
-    for part in re.split(f"({'|'.join(map(re.escape, self._special))})", text):
+    for part in re.split(f'({"|".join(map(re.escape, self._special))})', text):
       if part in self._special:
         numbers.append(self._vocabulary[part])
         continue
@@ -103,7 +105,7 @@ class Tokenizer:
     tokens = [_LETTERS[byte] for byte in word.encode('utf-8')]
     tokens[-1] += _WORD_END
     while len(tokens) > 1:
-      pair = min(zip(tokens, tokens[1:]), key=lambda pair: self._ranks.get(pair, len(self._ranks)))
+      pair = min(itertools.pairwise(tokens), key=lambda pair: self._ranks.get(pair, len(self._ranks)))
       if pair not in self._ranks:
         break
       merged, i = [], 0

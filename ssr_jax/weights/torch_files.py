@@ -5,13 +5,14 @@ that rebuild tensors and refuses everything else, by name, before anything of it
 """
 
 import collections
+from collections.abc import Callable, Iterator, Mapping
 import functools
 import io
 import json
 import pathlib
 import pickle
 import re
-from typing import Any, Callable, Iterator, Mapping, NamedTuple
+from typing import Any, NamedTuple
 import zipfile
 
 import ml_dtypes
@@ -26,9 +27,16 @@ _NESTED = ('params_ema', 'params', 'state_dict', 'model')  # BasicSR and others 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 _STORAGES = {
-    'DoubleStorage': np.float64, 'FloatStorage': np.float32, 'HalfStorage': np.float16,
-    'BFloat16Storage': ml_dtypes.bfloat16, 'LongStorage': np.int64, 'IntStorage': np.int32, 'ShortStorage': np.int16,
-    'CharStorage': np.int8, 'ByteStorage': np.uint8, 'BoolStorage': np.bool_,
+  'DoubleStorage': np.float64,
+  'FloatStorage': np.float32,
+  'HalfStorage': np.float16,
+  'BFloat16Storage': ml_dtypes.bfloat16,
+  'LongStorage': np.int64,
+  'IntStorage': np.int32,
+  'ShortStorage': np.int16,
+  'CharStorage': np.int8,
+  'ByteStorage': np.uint8,
+  'BoolStorage': np.bool_,
 }
 
 
@@ -114,7 +122,7 @@ def _sharded(index: pathlib.Path) -> Tensors:
 def _safetensors(path: pathlib.Path) -> Tensors:
   try:
     file = safetensors.safe_open(path, framework='numpy')
-    return Tensors(path, {name: functools.partial(file.get_tensor, name) for name in file.keys()})
+    return Tensors(path, {name: functools.partial(file.get_tensor, name) for name in file})
   except (safetensors.SafetensorError, OSError) as error:
     raise SSRError(f'{path}: not a safetensors file ({error}); fetch it again') from error
 
@@ -155,10 +163,10 @@ class _RebuildParameter:
 
 # What a pickle may ask for. None of it has attributes that a pickle could set.
 _ALLOWED = {
-    ('torch._utils', '_rebuild_tensor_v2'): _RebuildTensor(),
-    ('torch._utils', '_rebuild_parameter'): _RebuildParameter(),
-    ('collections', 'OrderedDict'): collections.OrderedDict,
-    **{('torch', name): name for name in _STORAGES},
+  ('torch._utils', '_rebuild_tensor_v2'): _RebuildTensor(),
+  ('torch._utils', '_rebuild_parameter'): _RebuildParameter(),
+  ('collections', 'OrderedDict'): collections.OrderedDict,
+  **{('torch', name): name for name in _STORAGES},
 }
 
 
@@ -172,7 +180,8 @@ class _Unpickler(pickle.Unpickler):
   def find_class(self, module: str, name: str) -> Any:
     if (module, name) not in _ALLOWED:
       raise SSRError(
-          f'{self._path}: asks for {module}.{name}, which is no tensor; it was not run. Save model.state_dict() alone')
+        f'{self._path}: asks for {module}.{name}, which is no tensor; it was not run. Save model.state_dict() alone'
+      )
     return _ALLOWED[module, name]
 
   def persistent_load(self, pid) -> _Storage:
@@ -200,7 +209,8 @@ def _pickled(path: pathlib.Path) -> Tensors:
   if not isinstance(tree, dict) or not tree or not all(isinstance(value, _Tensor) for value in tree.values()):
     raise SSRError(f'{path}: holds no state dict (names and tensors, nothing else); save model.state_dict()')
   return Tensors(
-      path, {str(name): functools.partial(_view, path, str(name), value, load) for name, value in tree.items()})
+    path, {str(name): functools.partial(_view, path, str(name), value, load) for name, value in tree.items()}
+  )
 
 
 def _view(path: pathlib.Path, name: str, tensor: _Tensor, load: Callable[[_Storage], np.ndarray]) -> np.ndarray:
@@ -213,7 +223,7 @@ def _view(path: pathlib.Path, name: str, tensor: _Tensor, load: Callable[[_Stora
     storage = load(tensor.storage)
   except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
     raise SSRError(f'{path}: the data of {name} cannot be read ({error}); fetch the file again') from error
-  if 0 not in size and offset + sum((n - 1) * step for n, step in zip(size, stride)) >= storage.size:
+  if 0 not in size and offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= storage.size:
     raise SSRError(f'{path}: {name} reaches beyond its data; fetch the file again')
   steps = tuple(step * storage.itemsize for step in stride)
   return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)

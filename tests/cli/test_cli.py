@@ -88,7 +88,7 @@ def test_one_bad_file_does_not_stop_the_rest(ssr, photos, tmp_path, capsys):
   assert ssr(photos, photos / 'missing.png', '-o', out) == 1
   lines = capsys.readouterr().err.splitlines()
   assert len(lines) == 3 and all(line.startswith('ssr: ') for line in lines)
-  for name, line in zip(('bad.png', 'empty.jpg', 'missing.png'), lines):
+  for name, line in zip(('bad.png', 'empty.jpg', 'missing.png'), lines, strict=True):
     assert name in line
   assert sorted(p.name for p in out.iterdir()) == ['cat.png', 'cup.JPG', 'old.png']
 
@@ -125,7 +125,7 @@ def test_what_a_photo_carries_is_kept(ssr, tmp_path):
   alpha = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (20, 1))
   Image.fromarray(np.dstack([pixels, alpha])).save(tmp_path / 'a.png', exif=exif)
   Image.fromarray(data.camera()[100:120, 100:132]).save(tmp_path / 'gray.png')
-  deep = (data.camera()[100:120, 100:132].astype(np.uint16) * 257)
+  deep = data.camera()[100:120, 100:132].astype(np.uint16) * 257
   Image.fromarray(deep).save(tmp_path / 'deep.png')
   out = tmp_path / 'out'
   assert ssr(tmp_path / 'a.png', tmp_path / 'gray.png', tmp_path / 'deep.png', '-o', out) == 0
@@ -198,11 +198,14 @@ def test_metrics_scores_pairs(tmp_path, capsys):
   np.testing.assert_allclose(values[:2, 0], [38.97, 32.95], atol=0.4)
 
 
-@pytest.mark.parametrize('arguments, words', [
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
     (['--metrics', 'nosuch'], 'nosuch'),
     (['--metrics', 'niqe'], '--niqe-model'),
     (['--metrics', 'kernel_psnr'], 'leave it out'),
-])
+  ],
+)
 def test_metrics_wrong_usage(tmp_path, capsys, arguments, words):
   assert cli.main(['metrics', str(tmp_path), str(tmp_path), *arguments]) == 2
   assert words in capsys.readouterr().err
@@ -231,16 +234,21 @@ def test_as_a_program(tmp_path):
   done = subprocess.run([*command, '--model', 'nosuch'], capture_output=True, text=True, env=environment)
   assert done.returncode == 2 and done.stderr.count('\n') == 1 and "model 'nosuch'" in done.stderr
   wait = (
-      'import sys, time\n'
-      'from ssr_jax import cli\n'
-      'from ssr_jax.cli import weights\n'
-      'weights._list = lambda arguments: (print("up", flush=True), time.sleep(60))\n'
-      'sys.exit(cli.main(["weights", "list"]))\n'
+    'import sys, time\n'
+    'from ssr_jax import cli\n'
+    'from ssr_jax.cli import weights\n'
+    'weights._list = lambda arguments: (print("up", flush=True), time.sleep(60))\n'
+    'sys.exit(cli.main(["weights", "list"]))\n'
   )
   # A shell's background jobs ignore SIGINT, and pass that on: the suite must not depend on how it was started.
-  process = subprocess.Popen([sys.executable, '-c', wait], env=environment, text=True,
-                             stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+  process = subprocess.Popen(
+    [sys.executable, '-c', wait],
+    env=environment,
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+  )
   assert process.stdout.readline() == 'up\n'
   process.send_signal(signal.SIGINT)
   _, err = process.communicate(timeout=30)

@@ -65,15 +65,16 @@ def test_pack_says_how_to_read_it_and_what_was_left_out(photos, tmp_path, capsys
 
 
 @pytest.mark.parametrize(
-    'arguments,message',
-    [
-        (['check', '{photos}'], "a folder reads 'folder:"), (['check', 'imagenet'], 'known: div2k-train'),
-        (['check', 'folder:/does/not/exist'], 'not a folder'),
-        (['check', 'folder:{photos}', '--workers', '0'], '1 or more'),
-        (['pack', 'folder:{photos}', '{photos}/0.png'], 'cannot be written'),
-        (['pack', 'folder:{photos}', '{photos}/out', '--tfds', 'A B'], 'a-z'),
-        (['pack', 'folder:{photos}', '{photos}/out', '--shard-records', '0'], '1 or more'),
-    ],
+  'arguments,message',
+  [
+    (['check', '{photos}'], "a folder reads 'folder:"),
+    (['check', 'imagenet'], 'known: div2k-train'),
+    (['check', 'folder:/does/not/exist'], 'not a folder'),
+    (['check', 'folder:{photos}', '--workers', '0'], '1 or more'),
+    (['pack', 'folder:{photos}', '{photos}/0.png'], 'cannot be written'),
+    (['pack', 'folder:{photos}', '{photos}/out', '--tfds', 'A B'], 'a-z'),
+    (['pack', 'folder:{photos}', '{photos}/out', '--shard-records', '0'], '1 or more'),
+  ],
 )
 def test_wrong_usage_is_one_line_and_2(photos, capsys, arguments, message):
   assert cli.main(['data', *(a.format(photos=photos) for a in arguments)]) == 2

@@ -47,8 +47,12 @@ def test_a_set_is_made_again_from_its_manifest_byte_for_byte(photos, made, tmp_p
   assert cli.main(arguments) == 0
   assert 'all as in the manifest' in capsys.readouterr().out
   assert _bytes(again) == _bytes(made)
-  assert set(_bytes(made)) == {'manifest.json', *(f'{kind}/{name}.{suffix}' for name in 'abc' for kind, suffix in (
-      ('lr', 'png'), ('hr', 'png'), ('kernels', 'npz')))}
+  assert set(_bytes(made)) == {
+    'manifest.json',
+    *(
+      f'{kind}/{name}.{suffix}' for name in 'abc' for kind, suffix in (('lr', 'png'), ('hr', 'png'), ('kernels', 'npz'))
+    ),
+  }
 
 
 def test_the_manifest_says_what_was_drawn_and_every_sum(photos, made):
@@ -76,8 +80,9 @@ def test_kernels_on_disk_are_those_that_blurred(made):
   clean = np.asarray(blur.blur_downsample(hr[None], stored[None], 4))[0]
   entry = json.loads((made / 'manifest.json').read_text())['images']['a.png']
   other = lr_set.read_kernels(made / 'kernels/b.npz')['kernels']
-  error, other_error = (np.sqrt(np.mean((a - lr) ** 2)) for a in (
-      clean, np.asarray(blur.blur_downsample(hr[None], other[None], 4))[0]))
+  error, other_error = (
+    np.sqrt(np.mean((a - lr) ** 2)) for a in (clean, np.asarray(blur.blur_downsample(hr[None], other[None], 4))[0])
+  )
   assert error < 2 * entry['draws']['noise_sigma'] + 0.03 and error < other_error
 
 
@@ -172,8 +177,15 @@ def test_the_second_order_chain_tells_its_draws_by_name(photos, tmp_path):
   manifest = json.loads((out / 'manifest.json').read_text())
   assert manifest['recipe']['chain']['second']['quality'] == [60.0, 100.0]
   draws = manifest['images']['a.png']['draws']
-  assert draws['first_kind'] in ('iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso', 'plateau_aniso',
-                                 'sinc')
+  assert draws['first_kind'] in (
+    'iso',
+    'aniso',
+    'generalized_iso',
+    'generalized_aniso',
+    'plateau_iso',
+    'plateau_aniso',
+    'sinc',
+  )
   assert draws['final_method'] in ('area', 'bilinear', 'bicubic') and isinstance(draws['jpeg_last'], bool)
   kernels = lr_set.read_kernels(out / 'kernels/a.npz')
   assert {name: taps.shape for name, taps in kernels.items()} == dict.fromkeys(('first', 'second', 'final'), (441,))
@@ -198,14 +210,17 @@ def test_a_preview_is_one_labelled_picture(photos, tiny_model_dir, tmp_path, mon
   assert np.abs(panel[::8, ::8] - lr).mean() < 25 < np.abs(panel[::8, ::8] - lr[::-1]).mean()
 
 
-@pytest.mark.parametrize('arguments,complaint', [
+@pytest.mark.parametrize(
+  'arguments,complaint',
+  [
     (['--recipe', 'swirl/no_noise'], "unknown field 'swirl'"),
     (['--recipe', 'smooth/no_noise', '--depth', '.'], 'uses no depth'),
     (['--remake', 'absent.json'], 'absent.json: cannot be read'),
     (['--remake', 'absent.json', '--seed', '1'], 'leave --seed'),
     (['--preview'], 'a preview is one picture'),
     ([], 'one of the arguments --recipe --remake --preview is required'),
-])
+  ],
+)
 def test_wrong_usage_is_one_line_and_exit_code_2(arguments, complaint, photos, tmp_path, capsys):
   assert cli.main(['degrade', str(photos / 'a.png'), '-o', str(tmp_path / 'out'), *arguments]) == 2
   assert complaint in capsys.readouterr().err

@@ -8,8 +8,8 @@ from configs import common
 from ssr_jax.weights import registry
 
 COUNTS = {
-    'sd21': {'depth': 341_848_257, 'dkenet': 2_875_065, 'nbsr': 8_086_256, 'vae': 83_653_863, 'unet': 865_910_724},
-    'sd15': {'depth': 341_848_257, 'dkenet': 2_875_065, 'nbsr': 8_086_256, 'vae': 83_653_863, 'unet': 859_520_964},
+  'sd21': {'depth': 341_848_257, 'dkenet': 2_875_065, 'nbsr': 8_086_256, 'vae': 83_653_863, 'unet': 865_910_724},
+  'sd15': {'depth': 341_848_257, 'dkenet': 2_875_065, 'nbsr': 8_086_256, 'vae': 83_653_863, 'unet': 859_520_964},
 }
 
 

@@ -16,9 +16,22 @@ def _images(folder, names, side=8):
 
 def test_the_counts_of_the_issue_are_all_there():
   counts = {name: d.count for name, d in datasets.DEFINITIONS.items()}
-  expected = {'div2k-train': 800, 'div2k-val': 100, 'flickr2k': 2650, 'bsds500-train': 200, 'bsds500-val': 100,
-              'bsds500-test': 200, 'bsd100': 100, 'urban100': 100, 'set5': 5, 'set14': 14, 't91': 91,
-              'realsr-x4-test': 100, 'drealsr-x4-test': 93, 'dped-iphone-val': 113}
+  expected = {
+    'div2k-train': 800,
+    'div2k-val': 100,
+    'flickr2k': 2650,
+    'bsds500-train': 200,
+    'bsds500-val': 100,
+    'bsds500-test': 200,
+    'bsd100': 100,
+    'urban100': 100,
+    'set5': 5,
+    'set14': 14,
+    't91': 91,
+    'realsr-x4-test': 100,
+    'drealsr-x4-test': 93,
+    'dped-iphone-val': 113,
+  }
   assert expected.items() <= counts.items()
   for definition in datasets.DEFINITIONS.values():
     assert definition.home.startswith('http') and definition.places

@@ -92,8 +92,20 @@ def test_killed_and_started_again_gives_the_shards_of_one_go(tmp_path):
   for i in range(40, 6000):
     os.link(photos / f'{i % 40:05d}.png', photos / f'{i:05d}.png')
   out, count = tmp_path / 'out', 60
-  command = [sys.executable, '-m', 'ssr_jax.cli', 'data', 'pack', f'folder:{photos}', str(out),
-             '--shard-records', '100', '--workers', '1', '--quiet']
+  command = [
+    sys.executable,
+    '-m',
+    'ssr_jax.cli',
+    'data',
+    'pack',
+    f'folder:{photos}',
+    str(out),
+    '--shard-records',
+    '100',
+    '--workers',
+    '1',
+    '--quiet',
+  ]
   manifest = out / 'images.manifest.json'
   for goal in (3, 12):
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -110,21 +122,24 @@ def test_killed_and_started_again_gives_the_shards_of_one_go(tmp_path):
   assert whole.kept == 0 and _hashes(out) == _hashes(tmp_path / 'whole')
 
 
-_FULL_DISK = '''
+_FULL_DISK = """
 import resource, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 from ssr_jax import cli
 sys.exit(cli.main(sys.argv[1:]))
-'''
+"""
 
 
 def test_a_shard_that_cannot_be_written_is_one_line_and_leaves_nothing(tmp_path):
   (tmp_path / 'photos').mkdir()
   Image.fromarray(_noise(200, 300)).save(tmp_path / 'photos' / 'a.png')
   done = subprocess.run(
-      [sys.executable, '-c', _FULL_DISK, 'data', 'pack', f'folder:{tmp_path}/photos', str(tmp_path / 'out')], cwd=ROOT,
-      capture_output=True, text=True)
+    [sys.executable, '-c', _FULL_DISK, 'data', 'pack', f'folder:{tmp_path}/photos', str(tmp_path / 'out')],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
   assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
   assert 'images.array_record-00000-of-00001: cannot be written' in done.stderr
   assert not list((tmp_path / 'out').iterdir())
@@ -146,9 +161,9 @@ def test_a_directory_of_something_else_is_left_alone(photos, tmp_path):
 
 def test_wrong_wishes_are_one_line(photos, tmp_path):
   for spec, options, message in (
-      (f'0.5*folder:{photos};0.5*folder:{photos}', {}, 'weights mean nothing'),
-      (f'folder:{photos}', {'shard_records': 0}, 'must be 1 or more'),
-      (f'folder:{photos}', {'tfds_name': 'My Set'}, 'a-z'),
+    (f'0.5*folder:{photos};0.5*folder:{photos}', {}, 'weights mean nothing'),
+    (f'folder:{photos}', {'shard_records': 0}, 'must be 1 or more'),
+    (f'folder:{photos}', {'tfds_name': 'My Set'}, 'a-z'),
   ):
     with pytest.raises(SSRError, match=message):
       pack.pack(spec, tmp_path / 'out', **options)
@@ -170,18 +185,21 @@ def test_pairs_and_depth_survive(tmp_path):
       Image.fromarray(_noise(side, side, k)).save(path)
     (tmp_path / 'depth').mkdir(exist_ok=True)
     np.save(tmp_path / 'depth' / f'{k}.npy', np.linspace(1 + k, 9, 24 * 24).reshape(24, 24))
-  for spec in (f'paired:{tmp_path}/hr,{tmp_path}/lr', f'rgbd:{tmp_path}/hr,{tmp_path}/depth',
-               f'rgbd-inverse:{tmp_path}/hr,{tmp_path}/depth'):
+  for spec in (
+    f'paired:{tmp_path}/hr,{tmp_path}/lr',
+    f'rgbd:{tmp_path}/hr,{tmp_path}/depth',
+    f'rgbd-inverse:{tmp_path}/hr,{tmp_path}/depth',
+  ):
     source = sources.from_spec(spec)
     packed = sources.from_spec(pack.pack(spec, tmp_path / spec.partition(':')[0]).spec)
     assert packed.keys == source.keys
-    for a, b in zip(source, packed):
+    for a, b in zip(source, packed, strict=True):
       assert a.keys() == b.keys()
       for key in a:
         np.testing.assert_array_equal(a[key], b[key])
 
 
-_ROUND_TRIP = '''
+_ROUND_TRIP = """
 import os, sys
 import numpy as np
 from ssr_jax.data import pack, pipeline, sources
@@ -207,7 +225,7 @@ batches = pipeline.batches(pipeline.dataset(ours, pipeline.photo_record(16), 2, 
 assert next(batches)['hr'].shape == (2, 16, 16, 3)
 assert 'tensorflow' not in sys.modules
 print('recoded', done[0].recoded, done[1].recoded)
-'''
+"""
 
 
 def test_a_folder_becomes_a_tfds_set_without_tensorflow(photos, tmp_path):
@@ -217,8 +235,12 @@ def test_a_folder_becomes_a_tfds_set_without_tensorflow(photos, tmp_path):
   exif[0x0112] = 6
   turned.save(photos / 'part0' / '6.jpg', exif=exif)  # tfds knows nothing of orientation
   done = subprocess.run(
-      [sys.executable, '-c', _ROUND_TRIP, str(photos), str(tmp_path / 'tfds')], cwd=ROOT,
-      capture_output=True, text=True, env=os.environ | {'TFDS_DATA_DIR': str(tmp_path / 'tfds')})
+    [sys.executable, '-c', _ROUND_TRIP, str(photos), str(tmp_path / 'tfds')],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    env=os.environ | {'TFDS_DATA_DIR': str(tmp_path / 'tfds')},
+  )
   assert done.returncode == 0, done.stderr
   assert 'recoded 3 1' in done.stdout  # the WebPs (2 and 8; 5) and the turned JPEG became PNG
 

@@ -62,7 +62,7 @@ def test_records_are_those_of_earlier_versions(folder):
 def test_a_batch_says_which_records_it_came_from(folder):
   data = _data(folder)
   for batch in (data[i] for i in range(3)):
-    for index, patch in zip(batch['record'], batch['hr']):
+    for index, patch in zip(batch['record'], batch['hr'], strict=True):
       photo = data.source[int(index)]['hr']
       windows = np.lib.stride_tricks.sliding_window_view(photo, patch.shape).reshape(-1, *patch.shape)
       turned = [np.rot90(p, -k) for p in (patch, patch[:, ::-1]) for k in range(4)]
@@ -74,7 +74,7 @@ def test_threads_and_the_place_of_the_start_do_not_matter(folder):
   first = _take(data, 6, threads=1)
   for i, batch in enumerate(first):
     _same(batch, data[i])
-  for expected, got in zip(first[4:], _take(_data(folder), 2, start=4, threads=4)):
+  for expected, got in zip(first[4:], _take(_data(folder), 2, start=4, threads=4), strict=True):
     _same(expected, got)
   assert not np.array_equal(first[0]['seed'], first[3]['seed'])
 
@@ -196,8 +196,13 @@ def test_a_weighted_part_without_records_is_an_error(folder):
 def test_scenes_draw_their_photos_by_weight(folder, monkeypatch):
   """600 draws at 0.9: the share of the light part lies within 5 sigma of 0.1."""
   drawn = []
-  monkeypatch.setattr(pipeline.scenes, 'render_scene', lambda rng, textures, h, w: drawn.extend(
-      texture[0, 0, 2] // 7 for texture in textures) or (np.zeros((h, w, 3)), np.zeros((h, w))))
+  monkeypatch.setattr(
+    pipeline.scenes,
+    'render_scene',
+    lambda rng, textures, h, w: (
+      drawn.extend(texture[0, 0, 2] // 7 for texture in textures) or (np.zeros((h, w, 3)), np.zeros((h, w)))
+    ),
+  )
   photos = sources.from_spec(f'0.1*folder:{folder / "sub"};0.9*folder:{folder}')  # sub holds 1, 3, 5
   photos = sources.Subset(photos, [0, 1, 2, 3, 4, 5])  # of the second part 0, 2, 4: its first by path
   data = pipeline.dataset(range(100), pipeline.scene_record(photos, 16, 16), 100, 0)
@@ -256,10 +261,11 @@ def test_photos_are_reduced_by_factors_over_the_whole_range_and_their_depth_with
   assert 0.4 - 0.02 < min(factors) < 0.45 and 0.95 < max(factors) < 1.02
   # The least that leaves a patch, where the photo is hardly larger.
   slopes = [
-      np.diff(
-          pipeline.photo_record(60, (0.1, 0.1))(record, np.random.default_rng(s))['hr'][30, 5:55, :2].astype(float),
-          axis=0)
-      for s in range(20)]
+    np.diff(
+      pipeline.photo_record(60, (0.1, 0.1))(record, np.random.default_rng(s))['hr'][30, 5:55, :2].astype(float), axis=0
+    )
+    for s in range(20)
+  ]
   assert max(np.abs(s.mean(0)).max() for s in slopes) < 2 * 64 / 60 + 0.05
 
 
@@ -365,7 +371,10 @@ def test_scenes_survive_a_bad_photo(damaged):
 def test_scenes_come_in_the_share_asked_for_and_only_they_have_depth(folder):
   source = sources.from_spec(f'folder:{folder}')
   scene = lambda unused, rng: {
-      'hr': np.full((16, 16, 3), 7, np.uint8), 'depth': np.ones((16, 16), np.float32), 'seed': np.uint32(0)}
+    'hr': np.full((16, 16, 3), 7, np.uint8),
+    'depth': np.ones((16, 16), np.float32),
+    'seed': np.uint32(0),
+  }
   data = pipeline.dataset(source, pipeline.partly(0.3, scene, 16), 100, seed=1)
   batches = [data[i] for i in range(6)]
   known = np.concatenate([batch['has_depth'] for batch in batches])

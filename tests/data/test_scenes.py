@@ -37,8 +37,10 @@ def world_rays(camera, height=HEIGHT, width=WIDTH):
       x, y, z = (j - (width - 1) / 2) / camera.focal, (i - (height - 1) / 2) / camera.focal, 1.0
       x *= camera.squeeze
       # Undo the roll about z, then the pitch about x.
-      x, y = (x * math.cos(camera.roll) + y * math.sin(camera.roll),
-              -x * math.sin(camera.roll) + y * math.cos(camera.roll))
+      x, y = (
+        x * math.cos(camera.roll) + y * math.sin(camera.roll),
+        -x * math.sin(camera.roll) + y * math.cos(camera.roll),
+      )
       c, s = math.cos(camera.pitch), math.sin(camera.pitch)
       y, z = c * y + s * z, c * z - s * y
       rays[i, j] = x, y, z
@@ -47,7 +49,7 @@ def world_rays(camera, height=HEIGHT, width=WIDTH):
 
 def test_same_seed_same_bytes_and_other_seed_another_scene(photos):
   one, again, other = (scenes.render_scene(np.random.default_rng([5, i]), photos, 48, 64) for i in (0, 0, 1))
-  for a, b in zip(one, again):
+  for a, b in zip(one, again, strict=True):
     assert a.tobytes() == b.tobytes()
   assert np.abs(one[0] - other[0]).max() > 0.05
 

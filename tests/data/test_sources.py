@@ -58,7 +58,8 @@ def test_reads_recursively_in_order_and_keeps_to_its_memory(folder):
 
 
 @pytest.mark.parametrize(
-    'suffix', ['png', 'jpg', 'webp', 'bmp', 'tif', 'ppm', 'tga', 'jp2', 'gif', 'qoi', 'sgi', 'pcx'])
+  'suffix', ['png', 'jpg', 'webp', 'bmp', 'tif', 'ppm', 'tga', 'jp2', 'gif', 'qoi', 'sgi', 'pcx']
+)
 def test_any_format_that_pillow_decodes(tmp_path, suffix):
   gradient = np.stack(np.broadcast_arrays(*np.mgrid[:32, :48], 99), -1).astype(np.uint8)
   Image.fromarray(gradient).save(tmp_path / f'x.{suffix}')
@@ -100,13 +101,17 @@ def test_every_way_of_damage_names_the_file(folder):
 
 
 @pytest.mark.parametrize(
-    'spec,message',
-    [
-        ('dir:x', "must read 'folder:DIR'"), ('folder:/does/not/exist', 'not a folder'), ('', 'empty'),
-        (' ; ', 'empty'),
-        ('folder:', 'must read'), ('paired:/tmp', 'HR_DIR,LR_DIR'), ('array_record:/does/not/exist*', 'ssr data pack'),
-        ('set:nosuch', 'known'),
-    ],
+  'spec,message',
+  [
+    ('dir:x', "must read 'folder:DIR'"),
+    ('folder:/does/not/exist', 'not a folder'),
+    ('', 'empty'),
+    (' ; ', 'empty'),
+    ('folder:', 'must read'),
+    ('paired:/tmp', 'HR_DIR,LR_DIR'),
+    ('array_record:/does/not/exist*', 'ssr data pack'),
+    ('set:nosuch', 'known'),
+  ],
 )
 def test_wrong_sources_are_one_line(spec, message):
   with pytest.raises(SSRError, match=message) as caught:
@@ -166,8 +171,15 @@ def test_parts_give_what_all_of_them_hold_or_what_is_asked_for(folder, tmp_path_
 
 
 @pytest.mark.parametrize(
-    'high,low', [('{}.png', '{}.png'), ('sub/{}.png', 'sub/{}.bmp'), ('{}.png', '{}x4.png'), ('{}_x1.png', '{}_x4.png'),
-                 ('img_{}_SRF_4_HR.png', 'img_{}_SRF_4_LR.png'), ('same/{}_HR.png', 'same/{}_LR4.png')],
+  'high,low',
+  [
+    ('{}.png', '{}.png'),
+    ('sub/{}.png', 'sub/{}.bmp'),
+    ('{}.png', '{}x4.png'),
+    ('{}_x1.png', '{}_x4.png'),
+    ('img_{}_SRF_4_HR.png', 'img_{}_SRF_4_LR.png'),
+    ('same/{}_HR.png', 'same/{}_LR4.png'),
+  ],
 )
 def test_pairs_match_by_name(tmp_path, high, low):
   same = high.startswith('same')
@@ -236,9 +248,14 @@ def _npy(array):
 
 
 @pytest.mark.parametrize(
-    'store',
-    [lambda d: _png(np.rint(d * 1000).astype(np.uint16)), _pfm, lambda d: _pfm(d, '>'), _npy,
-     lambda d: _npy(d[None, ..., None].astype(np.float64))],
+  'store',
+  [
+    lambda d: _png(np.rint(d * 1000).astype(np.uint16)),
+    _pfm,
+    lambda d: _pfm(d, '>'),
+    _npy,
+    lambda d: _npy(d[None, ..., None].astype(np.float64)),
+  ],
 )
 def test_depth_becomes_relative_inverse_depth(store):
   depth = 1 + np.arange(20 * 30).reshape(20, 30) / 60.0  # 1 to 11 metres
@@ -262,14 +279,17 @@ def test_unknown_depth_takes_the_nearest_known_value_and_the_sky_is_far():
 
 
 @pytest.mark.parametrize(
-    'data,message',
-    [
-        (lambda: _npy(np.zeros((4, 4))), '100% of the depth is unknown'),
-        (lambda: _npy(np.ones((4, 4))), 'same everywhere'),
-        (lambda: _npy(np.ones((4, 4, 3))), r'\[H, W\]'), (lambda: _png(_noise((4, 4, 3))), 'RGB image'),
-        (lambda: b'PF\n2 2\n-1.0\n' + bytes(48), 'gray PFM'), (lambda: _pfm(np.ones((9, 9)))[:-8], 'cannot be read'),
-        (lambda: b'rubbish', 'cannot be read'), (lambda: _npy(np.array([{}])), 'cannot be read'),
-    ],
+  'data,message',
+  [
+    (lambda: _npy(np.zeros((4, 4))), '100% of the depth is unknown'),
+    (lambda: _npy(np.ones((4, 4))), 'same everywhere'),
+    (lambda: _npy(np.ones((4, 4, 3))), r'\[H, W\]'),
+    (lambda: _png(_noise((4, 4, 3))), 'RGB image'),
+    (lambda: b'PF\n2 2\n-1.0\n' + bytes(48), 'gray PFM'),
+    (lambda: _pfm(np.ones((9, 9)))[:-8], 'cannot be read'),
+    (lambda: b'rubbish', 'cannot be read'),
+    (lambda: _npy(np.array([{}])), 'cannot be read'),
+  ],
 )
 def test_bad_depth_is_named(data, message):
   with pytest.raises(sources.BadRecord, match='^x: .*' + message):
@@ -279,9 +299,9 @@ def test_bad_depth_is_named(data, message):
 @pytest.mark.parametrize('layout', ['two folders', 'beside', 'within'])
 def test_photo_and_depth_pairs(tmp_path, layout):
   photo, depth = {
-      'two folders': ('P/{}.jpg', 'D/{}.npy'),
-      'beside': ('{}.png', '{}_depth.npy'),
-      'within': ('rgb/{}.jpg', 'depth/{}.npy'),
+    'two folders': ('P/{}.jpg', 'D/{}.npy'),
+    'beside': ('{}.png', '{}_depth.npy'),
+    'within': ('rgb/{}.jpg', 'depth/{}.npy'),
   }[layout]
   for k in range(2):
     _write(tmp_path / photo.format(k), _noise((24, 32, 3), k))
@@ -316,7 +336,7 @@ def test_shards_of_bare_images_and_of_examples(tmp_path):
       writer.close()
     source = pickle.loads(pickle.dumps(sources.from_spec(f'array_record:{tmp_path}/{name}*')))
     assert len(source) == 5
-    for image, record in zip(images, source):
+    for image, record in zip(images, source, strict=True):
       np.testing.assert_array_equal(record['hr'], image)
   assert source.name(4) == f'{tmp_path}/named*[4] photo'
   assert len(sources.from_spec(f'array_record:{tmp_path}')) == 10  # a folder is all its shards

@@ -11,7 +11,6 @@ from ssr_jax.degrade import Recipe, fields
 from ssr_jax.image import blur, kernels
 from ssr_jax.types import SSRError
 
-
 degrade = jax.jit(degrade_lib.degrade, static_argnums=2)
 kernel_field = jax.jit(degrade_lib.kernel_field, static_argnums=(1, 2, 3))
 manet_mode = jax.jit(fields.manet_mode, static_argnums=(1, 2, 3, 4))
@@ -59,11 +58,11 @@ def test_manet_modes_follow_their_formulas():
   u = np.repeat(np.linspace(0, 1, 5), 10)[:, None] * np.ones((1, 30))
   v = np.repeat(np.linspace(0, 1, 3), 10)[None, :] * np.ones((50, 1))
   for mode, expected in {
-      'mode1': (a + b, a * u + b, 0),
-      'mode2': (a * v + b, a * u + b, 0),
-      'mode3': (a + b, b, np.pi * u),
+    'mode1': (a + b, a * u + b, 0),
+    'mode2': (a * v + b, a * u + b, 0),
+    'mode3': (a + b, b, np.pi * u),
   }.items():
-    for got, want in zip(get(mode), expected):
+    for got, want in zip(get(mode), expected, strict=True):
       np.testing.assert_allclose(got, np.broadcast_to(want, (50, 30)), rtol=1e-5, atol=1e-6)
   theta = get('mode6')[2][::10, ::10]
   np.testing.assert_allclose(theta[:2, :2], np.pi / 4 * np.array([[1, 3], [3, 1]]), rtol=1e-5)

@@ -21,18 +21,58 @@ _draw = jax.jit(lambda keys, chain: jax.vmap(lambda k: realesrgan.draw(k, chain)
 
 # The table of facts, written out again: what the program reads is not what it is tested against.
 _TABLE = {
-    'realesrgan': {
-        'first': dict(blur=1, side=(7, 21), sigma=(0.2, 3), beta_g=(0.5, 4), beta_p=(1, 2), resize=(0.2, 0.7, 0.1),
-                      factor=(0.15, 1.5), noise=(1, 30), poisson=(0.05, 3), quality=(30, 95)),
-        'second': dict(blur=0.8, side=(7, 21), sigma=(0.2, 1.5), beta_g=(0.5, 4), beta_p=(1, 2), resize=(0.3, 0.4, 0.3),
-                       factor=(0.3, 1.2), noise=(1, 25), poisson=(0.05, 2.5), quality=(30, 95)),
-    },
-    'realesrgan-light': {
-        'first': dict(blur=1, side=(7, 21), sigma=(0.2, 1.5), beta_g=(0.5, 2), beta_p=(1, 1.5), resize=(0.2, 0.7, 0.1),
-                      factor=(0.3, 1.5), noise=(1, 15), poisson=(0.05, 2), quality=(60, 95)),
-        'second': dict(blur=0.5, side=(7, 11), sigma=(0.2, 1), beta_g=(0.5, 2), beta_p=(1, 1.5), resize=(0.3, 0.4, 0.3),
-                       factor=(0.6, 1.2), noise=(1, 12), poisson=(0.05, 1), quality=(60, 100)),
-    },
+  'realesrgan': {
+    'first': dict(
+      blur=1,
+      side=(7, 21),
+      sigma=(0.2, 3),
+      beta_g=(0.5, 4),
+      beta_p=(1, 2),
+      resize=(0.2, 0.7, 0.1),
+      factor=(0.15, 1.5),
+      noise=(1, 30),
+      poisson=(0.05, 3),
+      quality=(30, 95),
+    ),
+    'second': dict(
+      blur=0.8,
+      side=(7, 21),
+      sigma=(0.2, 1.5),
+      beta_g=(0.5, 4),
+      beta_p=(1, 2),
+      resize=(0.3, 0.4, 0.3),
+      factor=(0.3, 1.2),
+      noise=(1, 25),
+      poisson=(0.05, 2.5),
+      quality=(30, 95),
+    ),
+  },
+  'realesrgan-light': {
+    'first': dict(
+      blur=1,
+      side=(7, 21),
+      sigma=(0.2, 1.5),
+      beta_g=(0.5, 2),
+      beta_p=(1, 1.5),
+      resize=(0.2, 0.7, 0.1),
+      factor=(0.3, 1.5),
+      noise=(1, 15),
+      poisson=(0.05, 2),
+      quality=(60, 95),
+    ),
+    'second': dict(
+      blur=0.5,
+      side=(7, 11),
+      sigma=(0.2, 1),
+      beta_g=(0.5, 2),
+      beta_p=(1, 1.5),
+      resize=(0.3, 0.4, 0.3),
+      factor=(0.6, 1.2),
+      noise=(1, 12),
+      poisson=(0.05, 1),
+      quality=(60, 100),
+    ),
+  },
 }
 
 
@@ -144,7 +184,7 @@ def test_drawn_kernels_are_distributions_symmetric_and_of_their_size(drawn):
     kind = np.asarray(draws[f'{name}_kind']) if name != 'final' else np.where(draws['final_sinc'] == 1, 6, 7)
     assert (taps[kind != 6] >= 0).all() and (taps[kind == 6] < 0).any()
     reach = np.abs(np.mgrid[:21, :21] - 10).max(0)
-    for one, side in zip(taps, np.asarray(draws[f'{name}_side'])):
+    for one, side in zip(taps, np.asarray(draws[f'{name}_side']), strict=True):
       assert (one[reach > side // 2] == 0).all()
     assert (taps[kind == 7][:, 10, 10] == 1).all()
 
@@ -164,7 +204,7 @@ def test_an_image_is_that_of_the_steps_by_numpy(degraded):
   recipe, keys, hr, made = degraded
   kernels = jax.jit(realesrgan.kernels)(made.draws)
   largest = recipe.chain.first.factor[1], recipe.chain.second.factor[1]
-  canvases = [tuple(int(factor * n) for n in size) for factor, size in zip(largest, ((64, 80), (16, 20)))]
+  canvases = [tuple(int(factor * n) for n in size) for factor, size in zip(largest, ((64, 80), (16, 20)), strict=True)]
   for i in range(3):
     d = {name: np.asarray(value)[i] for name, value in made.draws.items()}
     taps = {name: np.asarray(value)[i].reshape(21, 21) for name, value in kernels.items()}

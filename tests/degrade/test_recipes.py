@@ -35,9 +35,9 @@ def _images(name: str) -> dict:
   levels = np.rint(np.asarray(made.lr) * 255).astype(int)
   numbers = {'noise_sigma': made.noise_sigma, 'jpeg_quality': made.jpeg_quality, **made.draws}
   return {
-      'rows': levels.sum((2, 3)).ravel().tolist(),
-      'levels': levels[:, ::5, ::7, 1].ravel().tolist(),
-      'drawn': {name: np.asarray(value, np.float64).tolist() for name, value in sorted(numbers.items())},
+    'rows': levels.sum((2, 3)).ravel().tolist(),
+    'levels': levels[:, ::5, ::7, 1].ravel().tolist(),
+    'drawn': {name: np.asarray(value, np.float64).tolist() for name, value in sorted(numbers.items())},
   }
 
 
@@ -65,11 +65,15 @@ def test_every_name_is_a_recipe_that_has_that_name():
   assert Recipe.parse('smooth') == Recipe('smooth', 'no_noise')
   assert Recipe.parse('realesrgan', scale=2).scale == 2
   assert [name for name in NAMES if Recipe.parse(name).needs_depth and name.endswith('/mixed')] == [
-      'depth/mixed', 'depth_motion/mixed']
+    'depth/mixed',
+    'depth_motion/mixed',
+  ]
 
 
-@pytest.mark.parametrize('name,complaint', [
-    ('swirl/no_noise', 'realesrgan-light'), ('smooth/loud', 'no_jpeg'), ('realesrgan/noise_jpeg', 'takes no mode')])
+@pytest.mark.parametrize(
+  'name,complaint',
+  [('swirl/no_noise', 'realesrgan-light'), ('smooth/loud', 'no_jpeg'), ('realesrgan/noise_jpeg', 'takes no mode')],
+)
 def test_unknown_names_say_what_is_known(name, complaint):
   with pytest.raises(SSRError, match=complaint):
     Recipe.parse(name)
@@ -83,5 +87,7 @@ def test_the_key_of_an_image_is_that_of_its_name_and_seed():
 
 if __name__ == '__main__':  # after a change that is meant: python tests/degrade/test_recipes.py
   golden = {
-      'fields': {name: _field(name) for name in fields.KINDS}, 'images': {name: _images(name) for name in _IMAGES}}
+    'fields': {name: _field(name) for name in fields.KINDS},
+    'images': {name: _images(name) for name in _IMAGES},
+  }
   _GOLDEN.write_text(json.dumps(golden) + '\n')

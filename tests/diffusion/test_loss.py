@@ -47,9 +47,7 @@ def test_lambda_zero_is_exactly_the_noise_loss_and_computes_nothing_else():
 def test_constraints_are_weighted_and_added():
   targets = [jax.random.normal(jax.random.key(5), (4, 8, 8, 3)), Z0]
   maps = [[targets[0] + 1, jnp.zeros((4, 4, 4, 3))], [Z0]]
-  loss, terms = diffusion_loss(
-      jax.random.key(4), lambda z, t: (0 * z, maps, None), Z0, Schedule(), targets, [0.5, 2.0]
-  )
+  loss, terms = diffusion_loss(jax.random.key(4), lambda z, t: (0 * z, maps, None), Z0, Schedule(), targets, [0.5, 2.0])
   low = np.asarray(jax.image.resize(targets[0], (4, 4, 4, 3), 'bilinear'))
   np.testing.assert_allclose(terms['constraints'], [(1 + np.mean(low**2)) / 2, 0], rtol=1e-5)
   np.testing.assert_allclose(loss, terms['noise'] + 0.5 * terms['constraints'][0], rtol=1e-6)

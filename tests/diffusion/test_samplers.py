@@ -3,8 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssr_jax.diffusion import SAMPLERS, Schedule, ddim, ddpm, dpmpp_2m, sample
-from ssr_jax.diffusion import samplers
+from ssr_jax.diffusion import SAMPLERS, Schedule, ddim, ddpm, dpmpp_2m, sample, samplers
 
 SHAPE = (4, 4, 2)
 KEYS = jax.random.split(jax.random.key(0), 3)

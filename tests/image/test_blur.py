@@ -26,7 +26,8 @@ def _reference(image, field, scale):
 
 
 @pytest.mark.parametrize(
-    'scale,k,size', [(4, 21, (12, 8)), (2, 5, (6, 10)), (3, 7, (9, 6)), (1, 3, (5, 4)), (4, 3, (8, 8))])
+  'scale,k,size', [(4, 21, (12, 8)), (2, 5, (6, 10)), (3, 7, (9, 6)), (1, 3, (5, 4)), (4, 3, (8, 8))]
+)
 def test_matches_loops(scale, k, size):
   rng = np.random.default_rng(0)
   image = rng.random((2, *size, 3), np.float32)
@@ -40,9 +41,7 @@ def test_one_kernel_per_image_is_the_constant_field():
   image = rng.random((2, 16, 12, 3), np.float32)
   kernel = rng.random((2, 1, 1, 441), np.float32)
   field = np.broadcast_to(kernel, (2, 4, 3, 441))
-  np.testing.assert_allclose(
-      blur.blur_downsample(image, kernel, 4), blur.blur_downsample(image, field, 4), atol=2e-5
-  )
+  np.testing.assert_allclose(blur.blur_downsample(image, kernel, 4), blur.blur_downsample(image, field, 4), atol=2e-5)
 
 
 def test_adjoint_and_gradients_satisfy_the_dot_product_test():
@@ -53,7 +52,8 @@ def test_adjoint_and_gradients_satisfy_the_dot_product_test():
   forward = jax.jit(blur.blur_downsample, static_argnums=2)(x, field, 4)
   inner = float((forward * y).sum())
   assert float((x * jax.jit(blur.blur_downsample_adjoint, static_argnums=2)(y, field, 4)).sum()) == pytest.approx(
-      inner, rel=1e-4)
+    inner, rel=1e-4
+  )
   gradients = jax.jit(jax.grad(lambda x, k: (blur.blur_downsample(x, k, 4) * y).sum(), argnums=(0, 1)))
   to_image, to_kernels = gradients(x, field)
   assert float((x * to_image).sum()) == pytest.approx(inner, rel=1e-4)
@@ -84,7 +84,7 @@ def test_convolve_is_scipys_on_the_image_that_a_canvas_holds():
   sizes = [(37, 51), (50, 34), (3, 4), (52, 60), (1, 5)]
   canvas = rng.random((len(sizes), 3, 52, 60), np.float32)
   field = rng.normal(size=(len(sizes), 441)).astype(np.float32) / 21
-  out = np.asarray(jax.jit(blur.convolve)(canvas, field, tuple(jnp.array(n) for n in zip(*sizes))))
+  out = np.asarray(jax.jit(blur.convolve)(canvas, field, tuple(jnp.array(n) for n in zip(*sizes, strict=True))))
   for i, (h, w) in enumerate(sizes):
     for c in range(3):
       expected = scipy.ndimage.correlate(canvas[i, c, :h, :w], field[i].reshape(21, 21), mode='mirror')

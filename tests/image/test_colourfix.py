@@ -65,8 +65,8 @@ def test_colours_can_be_taken_finer_than_brightness():
   colours -= (colours @ np.float32([0.299, 0.587, 0.114]))[..., None]
   np.testing.assert_allclose(colourfix.wavelet(reference + colours, reference, 2, 0), reference, atol=1e-5)
   np.testing.assert_allclose(
-      colourfix.wavelet(reference + gray, reference, 2, 0), colourfix.wavelet(reference + gray, reference, 2),
-      atol=1e-5)
+    colourfix.wavelet(reference + gray, reference, 2, 0), colourfix.wavelet(reference + gray, reference, 2), atol=1e-5
+  )
   both = colourfix.wavelet(reference + gray + colours, reference, 3, 1)
   expected = reference + gray - colourfix.low_frequencies(gray, 3) + colours - colourfix.low_frequencies(colours, 1)
   np.testing.assert_allclose(both, expected, atol=1e-5)

@@ -122,7 +122,8 @@ def test_sixteen_bit_colour_is_read_with_a_note(tmp_path):
 
   header = struct.pack('>IIBBBBB', 7, 5, 16, 2, 0, 0, 0)
   (tmp_path / 'a.png').write_bytes(
-      b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b''))
+    b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b'')
+  )
   picture = io.read(tmp_path / 'a.png')
   assert picture.notes == ['16-bit colour was read as 8-bit']
   assert np.abs(picture.rgb.astype(int) - pixels.astype(int) / 257).max() <= 1
@@ -141,7 +142,9 @@ def _animated():
   return buffer.getvalue()
 
 
-@pytest.mark.parametrize('name, content, words', [
+@pytest.mark.parametrize(
+  'name, content, words',
+  [
     ('a.png', b'', 'empty'),
     ('a.png', b'not a picture', 'not an image'),
     ('a.png', _truncated('PNG'), 'damaged or truncated'),
@@ -149,7 +152,8 @@ def _animated():
     ('a.webp', _truncated('WEBP'), '.'),
     ('a.gif', _animated(), '3 frames'),
     ('missing.png', None, 'cannot be read'),
-])
+  ],
+)
 def test_bad_files_are_one_line_that_names_them(tmp_path, name, content, words):
   if content is not None:
     (tmp_path / name).write_bytes(content)

@@ -59,7 +59,7 @@ def test_an_image_on_a_larger_canvas_is_coded_as_if_cropped():
   canvas = rng.integers(256, size=(len(sizes), 72, 80, 3)).astype(np.float32)
   for i, (h, w) in enumerate(sizes):
     canvas[i, :h, :w] = data.astronaut()[200 : 200 + h, 200 : 200 + w]
-  out = np.asarray(_jpeg(canvas / 255, jnp.array(quality), tuple(jnp.array(n) for n in zip(*sizes))))
+  out = np.asarray(_jpeg(canvas / 255, jnp.array(quality), tuple(jnp.array(n) for n in zip(*sizes, strict=True))))
   for i, (h, w) in enumerate(sizes):
     expected = jpeg_lib.jpeg_pillow(canvas[i, :h, :w].astype(np.uint8), quality[i]).astype(np.int32)
     difference = np.abs(np.rint(out[i, :h, :w] * 255) - expected)

@@ -42,8 +42,10 @@ def test_no_shift_against_the_hr_grid(lambda1, lambda2, theta):
 
 
 @pytest.mark.parametrize('plateau', [False, True])
-@pytest.mark.parametrize('sigma1,sigma2,theta,beta,side', [
-    (0.2, 0.2, 0.0, 4.0, 7), (3.0, 0.4, 0.7, 0.5, 21), (1.3, 2.2, -2.0, 1.0, 15), (0.5, 0.5, 0.0, 1.7, 9)])
+@pytest.mark.parametrize(
+  'sigma1,sigma2,theta,beta,side',
+  [(0.2, 0.2, 0.0, 4.0, 7), (3.0, 0.4, 0.7, 0.5, 21), (1.3, 2.2, -2.0, 1.0, 15), (0.5, 0.5, 0.0, 1.7, 9)],
+)
 def test_shaped_kernels_are_the_papers_formulas(sigma1, sigma2, theta, beta, side, plateau):
   """With the covariance matrix and its inverse by NumPy, on a grid of the kernel's own size."""
   y, x = np.mgrid[:side, :side] - side // 2

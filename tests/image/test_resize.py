@@ -34,8 +34,7 @@ def test_area_is_the_mean_of_cells_and_refuses_others():
     resize.resize(image, (4, 4), 'lanczos')
 
 
-_weights = jax.jit(
-    jax.vmap(functools.partial(resize.resampling_weights, columns=24, rows=31), (0, None, None)))
+_weights = jax.jit(jax.vmap(functools.partial(resize.resampling_weights, columns=24, rows=31), (0, None, None)))
 
 
 def _interpolated(x, n, method):
@@ -59,7 +58,7 @@ def _interpolated(x, n, method):
 @pytest.mark.parametrize('source,target', [(24, 31), (24, 24), (24, 7), (17, 31), (17, 16), (5, 1), (1, 4), (2, 3)])
 def test_sizes_drawn_on_the_device_give_what_fixed_ones_would(source, target):
   row = np.random.default_rng(source).random(24).astype(np.float32)
-  for method, weights in zip(resize.RESAMPLING, np.asarray(_weights(jnp.arange(3), source, target))):
+  for method, weights in zip(resize.RESAMPLING, np.asarray(_weights(jnp.arange(3), source, target)), strict=True):
     expected = _interpolated(row[:source].astype(np.float64), target, method)
     np.testing.assert_allclose((weights @ row)[:target], expected, atol=2e-6)
     assert (weights[target:] == 0).all() and (weights[:, source:] == 0).all()

@@ -1,5 +1,7 @@
 """Tile windows: coverage, symmetry of weights, blending against a loop."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ def test_every_sample_is_covered_and_neighbours_share_the_overlap(tile, overlap)
     covered = {i for start in starts for i in range(start, start + tile)}
     assert covered == set(range(size))
     assert starts[0] == 0 and starts[-1] == size - tile
-    assert all(a < b <= a + tile - overlap for a, b in zip(starts, starts[1:]))
+    assert all(a < b <= a + tile - overlap for a, b in itertools.pairwise(starts))
     # No more tiles than are needed.
     assert len(starts) == 1 + -(-(size - tile) // (tile - overlap))
 
@@ -53,7 +55,7 @@ def test_tiles_of_an_image_blend_to_the_image(size):
   origins = tiles.origins(size, 16, 6)
   pieces = tiles.extract(image, origins, 16)
   assert pieces.shape == (len(origins), 2, 16, 16, 3)
-  for piece, (y, x) in zip(pieces, origins):
+  for piece, (y, x) in zip(pieces, origins, strict=True):
     np.testing.assert_array_equal(piece, image[:, y : y + 16, x : x + 16])
   blended = tiles.blend(pieces, origins, size, tiles.gaussian_weights(16))
   np.testing.assert_allclose(blended, image, rtol=1e-5, atol=1e-6)
@@ -66,7 +68,7 @@ def test_blend_against_a_loop_and_in_any_order():
   pieces = rng.normal(size=(len(origins), 1, *tile, 2)).astype(np.float32)
   weights = tiles.gaussian_weights(tile, 0.2)
   top, bottom = np.zeros((1, *size, 2)), np.zeros((1, *size, 1))
-  for piece, (y, x) in zip(pieces, origins):
+  for piece, (y, x) in zip(pieces, origins, strict=True):
     for i in range(tile[0]):
       for j in range(tile[1]):
         top[:, y + i, x + j] += piece[:, i, j] * weights[i, j]

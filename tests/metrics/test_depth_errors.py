@@ -28,7 +28,7 @@ def test_against_a_loop(truth):
   prediction = truth + np.random.default_rng(2).normal(0, 0.2, truth.shape)
   a, c = np.polyfit(prediction.ravel(), truth.ravel(), 1)
   relative, close = [], []
-  for p, t in zip(prediction.ravel(), truth.ravel()):
+  for p, t in zip(prediction.ravel(), truth.ravel(), strict=True):
     z, z_true = 1 / max(a * p + c, 0.1 * truth.min()), 1 / t
     relative.append(abs(z - z_true) / z_true)
     close.append(max(z / z_true, z_true / z) < 1.25)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from skimage import data
 
-from ssr_jax.image import blur, kernels as kernel_lib
+from ssr_jax.image import blur
+from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.metrics.kernel_psnr import kernel_psnr
 from ssr_jax.metrics.lr_psnr import lr_psnr
 from ssr_jax.metrics.psnr import psnr

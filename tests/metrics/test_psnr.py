@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from skimage import color, data, metrics as references
+from skimage import color, data
+from skimage import metrics as references
 
 from ssr_jax.metrics.psnr import psnr
 

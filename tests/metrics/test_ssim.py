@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from skimage import color, data, metrics as references
+from skimage import color, data
+from skimage import metrics as references
 
 from ssr_jax.metrics.ssim import ssim
 

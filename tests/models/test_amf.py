@@ -9,41 +9,41 @@ from ssr_jax.models.encoders import Conditions
 from ssr_jax.models.unet import UNet
 
 UNET = dict(
-    channels=(8, 16), blocks=1, attention=(False, False), heads=2, cross_attention_dim=None, groups=4, amf_hidden=6
+  channels=(8, 16), blocks=1, attention=(False, False), heads=2, cross_attention_dim=None, groups=4, amf_hidden=6
 )
 SMALL = dict(
-    **UNET,
-    kernel_channels=(4, 4),
-    depth_channels=(4, 4),
-    lr_channels=(8, 8),
-    lr_blocks=1,
-    map_features=4,
-    lr_features=6,
+  **UNET,
+  kernel_channels=(4, 4),
+  depth_channels=(4, 4),
+  lr_channels=(8, 8),
+  lr_blocks=1,
+  map_features=4,
+  lr_features=6,
 )
 COMPACT = dict(
-    channels=(32, 64, 128),
-    blocks=1,
-    attention=(False, False, False),
-    head_dim=32,
-    cross_attention_dim=None,
-    groups=8,
-    amf_hidden=32,
-    kernel_channels=(16, 24, 32),
-    depth_channels=(16, 24, 32),
-    lr_channels=(24, 48, 96),
-    lr_blocks=1,
-    map_features=32,
-    lr_features=32,
+  channels=(32, 64, 128),
+  blocks=1,
+  attention=(False, False, False),
+  head_dim=32,
+  cross_attention_dim=None,
+  groups=8,
+  amf_hidden=32,
+  kernel_channels=(16, 24, 32),
+  depth_channels=(16, 24, 32),
+  lr_channels=(24, 48, 96),
+  lr_blocks=1,
+  map_features=32,
+  lr_features=32,
 )
 
 
 def inputs(b=2, size=8, lr_size=8, seed=0):
   keys = jax.random.split(jax.random.key(seed), 5)
   conditions = Conditions(
-      kernel_code=jax.random.normal(keys[0], (b, lr_size, lr_size, 15)),
-      depth=jax.random.uniform(keys[1], (b, lr_size, lr_size, 1)),
-      lr=jax.random.uniform(keys[2], (b, lr_size, lr_size, 3)),
-      lr_latent=jax.random.normal(keys[3], (b, size, size, 4)),
+    kernel_code=jax.random.normal(keys[0], (b, lr_size, lr_size, 15)),
+    depth=jax.random.uniform(keys[1], (b, lr_size, lr_size, 1)),
+    lr=jax.random.uniform(keys[2], (b, lr_size, lr_size, 3)),
+    lr_latent=jax.random.normal(keys[3], (b, size, size, 4)),
   )
   return jax.random.normal(keys[4], (b, size, size, 4)), jnp.arange(b) * 400 + 50, conditions
 
@@ -145,7 +145,7 @@ def test_calibration_measures_in_sequence(amf_unet):
   once = jax.jit(lambda v, *args: calibrate(module, v, *args))(v, *args)
   _, state = jax.jit(lambda v, *args: module.apply(v, *args, train=True, mutable=['batch_stats']))(once, *args)
   jax.tree.map(
-      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), state['batch_stats'], once['batch_stats']
+    lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-3), state['batch_stats'], once['batch_stats']
   )
 
 

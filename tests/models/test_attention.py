@@ -45,7 +45,9 @@ def reference_gradients(q, k, v, cotangent):
       weights /= weights.sum(1, keepdims=True)
       inner = cotangent[b, :, h] @ v[b, :, h].T
       inner = weights * (inner - (weights * inner).sum(1, keepdims=True)) / root
-      for gradient, value in zip(gradients, (inner @ k[b, :, h], inner.T @ q[b, :, h], weights.T @ cotangent[b, :, h])):
+      for gradient, value in zip(
+        gradients, (inner @ k[b, :, h], inner.T @ q[b, :, h], weights.T @ cotangent[b, :, h]), strict=True
+      ):
         gradient[b, :, h] = value
   return gradients
 
@@ -67,7 +69,7 @@ def check(function, n, m, heads, d, dtype, tolerance):
 
   found = run(q, k, v, cotangent)
   wanted = (reference(q, k, v), *reference_gradients(q, k, v, cotangent))
-  for name, a, b in zip(('output', 'dq', 'dk', 'dv'), found, wanted):
+  for name, a, b in zip(('output', 'dq', 'dk', 'dv'), found, wanted, strict=True):
     assert a.dtype == dtype and a.shape == b.shape
     error = np.abs(np.asarray(a, np.float64) - b).max() / np.abs(b).max()
     assert error <= tolerance, (name, error)
@@ -112,11 +114,17 @@ def test_cudnn_on_a_gpu(n, m, d, dtype, tolerance):
 
 
 @pytest.mark.parametrize(
-    'n, m, heads, d, kernels',
-    [
-        (4096, 4096, 5, 64, 2), (9216, 9216, 5, 64, 2), (144, 144, 20, 64, 2), (4096, 4096, 8, 40, 2),
-        (1024, 1024, 8, 80, 2), (256, 256, 8, 160, 0), (4096, 77, 5, 64, 0), (1369, 1369, 6, 64, 0),
-    ],
+  'n, m, heads, d, kernels',
+  [
+    (4096, 4096, 5, 64, 2),
+    (9216, 9216, 5, 64, 2),
+    (144, 144, 20, 64, 2),
+    (4096, 4096, 8, 40, 2),
+    (1024, 1024, 8, 80, 2),
+    (256, 256, 8, 160, 0),
+    (4096, 77, 5, 64, 0),
+    (1369, 1369, 6, 64, 0),
+  ],
 )
 def test_a_training_step_of_every_shape_can_be_built_for_a_gpu(n, m, heads, d, kernels):
   """What is chosen has a gradient: JAX says what cuDNN lacks when it makes the program, for which no GPU is needed."""
@@ -128,13 +136,13 @@ def test_a_training_step_of_every_shape_can_be_built_for_a_gpu(n, m, heads, d, k
 
 
 @pytest.mark.parametrize(
-    'sizes, q, local',
-    [
-        ((2, 2, 2), (8, 64, 4, 8), (2, 64, 2, 8)),
-        ((1, 8, 1), (8, 64, 5, 8), (1, 64, 5, 8)),
-        ((2, 2, 2), (8, 64, 5, 8), (2, 64, 5, 8)),  # five heads for two
-        ((2, 2, 2), (2, 64, 4, 8), (2, 64, 2, 8)),  # two records for four
-    ],
+  'sizes, q, local',
+  [
+    ((2, 2, 2), (8, 64, 4, 8), (2, 64, 2, 8)),
+    ((1, 8, 1), (8, 64, 5, 8), (1, 64, 5, 8)),
+    ((2, 2, 2), (8, 64, 5, 8), (2, 64, 5, 8)),  # five heads for two
+    ((2, 2, 2), (2, 64, 4, 8), (2, 64, 2, 8)),  # two records for four
+  ],
 )
 def test_a_kernel_sees_its_devices_own_records_and_heads(sizes, q, local):
   """Whatever the compiler would have done: each device gets whole heads, as many as can be shared evenly."""
@@ -156,8 +164,8 @@ BF16, F16, F32 = jnp.bfloat16, jnp.float16, jnp.float32
 
 
 @pytest.mark.parametrize(
-    'capability, expected, match',
-    [(8.0, 'cudnn', ''), (7.5, 'xla', 'compute capability 7.5, it needs 8.0'), (None, 'xla', "not NVIDIA's")],
+  'capability, expected, match',
+  [(8.0, 'cudnn', ''), (7.5, 'xla', 'compute capability 7.5, it needs 8.0'), (None, 'xla', "not NVIDIA's")],
 )
 def test_cudnn_is_for_gpus_that_have_it(capability, expected, match):
   arguments = (1, 4096, 5, 64), 4096, BF16, False
@@ -169,32 +177,32 @@ def test_cudnn_is_for_gpus_that_have_it(capability, expected, match):
 
 
 @pytest.mark.parametrize(
-    'platform, n, m, heads, d, dtype, bias, expected',
-    [
-        # SD 2.1 at 64x64 latents, its text, SD 1.5's widths, the autoencoder's one head of 512.
-        ('cpu', 4096, 4096, 5, 64, F32, False, 'xla'),
-        ('cpu', 4096, 4096, 5, 64, BF16, False, 'xla'),
-        ('gpu', 4096, 4096, 5, 64, BF16, False, 'cudnn'),
-        ('gpu', 4096, 4096, 5, 64, F16, False, 'cudnn'),
-        ('gpu', 4096, 4096, 5, 64, F32, False, 'xla'),
-        ('gpu', 4096, 77, 5, 64, BF16, False, 'xla'),
-        ('gpu', 1369, 1369, 6, 64, BF16, False, 'xla'),
-        ('gpu', 4096, 4096, 8, 40, BF16, False, 'cudnn'),
-        ('gpu', 1024, 1024, 8, 80, BF16, False, 'cudnn'),
-        ('gpu', 256, 256, 8, 160, BF16, False, 'xla'),
-        ('gpu', 4096, 4096, 8, 36, BF16, False, 'xla'),
-        ('gpu', 4096, 4096, 1, 512, BF16, False, 'xla'),
-        ('gpu', 1025, 1025, 16, 64, BF16, True, 'xla'),  # BEiT
-        ('tpu', 4096, 4096, 5, 64, BF16, False, 'splash'),
-        ('tpu', 4096, 4096, 5, 64, F32, False, 'splash'),
-        ('tpu', 4096, 4096, 5, 64, F16, False, 'xla'),
-        ('tpu', 4096, 77, 5, 64, BF16, False, 'xla'),
-        ('tpu', 256, 256, 8, 160, BF16, False, 'splash'),
-        ('tpu', 2304, 2304, 10, 64, BF16, False, 'splash'),  # 48x48
-        ('tpu', 576, 576, 20, 64, BF16, False, 'xla'),  # 24x24
-        ('tpu', 1370, 1370, 16, 64, BF16, False, 'xla'),  # Depth Anything
-        ('tpu', 1024, 1024, 16, 64, BF16, True, 'xla'),
-    ],
+  'platform, n, m, heads, d, dtype, bias, expected',
+  [
+    # SD 2.1 at 64x64 latents, its text, SD 1.5's widths, the autoencoder's one head of 512.
+    ('cpu', 4096, 4096, 5, 64, F32, False, 'xla'),
+    ('cpu', 4096, 4096, 5, 64, BF16, False, 'xla'),
+    ('gpu', 4096, 4096, 5, 64, BF16, False, 'cudnn'),
+    ('gpu', 4096, 4096, 5, 64, F16, False, 'cudnn'),
+    ('gpu', 4096, 4096, 5, 64, F32, False, 'xla'),
+    ('gpu', 4096, 77, 5, 64, BF16, False, 'xla'),
+    ('gpu', 1369, 1369, 6, 64, BF16, False, 'xla'),
+    ('gpu', 4096, 4096, 8, 40, BF16, False, 'cudnn'),
+    ('gpu', 1024, 1024, 8, 80, BF16, False, 'cudnn'),
+    ('gpu', 256, 256, 8, 160, BF16, False, 'xla'),
+    ('gpu', 4096, 4096, 8, 36, BF16, False, 'xla'),
+    ('gpu', 4096, 4096, 1, 512, BF16, False, 'xla'),
+    ('gpu', 1025, 1025, 16, 64, BF16, True, 'xla'),  # BEiT
+    ('tpu', 4096, 4096, 5, 64, BF16, False, 'splash'),
+    ('tpu', 4096, 4096, 5, 64, F32, False, 'splash'),
+    ('tpu', 4096, 4096, 5, 64, F16, False, 'xla'),
+    ('tpu', 4096, 77, 5, 64, BF16, False, 'xla'),
+    ('tpu', 256, 256, 8, 160, BF16, False, 'splash'),
+    ('tpu', 2304, 2304, 10, 64, BF16, False, 'splash'),  # 48x48
+    ('tpu', 576, 576, 20, 64, BF16, False, 'xla'),  # 24x24
+    ('tpu', 1370, 1370, 16, 64, BF16, False, 'xla'),  # Depth Anything
+    ('tpu', 1024, 1024, 16, 64, BF16, True, 'xla'),
+  ],
 )
 def test_choice(monkeypatch, platform, n, m, heads, d, dtype, bias, expected):
   monkeypatch.setattr(attention_lib, '_cudnn_missing', lambda implementation: [])
@@ -207,14 +215,14 @@ def test_choice(monkeypatch, platform, n, m, heads, d, dtype, bias, expected):
 
 
 @pytest.mark.parametrize(
-    'forced, platform, dtype, match',
-    [
-        ('flash', 'gpu', BF16, "unknown implementation 'flash'; known: cudnn, splash, xla"),
-        ('cudnn', 'cpu', BF16, 'SSR_ATTENTION=cudnn: it is for a GPU, this is a CPU'),
-        ('cudnn', 'gpu', F32, 'bfloat16 or float16, not in float32'),
-        ('splash', 'gpu', BF16, 'for a TPU, this is a GPU'),
-        ('splash', 'tpu', F16, 'not in float16'),
-    ],
+  'forced, platform, dtype, match',
+  [
+    ('flash', 'gpu', BF16, "unknown implementation 'flash'; known: cudnn, splash, xla"),
+    ('cudnn', 'cpu', BF16, 'SSR_ATTENTION=cudnn: it is for a GPU, this is a CPU'),
+    ('cudnn', 'gpu', F32, 'bfloat16 or float16, not in float32'),
+    ('splash', 'gpu', BF16, 'for a TPU, this is a GPU'),
+    ('splash', 'tpu', F16, 'not in float16'),
+  ],
 )
 def test_a_kernel_that_is_not_there_cannot_be_forced(monkeypatch, forced, platform, dtype, match):
   monkeypatch.setattr(attention_lib, '_cudnn_missing', lambda implementation: [])
@@ -249,13 +257,14 @@ def test_shapes_that_do_not_fit_are_named():
 _SMALL_DPT = dict(width=32, layers=4, heads=2, taps=(0, 1, 2, 3), neck=(8, 8, 8, 8), fusion=8, hidden=16, dtype=BF16)
 _IMAGE = jnp.zeros((1, 28, 28, 3))
 NETWORKS = {
-    'unet': (UNet(channels=(32, 64), attention=(True, False), heads=2, cross_attention_dim=8, groups=8, dtype=BF16),
-             (jnp.zeros((1, 8, 8, 4)), jnp.zeros((1,), jnp.int32), jnp.zeros((1, 7, 8)))),
-    'vae': (VAE(channels=(8, 16), encoder_blocks=1, decoder_blocks=1, groups=4, dtype=BF16),
-            (jnp.zeros((1, 8, 8, 3)),)),
-    'clip': (CLIPText(16, 2, 2, 32, 'gelu', 99, 20, dtype=BF16), (jnp.zeros((1, 9), jnp.int32),)),
-    'beit': (DPT(**{**SIZES['dpt-beit-large-512'], **_SMALL_DPT, 'resolution': (64, 32), 'positions': 4}), (_IMAGE,)),
-    'dinov2': (DPT(**{**SIZES['depth-anything-v2-small'], **_SMALL_DPT, 'resolution': (28, 42)}), (_IMAGE,)),
+  'unet': (
+    UNet(channels=(32, 64), attention=(True, False), heads=2, cross_attention_dim=8, groups=8, dtype=BF16),
+    (jnp.zeros((1, 8, 8, 4)), jnp.zeros((1,), jnp.int32), jnp.zeros((1, 7, 8))),
+  ),
+  'vae': (VAE(channels=(8, 16), encoder_blocks=1, decoder_blocks=1, groups=4, dtype=BF16), (jnp.zeros((1, 8, 8, 3)),)),
+  'clip': (CLIPText(16, 2, 2, 32, 'gelu', 99, 20, dtype=BF16), (jnp.zeros((1, 9), jnp.int32),)),
+  'beit': (DPT(**{**SIZES['dpt-beit-large-512'], **_SMALL_DPT, 'resolution': (64, 32), 'positions': 4}), (_IMAGE,)),
+  'dinov2': (DPT(**{**SIZES['depth-anything-v2-small'], **_SMALL_DPT, 'resolution': (28, 42)}), (_IMAGE,)),
 }
 
 

@@ -17,9 +17,9 @@ def filled(module, tokens):
 
 
 @pytest.mark.parametrize(
-    'config, count',
-    [({}, 123_060_480), (dict(width=1024, layers=23, heads=16, hidden=4096, activation='gelu'), 340_387_840)],
-    ids=['sd15', 'sd21'],
+  'config, count',
+  [({}, 123_060_480), (dict(width=1024, layers=23, heads=16, hidden=4096, activation='gelu'), 340_387_840)],
+  ids=['sd15', 'sd21'],
 )
 def test_full_size_has_the_parameters_of_stable_diffusions_encoders(config, count):
   tokens = jax.ShapeDtypeStruct((1, 77), jnp.int32)
@@ -47,11 +47,12 @@ def test_activations_differ():
 
 
 @pytest.mark.parametrize(
-    'config, shape, match',
-    [
-        ({}, (1, 10), 'n up to 9'), (dict(activation='relu'), (1, 3), "'relu'.*quick_gelu"),
-        (dict(heads=3), (1, 3), '3 heads'),
-    ],
+  'config, shape, match',
+  [
+    ({}, (1, 10), 'n up to 9'),
+    (dict(activation='relu'), (1, 3), "'relu'.*quick_gelu"),
+    (dict(heads=3), (1, 3), '3 heads'),
+  ],
 )
 def test_what_does_not_fit_is_named(config, shape, match):
   module = CLIPText(**{**SMALL, **config})

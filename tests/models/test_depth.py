@@ -50,13 +50,13 @@ def test_any_size_in_the_same_size_out(small, height, width):
   image = jax.random.uniform(jax.random.key(1), (2, height, width, 3))
   out = apply(variables, image)
   assert out.shape == (2, height, width, 1) and out.dtype == jnp.float32
-  assert bool(jnp.isfinite(out).all()) and 0 <= float(out.min()) and float(out.max()) <= 1
+  assert bool(jnp.isfinite(out).all()) and float(out.min()) >= 0 and float(out.max()) <= 1
 
 
 def test_normalised_output_is_the_raw_one_up_to_scale_shift_and_clipping(small):
   _, variables, apply, raw = small
   image = photos()
-  for out, before in zip(np.asarray(apply(variables, image)), np.asarray(raw(variables, image))):
+  for out, before in zip(np.asarray(apply(variables, image)), np.asarray(raw(variables, image)), strict=True):
     inside = (out > 0.1) & (out < 0.9)
     assert np.corrcoef(out[inside], before[inside])[0, 1] > 0.98
     assert out.min() < 0.1 and out.max() > 0.9
@@ -74,7 +74,7 @@ def test_each_image_is_on_its_own(small):
 def test_normalise_depth_against_numpy():
   raw = np.random.default_rng(0).normal(3, 2, (3, 10, 12, 1)).astype(np.float32)
   out = np.asarray(depth.normalise_depth(jnp.asarray(raw)))
-  for one, expected in zip(out, raw):
+  for one, expected in zip(out, raw, strict=True):
     low, high = np.quantile(expected, (0.02, 0.98))
     np.testing.assert_allclose(one, np.clip((expected - low) / (high - low), 0, 1), atol=1e-5)
   np.testing.assert_allclose(depth.normalise_depth(jnp.asarray(5 * raw - 8)), out, atol=1e-5)
@@ -133,7 +133,7 @@ def test_loss_against_a_loop(maps):
     image = np.asarray(image[..., 0], np.float64)
     return (image - image.mean()) / np.abs(image - image.mean()).mean()
 
-  difference = np.stack([one(p) - one(t) for p, t in zip(*maps)])
+  difference = np.stack([one(p) - one(t) for p, t in zip(*maps, strict=True)])
   gradient = 0.0
   for k in range(4):
     r = difference[:, :: 2**k, :: 2**k]

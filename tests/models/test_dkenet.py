@@ -36,9 +36,7 @@ def test_maconv_equals_numpy():
     affine = hidden @ p[f'affine_{i}_2']['kernel'] + p[f'affine_{i}_2']['bias']
     y = own / (1 + np.exp(-affine[..., :4])) + affine[..., 4:]
     for o in range(4):
-      expected = sum(
-          signal.correlate2d(y[0, :, :, c], p[f'conv_{i}']['kernel'][:, :, c, o], 'same') for c in range(4)
-      )
+      expected = sum(signal.correlate2d(y[0, :, :, c], p[f'conv_{i}']['kernel'][:, :, c, o], 'same') for c in range(4))
       np.testing.assert_allclose(out[0, :, :, 4 * i + o], expected + p[f'conv_{i}']['bias'][o], atol=1e-4)
 
 

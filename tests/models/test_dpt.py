@@ -8,14 +8,24 @@ import pytest
 from ssr_jax import models
 from ssr_jax.models import dpt
 
-SMALL = dict(resolution=(64, 32), width=16, layers=4, heads=2, hidden=24, taps=(0, 1, 2, 3), positions=4,
-             neck=(8, 8, 8, 8), fusion=8, head=4)
+SMALL = dict(
+  resolution=(64, 32),
+  width=16,
+  layers=4,
+  heads=2,
+  hidden=24,
+  taps=(0, 1, 2, 3),
+  positions=4,
+  neck=(8, 8, 8, 8),
+  fusion=8,
+  head=4,
+)
 COUNTS = {  # what transformers' classes have, less what they never use (the last norm, the first fusion's first unit)
-    'dpt-large': 341_848_257,
-    'dpt-beit-large-512': 342_807_233,
-    'depth-anything-v2-small': 24_710_849,
-    'depth-anything-v2-base': 97_174_849,
-    'depth-anything-v2-large': 334_134_465,
+  'dpt-large': 341_848_257,
+  'dpt-beit-large-512': 342_807_233,
+  'depth-anything-v2-small': 24_710_849,
+  'depth-anything-v2-base': 97_174_849,
+  'depth-anything-v2-large': 334_134_465,
 }
 
 
@@ -43,7 +53,7 @@ def test_any_size_in_the_same_size_out(small, size):
   image = jax.random.uniform(jax.random.key(1), (2, *size, 3))
   out = small[0](image)
   assert out.shape == (2, *size, 1) and out.dtype == jnp.float32
-  assert bool(jnp.isfinite(out).all()) and 0 <= float(out.min()) and float(out.max()) <= 1
+  assert bool(jnp.isfinite(out).all()) and float(out.min()) >= 0 and float(out.max()) <= 1
 
 
 def test_an_image_is_judged_by_itself_and_raw_is_not_normalised(small):
@@ -51,7 +61,7 @@ def test_an_image_is_judged_by_itself_and_raw_is_not_normalised(small):
   out, raw = small[0](image), small[1](image)
   np.testing.assert_allclose(small[0](image.at[0].set(0.3))[1], out[1], atol=1e-4)
   assert float(raw.max()) > 1 and float(raw.min()) >= 0
-  for a, b in zip(np.asarray(out), np.asarray(raw)):
+  for a, b in zip(np.asarray(out), np.asarray(raw), strict=True):
     inside = (a > 0.05) & (a < 0.95)
     assert inside.mean() > 0.5 and np.corrcoef(a[inside], b[inside])[0, 1] > 0.999  # up to scale and shift
 
@@ -99,11 +109,12 @@ def test_relative_bias_is_the_tables_entry_of_every_pair(grid):
 
 
 @pytest.mark.parametrize(
-    'config, match',
-    [
-        (dict(resolution=(48, 32)), 'multiples of 32'), (dict(taps=(0, 1, 2, 4)), 'taps below 4'),
-        (dict(heads=3), '3 heads'),
-    ],
+  'config, match',
+  [
+    (dict(resolution=(48, 32)), 'multiples of 32'),
+    (dict(taps=(0, 1, 2, 4)), 'taps below 4'),
+    (dict(heads=3), '3 heads'),
+  ],
 )
 def test_what_does_not_fit_is_named(config, match):
   module = dpt.DPT(**{**SMALL, **config})

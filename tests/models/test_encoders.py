@@ -21,7 +21,7 @@ def test_map_encoder_gives_one_map_per_level_and_depends_on_the_place():
   maps = run(x)
   assert [m.shape for m in maps] == [(2, 16, 24, 6), (2, 8, 12, 6), (2, 4, 6, 6)]
   moved = run(x.at[0, 0, 0].add(1.0))
-  for a, b in zip(maps, moved):
+  for a, b in zip(maps, moved, strict=True):
     change = jnp.abs(a - b).sum(-1)
     assert change[0, 0, 0] > 0 and change[0, -1, -1] == 0 and not change[1].any()
 
@@ -31,7 +31,7 @@ def test_map_encoder_resizes_to_the_latent():
   encoder = MapEncoder((4, 4), features=3)
   v = filled(encoder, x, (4, 6))
   resized = jnp.full((1, 4, 6, 1), 0.4)
-  for a, b in zip(encoder.apply(v, x, (4, 6)), encoder.apply(v, resized, (4, 6))):
+  for a, b in zip(encoder.apply(v, x, (4, 6)), encoder.apply(v, resized, (4, 6)), strict=True):
     np.testing.assert_allclose(a, b, atol=1e-6)
 
 
@@ -46,7 +46,7 @@ def test_lr_encoder_knows_pixels_latent_and_time(lr_size):
   maps = run(lr, z, t)
   assert [m.shape for m in maps] == [(2, 8, 8, 6), (2, 4, 4, 6)]
   for changed in ((lr.at[1].set(0.5), z, t), (lr, z.at[1].set(0.0), t), (lr, z, t.at[1].set(601))):
-    for a, b in zip(maps, run(*changed)):
+    for a, b in zip(maps, run(*changed), strict=True):
       np.testing.assert_allclose(a[0], b[0], atol=1e-5)
       assert jnp.abs(a[1] - b[1]).max() > 1e-5
 

@@ -14,17 +14,40 @@ from ssr_jax.weights import registry
 
 # Several blocks of each kind; small beside what they keep.
 CONFIGS = {
-    'depth': dict(resolution=(32, 32), widths=(8, 8, 8), blocks=(2, 2), group=4, heads=2),
-    'dpt': dict(
-        family='dpt', resolution=(64, 64), width=8, layers=4, heads=2, hidden=16, taps=(0, 1, 2, 3), positions=4,
-        neck=(4, 4, 4, 4), fusion=4, head=4),
-    'dkenet': dict(features=4, depth_features=4, taps=9),
-    'nbsr': dict(blocks=2, features=8, growth=4, taps=9, components=3),
-    'vae': dict(channels=(8, 8), encoder_blocks=1, decoder_blocks=1, groups=4, mid_attention=False, patch=2),
-    'unet': dict(
-        channels=(8, 16), blocks=1, attention=(False, True), mid_attention=False, head_dim=8, cross_attention_dim=4,
-        prompt_tokens=3, groups=4, amf_hidden=8, kernel_channels=(4, 4), depth_channels=(4, 4), lr_channels=(8, 8),
-        lr_blocks=1, map_features=4, lr_features=8),
+  'depth': dict(resolution=(32, 32), widths=(8, 8, 8), blocks=(2, 2), group=4, heads=2),
+  'dpt': dict(
+    family='dpt',
+    resolution=(64, 64),
+    width=8,
+    layers=4,
+    heads=2,
+    hidden=16,
+    taps=(0, 1, 2, 3),
+    positions=4,
+    neck=(4, 4, 4, 4),
+    fusion=4,
+    head=4,
+  ),
+  'dkenet': dict(features=4, depth_features=4, taps=9),
+  'nbsr': dict(blocks=2, features=8, growth=4, taps=9, components=3),
+  'vae': dict(channels=(8, 8), encoder_blocks=1, decoder_blocks=1, groups=4, mid_attention=False, patch=2),
+  'unet': dict(
+    channels=(8, 16),
+    blocks=1,
+    attention=(False, True),
+    mid_attention=False,
+    head_dim=8,
+    cross_attention_dim=4,
+    prompt_tokens=3,
+    groups=4,
+    amf_hidden=8,
+    kernel_channels=(4, 4),
+    depth_channels=(4, 4),
+    lr_channels=(8, 8),
+    lr_blocks=1,
+    map_features=4,
+    lr_features=8,
+  ),
 }
 
 
@@ -91,8 +114,10 @@ def test_less_is_kept(name):
 def test_results_and_gradients_are_the_same(name, policy):
   rng = np.random.default_rng(1)
   draw = lambda path, x: (
-      np.ones(x.shape, np.float32) if path[-1].key in ('scale', 'var')
-      else 0.3 * rng.standard_normal(x.shape).astype(np.float32))
+    np.ones(x.shape, np.float32)
+    if path[-1].key in ('scale', 'var')
+    else 0.3 * rng.standard_normal(x.shape).astype(np.float32)
+  )
   variables = jax.tree_util.tree_map_with_path(draw, dict(_variables(name)))
   params = variables.pop('params')
   both = jax.jit(lambda *a: [jax.value_and_grad(_loss(name, p), has_aux=True)(*a) for p in ('', policy)])

@@ -60,7 +60,8 @@ def test_global_skip_adds_the_bicubic_image():
   plain, skip = NBSR(blocks=1, features=8, growth=4), NBSR(blocks=1, features=8, growth=4, global_skip=True)
   v = _with_basis(jax.jit(plain.init)(jax.random.key(0), lr, field))
   np.testing.assert_allclose(
-      jax.jit(skip.apply)(v, lr, field), jax.jit(plain.apply)(v, lr, field) + resize.upscale(lr, 4), atol=1e-6)
+    jax.jit(skip.apply)(v, lr, field), jax.jit(plain.apply)(v, lr, field) + resize.upscale(lr, 4), atol=1e-6
+  )
 
 
 def test_wrong_kernels_are_refused():

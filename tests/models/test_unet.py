@@ -7,7 +7,7 @@ from ssr_jax.models.blocks import Attention, ResBlock, Transformer, UpConv, resi
 from ssr_jax.models.unet import UNet
 
 SMALL = dict(
-    channels=(8, 16), blocks=1, attention=(False, True), heads=2, cross_attention_dim=None, groups=4, amf_hidden=8
+  channels=(8, 16), blocks=1, attention=(False, True), heads=2, cross_attention_dim=None, groups=4, amf_hidden=8
 )
 shape = jax.ShapeDtypeStruct
 
@@ -20,9 +20,9 @@ def filled(module, *args, seed=0, scale=0.3):
 
 
 @pytest.mark.parametrize(
-    'config, width, count',
-    [({}, 1024, 865_910_724), (dict(heads=8, cross_attention_dim=768), 768, 859_520_964)],
-    ids=['sd21', 'sd15'],
+  'config, width, count',
+  [({}, 1024, 865_910_724), (dict(heads=8, cross_attention_dim=768), 768, 859_520_964)],
+  ids=['sd21', 'sd15'],
 )
 def test_full_size_has_the_parameters_of_stable_diffusion(config, width, count):
   args = (shape((1, 16, 16, 4), jnp.float32), shape((1,), jnp.int32), shape((1, 77, width), jnp.float32))
@@ -38,7 +38,7 @@ def test_head_width_divides_the_channels():
 
 def test_time_embedding_equals_a_loop():
   got = timestep_embedding(jnp.array([0, 17, 999]), 8)
-  for row, t in zip(np.asarray(got), (0, 17, 999)):
+  for row, t in zip(np.asarray(got), (0, 17, 999), strict=True):
     angles = [t * 10_000 ** (-i / 4) for i in range(4)]
     np.testing.assert_allclose(row, np.r_[np.cos(angles), np.sin(angles)], atol=1e-4)
 
@@ -116,15 +116,15 @@ def test_unet_uses_every_parameter_time_and_each_image_by_itself():
 
 
 @pytest.mark.parametrize(
-    'config, size, context, match',
-    [
-        ({}, (7, 8, 4), None, 'multiples of 2'),
-        ({}, (8, 8, 3), None, r'\[b, h, w, 4\]'),
-        ({}, (8, 8, 4), (1, 5, 6), 'cross_attention_dim is None'),
-        (dict(cross_attention_dim=6), (8, 8, 4), None, 'cross_attention_dim is 6'),
-        (dict(cross_attention_dim=6), (8, 8, 4), (1, 5, 7), r'\[b, n, 6\]'),
-        (dict(attention=(True,)), (8, 8, 4), None, '1 flags for 2 levels'),
-    ],
+  'config, size, context, match',
+  [
+    ({}, (7, 8, 4), None, 'multiples of 2'),
+    ({}, (8, 8, 3), None, r'\[b, h, w, 4\]'),
+    ({}, (8, 8, 4), (1, 5, 6), 'cross_attention_dim is None'),
+    (dict(cross_attention_dim=6), (8, 8, 4), None, 'cross_attention_dim is 6'),
+    (dict(cross_attention_dim=6), (8, 8, 4), (1, 5, 7), r'\[b, n, 6\]'),
+    (dict(attention=(True,)), (8, 8, 4), None, '1 flags for 2 levels'),
+  ],
 )
 def test_what_does_not_fit_is_named(config, size, context, match):
   unet = UNet(**{**SMALL, **config})

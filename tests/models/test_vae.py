@@ -84,11 +84,14 @@ def test_detail_loss_equals_loops_and_ignores_a_constant():
     p, q = a, b
     for _ in range(i):
       p, q = (
-          np.stack([
-              np.stack([z[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((1, 2)) for x in range(z.shape[2] // 2)], 1)
-              for y in range(z.shape[1] // 2)
-          ], 1)
-          for z in (p, q)
+        np.stack(
+          [
+            np.stack([z[:, 2 * y : 2 * y + 2, 2 * x : 2 * x + 2].mean((1, 2)) for x in range(z.shape[2] // 2)], 1)
+            for y in range(z.shape[1] // 2)
+          ],
+          1,
+        )
+        for z in (p, q)
       )
     total += np.abs((p[:, 1:] - p[:, :-1]) - (q[:, 1:] - q[:, :-1])).mean()
     total += np.abs((p[:, :, 1:] - p[:, :, :-1]) - (q[:, :, 1:] - q[:, :, :-1])).mean()
@@ -116,7 +119,8 @@ def test_adversarial_losses():
 def test_shortcut_adds_a_linear_map_of_squares_of_pixels():
   """With all else equal, mean and image differ by W x of each f x f square, pixels taken by a loop."""
   config = dict(
-      channels=(8, 8), latent_channels=3, encoder_blocks=1, decoder_blocks=1, groups=4, mid_attention=False, patch=2)
+    channels=(8, 8), latent_channels=3, encoder_blocks=1, decoder_blocks=1, groups=4, mid_attention=False, patch=2
+  )
   plain, with_shortcut = VAE(**config), VAE(**config, shortcut=True)
   x = jax.random.uniform(jax.random.key(0), (1, 16, 8, 3))
   v = jax.jit(with_shortcut.init)(jax.random.key(1), x)
@@ -160,5 +164,5 @@ def test_latents_with_a_factor_for_each_channel_come_back():
   z = one.apply(variables, image, method='to_latents')
   np.testing.assert_allclose(many.apply(variables, image, method='to_latents'), z * factors, rtol=1e-5)
   np.testing.assert_allclose(
-      many.apply(variables, z * factors, method='from_latents'), one.apply(variables, z, method='from_latents'),
-      atol=1e-5)
+    many.apply(variables, z * factors, method='from_latents'), one.apply(variables, z, method='from_latents'), atol=1e-5
+  )

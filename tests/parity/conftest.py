@@ -4,11 +4,13 @@ Every weight is drawn from its own name, so that the same weights can be made wi
 hold outputs only. `python tests/parity/make_golden.py` writes them.
 """
 
+from collections.abc import Callable
 import dataclasses
 import functools
+import itertools
 import pathlib
 import re
-from typing import Any, Callable
+from typing import Any
 import zlib
 
 import jax
@@ -118,8 +120,9 @@ def draw(name: str, shape) -> np.ndarray:
   if 'embedding' in name or name.endswith(('cls_token', 'relative_position_bias_table')):
     return rng.normal(0, 1, shape).astype(np.float32)
   if len(shape) < 2:
-    return rng.normal(
-        1.0 if name.endswith(('weight', 'lambda1', 'lambda_1', 'lambda_2')) else 0.0, 0.2, shape).astype(np.float32)
+    return rng.normal(1.0 if name.endswith(('weight', 'lambda1', 'lambda_1', 'lambda_2')) else 0.0, 0.2, shape).astype(
+      np.float32
+    )
   return rng.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
 
 
@@ -154,12 +157,24 @@ def assert_close(ours, theirs, tolerance: float = TOLERANCE, what: str = ''):
 # ---- a tokenizer -----------------------------------------------------------------------------------------------------
 
 TEXTS = (
-    '', ' ', 'a photo of a cat', 'clean, high-resolution', "It's  CAT'S  24/7!!! we'll isn't I'M they'VE o'clock",
-    'tabs\tand\nlines\r\n', 'na\u00efve cafe\u0301 \u00c5ngstr\u00f6m STRASSE \u00df \u0130stanbul',
-    '\u4f60\u597d\u4e16\u754c', '\U0001f642\U0001f3fd\u200d\u2695', 'x\u00b2 + \u00bd = \u2163 \u0663\u0664',
-    '<|endoftext|> in <|startoftext|>the middle', '<|ENDOFTEXT|>', '$1,000.00 (50%) _under_score_ --- ...',
-    '\u00a0no-break\u2003em\u3000wide', "''s 'sa 's",
-    'e\u0301\u0301 \u0928\u092e\u0938\u094d\u0924\u0947 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35', 'word ' * 90)
+  '',
+  ' ',
+  'a photo of a cat',
+  'clean, high-resolution',
+  "It's  CAT'S  24/7!!! we'll isn't I'M they'VE o'clock",
+  'tabs\tand\nlines\r\n',
+  'na\u00efve cafe\u0301 \u00c5ngstr\u00f6m STRASSE \u00df \u0130stanbul',
+  '\u4f60\u597d\u4e16\u754c',
+  '\U0001f642\U0001f3fd\u200d\u2695',
+  'x\u00b2 + \u00bd = \u2163 \u0663\u0664',
+  '<|endoftext|> in <|startoftext|>the middle',
+  '<|ENDOFTEXT|>',
+  '$1,000.00 (50%) _under_score_ --- ...',
+  '\u00a0no-break\u2003em\u3000wide',
+  "''s 'sa 's",
+  'e\u0301\u0301 \u0928\u092e\u0938\u094d\u0924\u0947 \u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35',
+  'word ' * 90,
+)
 """What tokenizers stumble over: case, accents, other scripts, digits, blanks, contractions, special tokens, length."""
 
 
@@ -173,13 +188,14 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
   letters = tokenizer._LETTERS
   words = [[letters[byte] for byte in word.encode()] for text in TEXTS[2:-1] for word in text.lower().split()] * 2
   words += [
-      [letters[byte] for byte in word.encode()] for word in ('photo', 'photos', 'resolution', 'cat', 'cats', 'word')]
+    [letters[byte] for byte in word.encode()] for word in ('photo', 'photos', 'resolution', 'cat', 'cats', 'word')
+  ]
   words = [[*word[:-1], word[-1] + '</w>'] for word in words]
   merges = []
   for _ in range(150):
     counts: dict[tuple[str, str], int] = {}
     for word in words:
-      for pair in zip(word, word[1:]):
+      for pair in itertools.pairwise(word):
         counts[pair] = counts.get(pair, 0) + 1
     best = max(counts, key=lambda pair: (counts[pair], pair), default=None)
     if best is None:
@@ -192,7 +208,12 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
           word[i : i + 2] = [word[i] + word[i + 1]]
         i += 1
   tokens = [
-      *letters, *(letter + '</w>' for letter in letters), *(a + b for a, b in merges), tokenizer.START, tokenizer.END]
+    *letters,
+    *(letter + '</w>' for letter in letters),
+    *(a + b for a, b in merges),
+    tokenizer.START,
+    tokenizer.END,
+  ]
   return {token: number for number, token in enumerate(dict.fromkeys(tokens))}, merges
 
 
@@ -206,15 +227,23 @@ def _unet(linear: bool) -> Case:
     import diffusers
 
     return diffusers.UNet2DConditionModel(
-        sample_size=8, block_out_channels=(32, 64, 64), cross_attention_dim=24, norm_num_groups=8,
-        down_block_types=('CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D'),
-        up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D'),
-        attention_head_dim=heads, use_linear_projection=linear)
+      sample_size=8,
+      block_out_channels=(32, 64, 64),
+      cross_attention_dim=24,
+      norm_num_groups=8,
+      down_block_types=('CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D'),
+      up_block_types=('UpBlock2D', 'CrossAttnUpBlock2D', 'CrossAttnUpBlock2D'),
+      attention_head_dim=heads,
+      use_linear_projection=linear,
+    )
 
   return Case(
-      UNet(channels=(32, 64, 64), attention=(True, True, False), heads=heads, cross_attention_dim=24, groups=8),
-      convert.unet(linear), (random((2, 8, 12, 4)), np.array([3, 700]), random((2, 7, 24), 1)), theirs,
-      lambda m, z, t, c: m(z, t, c).sample)
+    UNet(channels=(32, 64, 64), attention=(True, True, False), heads=heads, cross_attention_dim=24, groups=8),
+    convert.unet(linear),
+    (random((2, 8, 12, 4)), np.array([3, 700]), random((2, 7, 24), 1)),
+    theirs,
+    lambda m, z, t, c: m(z, t, c).sample,
+  )
 
 
 def _vae() -> Case:
@@ -222,25 +251,49 @@ def _vae() -> Case:
     import diffusers
 
     return diffusers.AutoencoderKL(
-        block_out_channels=(16, 32), down_block_types=('DownEncoderBlock2D',) * 2,
-        up_block_types=('UpDecoderBlock2D',) * 2, layers_per_block=1, norm_num_groups=8, sample_size=16)
+      block_out_channels=(16, 32),
+      down_block_types=('DownEncoderBlock2D',) * 2,
+      up_block_types=('UpDecoderBlock2D',) * 2,
+      layers_per_block=1,
+      norm_num_groups=8,
+      sample_size=16,
+    )
 
   return Case(
-      VAE(channels=(16, 32), encoder_blocks=1, decoder_blocks=2, groups=8), convert.vae(), (image((2, 16, 24, 3)),),
-      theirs, lambda m, x: (m(2 * x - 1, sample_posterior=False).sample + 1) / 2)
+    VAE(channels=(16, 32), encoder_blocks=1, decoder_blocks=2, groups=8),
+    convert.vae(),
+    (image((2, 16, 24, 3)),),
+    theirs,
+    lambda m, x: (m(2 * x - 1, sample_posterior=False).sample + 1) / 2,
+  )
 
 
 def _clip(activation: str) -> Case:
   def theirs():
     import transformers
 
-    return transformers.CLIPTextModel(transformers.CLIPTextConfig(
-        hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48, vocab_size=99,
-        hidden_act=activation, max_position_embeddings=20, bos_token_id=0, eos_token_id=1, pad_token_id=1))
+    return transformers.CLIPTextModel(
+      transformers.CLIPTextConfig(
+        hidden_size=32,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        intermediate_size=48,
+        vocab_size=99,
+        hidden_act=activation,
+        max_position_embeddings=20,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+      )
+    )
 
   return Case(
-      CLIPText(32, 3, 4, 48, activation, 99, 20), convert.clip_text(),
-      (np.random.default_rng(0).integers(0, 99, (2, 17)),), theirs, lambda m, ids: m(ids).last_hidden_state)
+    CLIPText(32, 3, 4, 48, activation, 99, 20),
+    convert.clip_text(),
+    (np.random.default_rng(0).integers(0, 99, (2, 17)),),
+    theirs,
+    lambda m, ids: m(ids).last_hidden_state,
+  )
 
 
 _SMALL_DPT = dict(width=32, layers=5, heads=4, taps=(1, 2, 3, 4), neck=(16, 24, 32, 40), fusion=16)
@@ -258,10 +311,21 @@ def _dpt() -> Case:
   def theirs():
     import transformers
 
-    return transformers.DPTForDepthEstimation(transformers.DPTConfig(
-        hidden_size=32, num_hidden_layers=5, num_attention_heads=4, intermediate_size=48, image_size=64, patch_size=16,
-        backbone_out_indices=[1, 2, 3, 4], neck_hidden_sizes=[16, 24, 32, 40], fusion_hidden_size=16, is_hybrid=False,
-        readout_type='project'))
+    return transformers.DPTForDepthEstimation(
+      transformers.DPTConfig(
+        hidden_size=32,
+        num_hidden_layers=5,
+        num_attention_heads=4,
+        intermediate_size=48,
+        image_size=64,
+        patch_size=16,
+        backbone_out_indices=[1, 2, 3, 4],
+        neck_hidden_sizes=[16, 24, 32, 40],
+        fusion_hidden_size=16,
+        is_hybrid=False,
+        readout_type='project',
+      )
+    )
 
   return _depth(DPT(resolution=(64, 64), hidden=48, positions=4, **_SMALL_DPT), convert.dpt(), theirs)
 
@@ -271,10 +335,19 @@ def _dpt_beit(resolution: tuple[int, int]) -> Case:
     import transformers
 
     backbone = transformers.BeitConfig(
-        hidden_size=32, num_hidden_layers=5, num_attention_heads=4, intermediate_size=48, image_size=64, patch_size=16,
-        use_relative_position_bias=True, reshape_hidden_states=False, out_features=[f'stage{i}' for i in (2, 3, 4, 5)])
-    return transformers.DPTForDepthEstimation(transformers.DPTConfig(
-        backbone_config=backbone, neck_hidden_sizes=[16, 24, 32, 40], fusion_hidden_size=16))
+      hidden_size=32,
+      num_hidden_layers=5,
+      num_attention_heads=4,
+      intermediate_size=48,
+      image_size=64,
+      patch_size=16,
+      use_relative_position_bias=True,
+      reshape_hidden_states=False,
+      out_features=[f'stage{i}' for i in (2, 3, 4, 5)],
+    )
+    return transformers.DPTForDepthEstimation(
+      transformers.DPTConfig(backbone_config=backbone, neck_hidden_sizes=[16, 24, 32, 40], fusion_hidden_size=16)
+    )
 
   sizes = {**SIZES['dpt-beit-large-512'], **_SMALL_DPT, 'hidden': 48, 'positions': 4, 'resolution': resolution}
   return _depth(DPT(**sizes), convert.dpt_beit(), theirs)
@@ -285,11 +358,26 @@ def _depth_anything(resolution: tuple[int, int]) -> Case:
     import transformers
 
     backbone = transformers.Dinov2Config(
-        hidden_size=32, num_hidden_layers=5, num_attention_heads=4, mlp_ratio=2, image_size=70, patch_size=14,
-        out_indices=[2, 3, 4, 5], reshape_hidden_states=False, apply_layernorm=True)
-    return transformers.DepthAnythingForDepthEstimation(transformers.DepthAnythingConfig(
-        backbone_config=backbone, reassemble_hidden_size=32, patch_size=14, neck_hidden_sizes=[16, 24, 32, 40],
-        fusion_hidden_size=16, head_hidden_size=8))
+      hidden_size=32,
+      num_hidden_layers=5,
+      num_attention_heads=4,
+      mlp_ratio=2,
+      image_size=70,
+      patch_size=14,
+      out_indices=[2, 3, 4, 5],
+      reshape_hidden_states=False,
+      apply_layernorm=True,
+    )
+    return transformers.DepthAnythingForDepthEstimation(
+      transformers.DepthAnythingConfig(
+        backbone_config=backbone,
+        reassemble_hidden_size=32,
+        patch_size=14,
+        neck_hidden_sizes=[16, 24, 32, 40],
+        fusion_hidden_size=16,
+        head_hidden_size=8,
+      )
+    )
 
   sizes = {**SIZES['depth-anything-v2-small'], **_SMALL_DPT, 'hidden': 64, 'head': 8, 'positions': 5}
   return _depth(DPT(**{**sizes, 'resolution': resolution}), convert.depth_anything(), theirs)
@@ -345,12 +433,12 @@ def _manet() -> Case:
     return MANet()
 
   class Scaled(DKENet):
-
     def __call__(self, lr):
       return 21 * super().__call__(lr)
 
   return Case(
-      Scaled(features=8, depth_features=0), convert.manet(), (image((2, 10, 13, 3)),), theirs, lambda m, x: m(x))
+    Scaled(features=8, depth_features=0), convert.manet(), (image((2, 10, 13, 3)),), theirs, lambda m, x: m(x)
+  )
 
 
 def _rrdb_sft() -> Case:
@@ -418,23 +506,28 @@ def _rrdb_sft() -> Case:
   kernels = image((2, 6, 7, 25), 1)
   kernels /= kernels.sum(-1, keepdims=True)
   return Case(
-      NBSR(blocks=2, features=8, growth=4, components=6, taps=25), convert.rrdb_sft(), (image((2, 6, 7, 3)), kernels),
-      theirs, lambda m, x, k: m(x, k), constants={'constants/pca': pca})
+    NBSR(blocks=2, features=8, growth=4, components=6, taps=25),
+    convert.rrdb_sft(),
+    (image((2, 6, 7, 3)), kernels),
+    theirs,
+    lambda m, x, k: m(x, k),
+    constants={'constants/pca': pca},
+  )
 
 
 CASES = {
-    'unet_sd21': lambda: _unet(True),
-    'unet_sd15': lambda: _unet(False),
-    'vae': _vae,
-    'clip_sd15': lambda: _clip('quick_gelu'),
-    'clip_sd21': lambda: _clip('gelu'),
-    'dpt': _dpt,
-    'dpt_beit': lambda: _dpt_beit((64, 64)),
-    'dpt_beit_resized': lambda: _dpt_beit((96, 32)),
-    'depth_anything': lambda: _depth_anything((70, 70)),
-    'depth_anything_resized': lambda: _depth_anything((56, 84)),
-    'manet': _manet,
-    'rrdb_sft': _rrdb_sft,
+  'unet_sd21': lambda: _unet(True),
+  'unet_sd15': lambda: _unet(False),
+  'vae': _vae,
+  'clip_sd15': lambda: _clip('quick_gelu'),
+  'clip_sd21': lambda: _clip('gelu'),
+  'dpt': _dpt,
+  'dpt_beit': lambda: _dpt_beit((64, 64)),
+  'dpt_beit_resized': lambda: _dpt_beit((96, 32)),
+  'depth_anything': lambda: _depth_anything((70, 70)),
+  'depth_anything_resized': lambda: _depth_anything((56, 84)),
+  'manet': _manet,
+  'rrdb_sft': _rrdb_sft,
 }
 
 

@@ -26,7 +26,10 @@ def main():
     out = conftest.nhwc(case.torch_run(case.torch_module()))
     places = np.sort(np.random.default_rng(0).choice(out.size, min(KEPT, out.size), replace=False))
     arrays |= {
-        f'{name}/shape': np.array(out.shape), f'{name}/places': places, f'{name}/values': out.reshape(-1)[places]}
+      f'{name}/shape': np.array(out.shape),
+      f'{name}/places': places,
+      f'{name}/values': out.reshape(-1)[places],
+    }
     print(f'{name}: {out.shape}, deviation {out.std():.3f}')
   conftest.GOLDEN.mkdir(exist_ok=True)
   np.savez_compressed(conftest.GOLDEN / 'outputs.npz', **arrays)

@@ -27,5 +27,5 @@ def test_tokens_are_those_of_transformers(helpers):
   ours = tokenizer.Tokenizer(vocabulary, merges, '!')
   golden = json.loads((helpers.GOLDEN / 'tokens.json').read_text())
   assert len(golden) == len(helpers.TEXTS)
-  for text, tokens in zip(helpers.TEXTS, golden):
+  for text, tokens in zip(helpers.TEXTS, golden, strict=True):
     assert ours(text).tolist() == tokens, text

@@ -35,7 +35,10 @@ def test_every_module_gives_what_theirs_gives(case, helpers):
   helpers.assert_close(out, helpers.nhwc(whole), what='the whole')
 
   # A module of ours is the one of theirs that has the same tensors; there can be several, one around the other.
-  today = {name.removeprefix('params/'): case.today(known, module) for name, known in zip(case.expected, case.state)}
+  today = {
+    name.removeprefix('params/'): case.today(known, module)
+    for name, known in zip(case.expected, case.state, strict=True)
+  }
   assert set(module.state_dict()).issuperset(today.values())
   used = set(today.values())
   compared = 0

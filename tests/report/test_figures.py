@@ -51,8 +51,14 @@ def test_large_images_are_scaled_down_and_labels_cut():
   panel = np.zeros((30, 100, 3), np.uint8)
   sheet = figures.side_by_side([panel, panel], ['a label that is far longer than its panel is wide', 'b'])
   assert sheet.size == (8 * 3 + 200, 32 + 30 + 8)
-  big = figures.figure(np.zeros((300, 200, 3), np.uint8), np.zeros((1200, 800, 1)), np.full((300, 200, 9), 1 / 9),
-                       np.zeros((1200, 800, 3)), np.zeros((1200, 800, 3)), side=120)
+  big = figures.figure(
+    np.zeros((300, 200, 3), np.uint8),
+    np.zeros((1200, 800, 1)),
+    np.full((300, 200, 9), 1 / 9),
+    np.zeros((1200, 800, 3)),
+    np.zeros((1200, 800, 3)),
+    side=120,
+  )
   assert big.height == 32 + 120 + 8
   assert figures.stack([big, sheet]).size == (max(big.width, sheet.width), big.height + sheet.height)
   with pytest.raises(ValueError, match='2 panels'):

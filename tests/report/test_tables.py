@@ -11,10 +11,10 @@ from ssr_jax.report import tables
 from ssr_jax.types import SSRError
 
 ROWS = [
-    {'recipe': 'a', 'model': 'x', 'psnr': 20.0, 'niqe': 5.0, 'seconds': 1.0},
-    {'recipe': 'a', 'model': 'x', 'psnr': 30.0, 'niqe': math.nan, 'seconds': 3.0},
-    {'recipe': 'a', 'model': 'y', 'psnr': 24.0, 'niqe': 4.0, 'seconds': 0.5},
-    {'recipe': 'b', 'model': 'y', 'psnr': 10.0, 'niqe': math.nan, 'seconds': 0.5},
+  {'recipe': 'a', 'model': 'x', 'psnr': 20.0, 'niqe': 5.0, 'seconds': 1.0},
+  {'recipe': 'a', 'model': 'x', 'psnr': 30.0, 'niqe': math.nan, 'seconds': 3.0},
+  {'recipe': 'a', 'model': 'y', 'psnr': 24.0, 'niqe': 4.0, 'seconds': 0.5},
+  {'recipe': 'b', 'model': 'y', 'psnr': 10.0, 'niqe': math.nan, 'seconds': 0.5},
 ]
 
 

@@ -42,8 +42,11 @@ def test_the_number_of_steps_reaches_the_sampler(tiny_model_dir, capsys):
 
 
 def test_a_case_that_cannot_run_is_one_line(capsys, monkeypatch):
-  monkeypatch.setattr(benchmark.subprocess, 'run', lambda *_, **__: benchmark.subprocess.CompletedProcess(
-      [], 1, stdout='', stderr='Traceback\nunknown model'))
+  monkeypatch.setattr(
+    benchmark.subprocess,
+    'run',
+    lambda *_, **__: benchmark.subprocess.CompletedProcess([], 1, stdout='', stderr='Traceback\nunknown model'),
+  )
   assert benchmark.main(['--cases=sample']) == 1
   assert 'error: sample: unknown model' in capsys.readouterr().err
 
@@ -59,8 +62,10 @@ def test_complaints_name_what_is_over_its_limit():
 def test_complaints_about_degradation():
   row = {'size': '', 'first': 1, 'later': 0.01, 'peak': 100, 'traces': 1}
   degraded = {**row, 'what': 'degrade invariant/noise_jpeg', 'rate': 500.0}
-  variant, invariant = ({**row, 'what': what, 'later': seconds} for what, seconds in (
-      (benchmark._VARIANT, 0.029), (benchmark._INVARIANT, 0.01)))
+  variant, invariant = (
+    {**row, 'what': what, 'later': seconds}
+    for what, seconds in ((benchmark._VARIANT, 0.029), (benchmark._INVARIANT, 0.01))
+  )
   assert benchmark.complaints([degraded, variant, invariant]) == []
   lines = benchmark.complaints([{**degraded, 'rate': 99.0}, {**variant, 'later': 0.031}, invariant])
   assert ['99 a second' in lines[0], '3.1 times' in lines[1]] == [True] * 2
@@ -77,7 +82,8 @@ def test_the_train_case_times_the_step_of_a_stage(capsys):
 
 
 @pytest.mark.parametrize(
-    'argv', [['--cases=nothing'], ['--side=4'], ['--repeat=0'], ['--steps=0'], ['--stages=none'], ['--configs=huge']])
+  'argv', [['--cases=nothing'], ['--side=4'], ['--repeat=0'], ['--steps=0'], ['--stages=none'], ['--configs=huge']]
+)
 def test_wrong_usage_exits_with_2(argv, capsys):
   with pytest.raises(SystemExit) as exit_:
     benchmark.main(argv)

@@ -84,24 +84,32 @@ def test_collectives_are_counted_as_often_as_they_run():
   found, complete = compile_for.collectives(HLO)
   assert complete
   assert found == {
-      'all-gather': (5 + 1, 5 * 256 * 4096 * 2 + 8 * 128 * 4),
-      'all-reduce': (5, 5 * (8 * 128 * 2 + 128 * 4)),
-      'collective-permute': (1, 2 * 128 * 4),
-      'reduce-scatter': (2, 64 * 128 * 4 + 2 * 4 * 128 * 4),
+    'all-gather': (5 + 1, 5 * 256 * 4096 * 2 + 8 * 128 * 4),
+    'all-reduce': (5, 5 * (8 * 128 * 2 + 128 * 4)),
+    'collective-permute': (1, 2 * 128 * 4),
+    'reduce-scatter': (2, 64 * 128 * 4 + 2 * 4 * 128 * 4),
   }
 
 
-@pytest.mark.parametrize('groups', [
-    '[2,4]<=[8]', '{{0,1,2,3},{4,5,6,7}}', "mesh['a'=2,'b'=4] {'b'}", "mesh['a'=4,'b'=2] {'a':(1)2,'b'}",
-])
+@pytest.mark.parametrize(
+  'groups',
+  [
+    '[2,4]<=[8]',
+    '{{0,1,2,3},{4,5,6,7}}',
+    "mesh['a'=2,'b'=4] {'b'}",
+    "mesh['a'=4,'b'=2] {'a':(1)2,'b'}",
+  ],
+)
 def test_a_reduce_scatter_counts_what_is_reduced(groups):
   """As XLA writes it for TPUs and for GPUs, in one piece and begun: the whole array, not the slice that stays."""
-  of = lambda instruction: f"""
+  of = lambda instruction: (
+    f"""
 ENTRY %main (p: f32[4,8]) -> f32[1,8] {{
   %p = f32[4,8]{{1,0}} parameter(0)
   {instruction}, channel_id=1, replica_groups={groups}, dimensions={{0}}, to_apply=%add
 }}
 """
+  )
   whole = {'reduce-scatter': (1, 4 * 8 * 4)}
   assert compile_for.collectives(of('ROOT %r = f32[1,8]{1,0} reduce-scatter(%p)')) == (whole, True)
   begun = '%r = ((f32[4,8]{1,0}), f32[1,8]{1,0}) reduce-scatter-start(%p)'
@@ -115,22 +123,29 @@ def test_a_loop_of_unknown_length_is_told():
 
 def test_a_loop_runs_as_often_as_the_compiler_says():
   hlo = HLO.replace('direction=LT', 'direction=NE').replace(
-      'body=%body', 'body=%body, backend_config={"known_trip_count":{"n":"7"}}')
+    'body=%body', 'body=%body, backend_config={"known_trip_count":{"n":"7"}}'
+  )
   found, complete = compile_for.collectives(hlo)
   assert complete and found['all-reduce'][0] == 7
 
 
 def test_a_loop_of_unknown_length_in_which_nothing_is_sent_leaves_nothing_out():
-  silent = '\n'.join(line for line in HLO.replace('direction=LT', 'direction=NE').splitlines()
-                     if 'all-gather.8 =' not in line and 'all-reduce.4 =' not in line)
+  silent = '\n'.join(
+    line
+    for line in HLO.replace('direction=LT', 'direction=NE').splitlines()
+    if 'all-gather.8 =' not in line and 'all-reduce.4 =' not in line
+  )
   found, complete = compile_for.collectives(silent)
   assert complete and 'all-reduce' not in found
 
 
-@pytest.mark.parametrize('message,needed', [
+@pytest.mark.parametrize(
+  'message,needed',
+  [
     ('Ran out of memory on HBM, the total memory required for HLO temporaries (48.00G) exceeds available HBM.', 48),
     ('XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm.\nMore', 20.5),
-])
+  ],
+)
 def test_what_does_not_fit_is_a_row_like_others(message, needed):
   class Lowered:
     def compile(self, compiler_options):
@@ -140,7 +155,12 @@ def test_what_does_not_fit_is_a_row_like_others(message, needed):
   assert not need.fits and need.needed == needed * 2**30
   job = compile_for.Job('step', 'batch 8', None, 10**12)
   assert compile_for.row('v5e-16', 'fsdp 16', job, need)[-5:] == (
-      f'{needed:.3f}', f'{needed / 16:.1%}', '-', '1', 'does not fit')
+    f'{needed:.3f}',
+    f'{needed / 16:.1%}',
+    '-',
+    '1',
+    'does not fit',
+  )
   assert compile_for.traffic(need) == message.splitlines()[0]
 
 
@@ -233,7 +253,8 @@ def _compile(tmp_path, *arguments):
 def test_the_tiny_step_compiles(tmp_path):
   """Four chips that hold copies of the state: they hold all of it, and every gradient is summed over them."""
   [need], text = _compile(
-      tmp_path, '--config=configs/tiny.py:diffusion', '--config.parts_from=nowhere', '--topology=v5e-4', '--batch=4')
+    tmp_path, '--config=configs/tiny.py:diffusion', '--config.parts_from=nowhere', '--topology=v5e-4', '--batch=4'
+  )
   assert "'nowhere' is not on this machine" in text and '\nv5e-4 ' in text
   config = tiny.get_config('diffusion')
   config.parts_from = ''
@@ -268,8 +289,14 @@ def test_a_gpus_program_has_cudnns_attention_and_half_the_parameters(tmp_path):
   [_, half], _ = _compile(tmp_path, *sampling, '--config.eval.dtype=bfloat16')
   assert half['calls']['__cudnn$fmhaSoftmax'] and '__cudnn$fmhaSoftmax' not in whole['calls']  # it has no float32
   assert half['fits'] and half['arguments'] < 0.6 * whole['arguments'] and half['needed'] < whole['needed']
-  [need], _ = _compile(tmp_path, '--config=configs/tiny.py:diffusion', '--config.parts_from=nowhere',
-                       '--topology=h200-8', '--batch=8', '--config.train.dtype=bfloat16')
+  [need], _ = _compile(
+    tmp_path,
+    '--config=configs/tiny.py:diffusion',
+    '--config.parts_from=nowhere',
+    '--topology=h200-8',
+    '--batch=8',
+    '--config.train.dtype=bfloat16',
+  )
   config = tiny.get_config('diffusion')
   config.parts_from = ''
   _, params, _, _ = shapes.of_run(config)

@@ -17,7 +17,7 @@ def test_a_model_of_the_configs_size(tmp_path, monkeypatch, capsys):
   assert model.config['schedule'] == config.schedule.to_dict()
   lines = capsys.readouterr().out.splitlines()
   for line, (part, entry) in zip(lines, model.config['parts'].items(), strict=True):
-    assert line.startswith(f"{part}: {entry['parameters']:,} parameters")
+    assert line.startswith(f'{part}: {entry["parameters"]:,} parameters')
     for name, kernel in registry.flatten(model.variables[part]).items():
       if name.endswith('kernel') and kernel.size > 500:
         assert kernel.std() * np.prod(kernel.shape[:-1]) ** 0.5 == pytest.approx(1, abs=0.15)

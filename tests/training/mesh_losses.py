@@ -26,7 +26,7 @@ from ssr_jax.weights import registry  # noqa: E402
 def losses(config, mesh_shape: tuple[int, ...], steps: int) -> list[float]:
   """Loss and gradient norm of each step on one mesh."""
   count = int(np.prod(mesh_shape))
-  mesh = sharding.make_mesh(dict(zip(sharding.AXES, mesh_shape)), jax.devices()[:count])
+  mesh = sharding.make_mesh(dict(zip(sharding.AXES, mesh_shape, strict=True)), jax.devices()[:count])
   stage = stages.build(config)
   photos = sources.from_spec(config.data.train, ('hr',))
   make = pipeline.scene_record(photos, 64, 64) if stage.depth == 'needs' else pipeline.photo_record(64)
@@ -52,8 +52,8 @@ def main(stage, photos, model, steps, *meshes):
   """Prints the JSON object."""
   xla.enable_compilation_cache()
   config = common.apply(
-      tiny.get_config(stage),
-      {'data.train': f'folder:{photos}', 'parts_from': model, 'train.batch_size': 8, 'train.learning_rate': 1e-3},
+    tiny.get_config(stage),
+    {'data.train': f'folder:{photos}', 'parts_from': model, 'train.batch_size': 8, 'train.learning_rate': 1e-3},
   )
   print(json.dumps({mesh: losses(config, tuple(map(int, mesh.split('x'))), int(steps)) for mesh in meshes}))
 

@@ -34,7 +34,7 @@ def main(folder, *meshes):
   state = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype) if x.dtype == jnp.float32 else x, state)
   first, constants, found = jax.tree.map(np.asarray, state), {'net': {'pca': np.arange(6.0, dtype=np.float32)}}, {}
   for i, name in enumerate(meshes):
-    shape = dict(zip(sharding.AXES, map(int, name.split('x'))))
+    shape = dict(zip(sharding.AXES, map(int, name.split('x')), strict=True))
     mesh = sharding.make_mesh(shape, jax.devices()[: int(np.prod(list(shape.values())))])
     places = sharding.shardings(jax.eval_shape(lambda: first), mesh, 1)
     state = sharding.put(first if i == 0 else jax.tree.map(np.zeros_like, first), places)
@@ -46,11 +46,11 @@ def main(folder, *meshes):
     store = checkpoint.Checkpoints(pathlib.Path(folder) / str(i), 1, 'psnr', True)
     store.save(7, state, constants, {'next_index': 3}, {})
     store.close()
-    leaves = list(zip(jax.tree.leaves(state), jax.tree.leaves(first), jax.tree.leaves(places)))
+    leaves = list(zip(jax.tree.leaves(state), jax.tree.leaves(first), jax.tree.leaves(places), strict=True))
     found[name] = {
-        'differ': sum(np.asarray(x).tobytes() != y.tobytes() for x, y, _ in leaves),
-        'split': sum(not x.sharding.is_fully_replicated for x, _, _ in leaves),
-        'elsewhere': sum(not x.sharding.is_equivalent_to(place, x.ndim) for x, _, place in leaves),
+      'differ': sum(np.asarray(x).tobytes() != y.tobytes() for x, y, _ in leaves),
+      'split': sum(not x.sharding.is_fully_replicated for x, _, _ in leaves),
+      'elsewhere': sum(not x.sharding.is_equivalent_to(place, x.ndim) for x, _, place in leaves),
     }
   print(json.dumps(found))
 

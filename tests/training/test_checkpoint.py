@@ -36,7 +36,7 @@ def test_the_last_ones_and_the_best_stay_and_come_back(tmp_path):
   store.close()
   store = _open(tmp_path / 'c')
   assert store.latest() == 5
-  state, constants, data, about = store.restore(5, _state(0), {'pca': jnp.zeros(3)})
+  state, constants, data, _about = store.restore(5, _state(0), {'pca': jnp.zeros(3)})
   assert data == {'next_index': 5} and int(state['step']) == 5
   np.testing.assert_array_equal(state['w'], np.full(4, 5.0))
   np.testing.assert_array_equal(constants['pca'], np.arange(3.0))
@@ -85,7 +85,8 @@ except SSRError as error:
 
 
 @pytest.mark.skipif(
-    not hasattr(resource, 'RLIMIT_FSIZE') or not hasattr(signal, 'SIGXFSZ'), reason='no file size limit')
+  not hasattr(resource, 'RLIMIT_FSIZE') or not hasattr(signal, 'SIGXFSZ'), reason='no file size limit'
+)
 def test_a_full_disk_is_one_line_and_keeps_the_last_good_one(tmp_path):
   """A limit on the size of files stands for the full disk: the same system call fails, for a like reason."""
   env = {**os.environ, 'PYTHONPATH': str(ROOT)}

@@ -90,8 +90,9 @@ def test_the_critic_pulls_as_hard_as_it_is_told_and_knows_however_steep_it_is(ti
     wrong = known
 
     def loss(student):
-      return built.loss(
-          params | {'student': student, 'critic': critic}, stats, frozen, batch, jax.random.key(1), step)[0]
+      return built.loss(params | {'student': student, 'critic': critic}, stats, frozen, batch, jax.random.key(1), step)[
+        0
+      ]
 
     return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(jax.grad(loss)(params['student']))])
 
@@ -100,7 +101,8 @@ def test_the_critic_pulls_as_hard_as_it_is_told_and_knows_however_steep_it_is(ti
   for critic, step, known in ((steep_critic, 0, 0.0), (plain_critic, 1, 1.0), (plain_critic, 1, 1.3)):
     np.testing.assert_array_equal(plain, gradient(critic, step, known))
   pulled, steeply, half = (
-      gradient(c, 1, known) - plain for c, known in ((plain_critic, 0.0), (steep_critic, 0.0), (plain_critic, 0.5)))
+    gradient(c, 1, known) - plain for c, known in ((plain_critic, 0.0), (steep_critic, 0.0), (plain_critic, 0.5))
+  )
   assert 0.1 < np.linalg.norm(pulled) / np.linalg.norm(plain) < 10  # it does pull
   assert 0.5 < np.linalg.norm(pulled) / np.linalg.norm(steeply) < 2
   np.testing.assert_allclose(half, pulled / 2, atol=1e-4 * np.abs(pulled).max())
@@ -113,8 +115,10 @@ def test_of_one_step_no_loop_is_left():
   def loops(steps, unroll):
     def run(w):
       z = diffusion.ddim(
-          lambda z, t: w * z, schedule, jax.random.split(jax.random.key(0), 1), jnp.ones((1, 2)), steps, unroll=unroll)
+        lambda z, t: w * z, schedule, jax.random.split(jax.random.key(0), 1), jnp.ones((1, 2)), steps, unroll=unroll
+      )
       return z.sum()
+
     text = str(jax.make_jaxpr(jax.grad(run))(2.0))
     return text.count('scan[') + text.count('while['), float(run(2.0))
 
@@ -123,11 +127,14 @@ def test_of_one_step_no_loop_is_left():
     assert bare == 0 < looped and a == pytest.approx(b, rel=1e-6)
 
 
-@pytest.mark.parametrize('field,value,complaint', [
+@pytest.mark.parametrize(
+  'field,value,complaint',
+  [
     ('schedule.prediction', 'v', "prediction='v'.*the teacher of parts_from"),
     ('model.student_vae.decoder_blocks', 2, 'config.model.student_vae.decoder_blocks is 2.*starts as the vae there'),
     ('model.student.channels', (8, 16), 'config.model.student.channels is .*the student starts as the unet there'),
-])
+  ],
+)
 def test_a_student_that_is_not_like_its_teacher_is_refused(tiny_model_dir, field, value, complaint):
   with pytest.raises(SSRError, match=complaint):
     _built(tiny_model_dir, **{field: value})

@@ -23,12 +23,15 @@ def calls(monkeypatch):
   return found
 
 
-@pytest.mark.parametrize('given,expected', [
+@pytest.mark.parametrize(
+  'given,expected',
+  [
     (dict(coordinator='a:1', processes=2, index=2), 'config.distributed.index=2: must be 0 to 1'),
     (dict(coordinator='a:1', processes=2, index=-1), 'config.distributed.index=-1'),
     (dict(coordinator='a:1'), 'config.distributed.index=0'),
     (dict(processes=2), 'config.distributed.coordinator .* is not'),
-])
+  ],
+)
 def test_flags_that_do_not_fit_are_named(given, expected, calls):
   with pytest.raises(SSRError, match=expected):
     distributed.start(_options(**given))

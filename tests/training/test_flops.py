@@ -26,15 +26,17 @@ def test_unknown_loops_are_refused():
 
 
 @pytest.mark.parametrize(
-    'stride,padding,side', [(1, 'SAME', 6), (2, 'SAME', 7), (1, 'VALID', 6), (2, ((1, 1), (1, 1)), 6)])
+  'stride,padding,side', [(1, 'SAME', 6), (2, 'SAME', 7), (1, 'VALID', 6), (2, ((1, 1), (1, 1)), 6)]
+)
 def test_convolutions_count_the_multiplications_that_a_loop_would_do(stride, padding, side):
   image, kernel = jnp.zeros((2, side, side, 3)), jnp.zeros((3, 3, 3, 4))
   conv = lambda x, w: jax.lax.conv_general_dilated(
-      x, w, (stride,) * 2, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    x, w, (stride,) * 2, padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+  )
   out = jax.eval_shape(conv, image, kernel).shape[1]
   pads = (
-      {'VALID': 0, 'SAME': max((out - 1) * stride + 3 - side, 0) // 2}.get(padding, 1)
-      if isinstance(padding, str) else 1)
+    {'VALID': 0, 'SAME': max((out - 1) * stride + 3 - side, 0) // 2}.get(padding, 1) if isinstance(padding, str) else 1
+  )
   pairs = sum(0 <= o * stride + tap - pads < side for o in range(out) for tap in range(3))
   forward = flops.count(conv, image, kernel)
   assert forward == 2 * 2 * pairs**2 * 3 * 4
@@ -46,7 +48,8 @@ def test_convolutions_count_the_multiplications_that_a_loop_would_do(stride, pad
 def test_groups_count_their_own_inputs():
   image, kernel = jnp.zeros((1, 4, 4, 6)), jnp.zeros((1, 1, 2, 6))
   conv = lambda x, w: jax.lax.conv_general_dilated(
-      x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=3)
+    x, w, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=3
+  )
   assert flops.count(conv, image, kernel) == 2 * 16 * 6 * 2
 
 

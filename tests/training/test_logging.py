@@ -19,7 +19,12 @@ def test_steps_done_again_replace_their_lines_and_a_half_written_one_goes(tmp_pa
   second.close()
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   assert [(row['step'], row.get('loss', row.get('validation/psnr'))) for row in rows] == [
-      (0, 0.0), (1, 1.0), (2, 2.0), (2, 20.0), (3, 33.0)]
+    (0, 0.0),
+    (1, 1.0),
+    (2, 2.0),
+    (2, 20.0),
+    (3, 33.0),
+  ]
 
 
 def test_a_run_that_starts_anew_in_an_old_folder_keeps_only_what_came_before_its_first_step(tmp_path):

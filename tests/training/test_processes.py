@@ -18,9 +18,16 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 def _command(workdir, photos, model, *more):
   fields = {
-      'data.train': f'folder:{photos}', 'parts_from': model, 'train.steps': 4, 'train.batch_size': 8,
-      'train.checkpoint_every': 2, 'train.validate_every': 2, 'train.figures_every': 4, 'mesh.data': 2, 'mesh.fsdp': 4,
-      'mesh.min_size': 64,
+    'data.train': f'folder:{photos}',
+    'parts_from': model,
+    'train.steps': 4,
+    'train.batch_size': 8,
+    'train.checkpoint_every': 2,
+    'train.validate_every': 2,
+    'train.figures_every': 4,
+    'mesh.data': 2,
+    'mesh.fsdp': 4,
+    'mesh.min_size': 64,
   }
   command = [sys.executable, 'train.py', '--config=configs/tiny.py:nbsr', f'--workdir={workdir}']
   return command + [f'--config.{name}={value}' for name, value in fields.items()] + list(more)
@@ -57,10 +64,15 @@ def _checkpoint(workdir, step):
   with ocp.CheckpointManager(workdir / 'checkpoints', item_handlers=handlers) as manager:
     here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     target = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), manager.item_metadata(step)['state'].tree)
-    found = manager.restore(step, args=ocp.args.Composite(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), manager.item_metadata(step)['state'].tree
+    )
+    found = manager.restore(
+      step,
+      args=ocp.args.Composite(
         state=ocp.args.PyTreeRestore(target, restore_args=ocp.checkpoint_utils.construct_restore_args(target)),
-        data=ocp.args.JsonRestore()))
+        data=ocp.args.JsonRestore(),
+      ),
+    )
   return found['state'], found['data']
 
 
@@ -75,8 +87,9 @@ def test_two_processes_train_as_one(tiny_model_dir, tmp_path):
     free.bind(('127.0.0.1', 0))
     port = free.getsockname()[1]
   join = [f'--config.distributed.coordinator=127.0.0.1:{port}', '--config.distributed.processes=2']
-  first, second = _finish([
-      _start(_command(two, photos, tiny_model_dir, *join, f'--config.distributed.index={i}'), 4) for i in range(2)])
+  first, second = _finish(
+    [_start(_command(two, photos, tiny_model_dir, *join, f'--config.distributed.index={i}'), 4) for i in range(2)]
+  )
   assert 'validation' in first and 'validation' not in second and 'parameters from' not in second  # process 0 prints
 
   rows = _rows(one)
@@ -89,9 +102,16 @@ def test_two_processes_train_as_one(tiny_model_dir, tmp_path):
   # Adam divides by the root of the second moment: where a gradient is nearly nothing, its rounding shows.
   for name in ('params', 'ema'):
     jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), state_one['state'][name], state_two['state'][name])
+      lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), state_one['state'][name], state_two['state'][name]
+    )
 
   # The same run goes on with the other number of processes, from the other's checkpoint.
-  _finish([_start(_command(two, photos, tiny_model_dir, '--config.train.steps=5', '--config.mesh.fsdp=1',
-                           '--config.mesh.data=1'), 1)])
+  _finish(
+    [
+      _start(
+        _command(two, photos, tiny_model_dir, '--config.train.steps=5', '--config.mesh.fsdp=1', '--config.mesh.data=1'),
+        1,
+      )
+    ]
+  )
   assert [row['step'] for row in _rows(two) if 'loss' in row] == [1, 2, 3, 4, 5]

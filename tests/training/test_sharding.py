@@ -31,20 +31,20 @@ class _Mesh:
 
 
 @pytest.mark.parametrize(
-    'path,shape,mesh,expected',
-    [
-        ('params/unet/conv_in/kernel', (3, 3, 64, 128), _Mesh(fsdp=8), (None, None, None, 'fsdp')),
-        ('params/unet/conv_in/kernel', (3, 3, 128, 64), _Mesh(fsdp=8), (None, None, 'fsdp', None)),
-        # The last of equals.
-        ('params/unet/conv_in/kernel', (3, 3, 128, 128), _Mesh(fsdp=8), (None, None, None, 'fsdp')),
-        ('params/unet/conv_in/kernel', (3, 3, 4, 60), _Mesh(fsdp=8), (None,) * 4),  # nothing divides
-        ('params/unet/conv_in/bias', (64,), _Mesh(fsdp=8), ()),  # small
-        ('params/unet/conv_in/kernel', (3, 3, 64, 128), _Mesh(data=8), (None,) * 4),
-        ('params/unet/mid_attn/block_0_self/to_q/kernel', (128, 256), _Mesh(fsdp=2, tensor=4), ('fsdp', 'tensor')),
-        ('params/unet/mid_attn/block_0_self/to_out/kernel', (128, 256), _Mesh(fsdp=2, tensor=4), ('tensor', 'fsdp')),
-        ('optimizer/1/0/mu/unet/mid_res_0/conv1/kernel', (3, 3, 64, 64), _Mesh(tensor=4), (None, None, None, 'tensor')),
-        ('params/unet/mid_res_0/conv2/kernel', (3, 3, 64, 64), _Mesh(tensor=4), (None, None, 'tensor', None)),
-    ],
+  'path,shape,mesh,expected',
+  [
+    ('params/unet/conv_in/kernel', (3, 3, 64, 128), _Mesh(fsdp=8), (None, None, None, 'fsdp')),
+    ('params/unet/conv_in/kernel', (3, 3, 128, 64), _Mesh(fsdp=8), (None, None, 'fsdp', None)),
+    # The last of equals.
+    ('params/unet/conv_in/kernel', (3, 3, 128, 128), _Mesh(fsdp=8), (None, None, None, 'fsdp')),
+    ('params/unet/conv_in/kernel', (3, 3, 4, 60), _Mesh(fsdp=8), (None,) * 4),  # nothing divides
+    ('params/unet/conv_in/bias', (64,), _Mesh(fsdp=8), ()),  # small
+    ('params/unet/conv_in/kernel', (3, 3, 64, 128), _Mesh(data=8), (None,) * 4),
+    ('params/unet/mid_attn/block_0_self/to_q/kernel', (128, 256), _Mesh(fsdp=2, tensor=4), ('fsdp', 'tensor')),
+    ('params/unet/mid_attn/block_0_self/to_out/kernel', (128, 256), _Mesh(fsdp=2, tensor=4), ('tensor', 'fsdp')),
+    ('optimizer/1/0/mu/unet/mid_res_0/conv1/kernel', (3, 3, 64, 64), _Mesh(tensor=4), (None, None, None, 'tensor')),
+    ('params/unet/mid_res_0/conv2/kernel', (3, 3, 64, 64), _Mesh(tensor=4), (None, None, 'tensor', None)),
+  ],
 )
 def test_rules(path, shape, mesh, expected):
   assert sharding.spec(path, shape, mesh, min_size=1000) == PartitionSpec(*expected)
@@ -62,9 +62,9 @@ def test_wrong_meshes_and_batches_say_what_fits():
 
 
 @pytest.mark.parametrize(
-    'stage,meshes',
-    [pytest.param(stage, (MESHES[0], MESHES[3]), id=stage) for stage in ('nbsr', 'vae')]
-    + [pytest.param(stage, MESHES, id=f'{stage}-all', marks=pytest.mark.slow) for stage in STAGES],
+  'stage,meshes',
+  [pytest.param(stage, (MESHES[0], MESHES[3]), id=stage) for stage in ('nbsr', 'vae')]
+  + [pytest.param(stage, MESHES, id=f'{stage}-all', marks=pytest.mark.slow) for stage in STAGES],
 )
 def test_every_mesh_has_the_same_losses(stage, meshes, tiny_model_dir, tmp_path):
   """Five steps on 8 virtual devices, shared out as copies, as slices and as both, against one device."""

@@ -24,8 +24,10 @@ def test_bfloat16_is_in_the_networks_and_not_in_their_parameters(stage, tiny_mod
   config = common.apply(tiny.get_config(stage), {'train.dtype': 'bfloat16', 'parts_from': str(tiny_model_dir)})
   built, params, stats, frozen = run_shapes.of_run(config)
   batch = {
-      'hr': np.zeros((2, 64, 64, 3), np.uint8), 'seed': np.zeros(2, np.uint32),
-      'depth': np.zeros((2, 64, 64), np.float32)}
+    'hr': np.zeros((2, 64, 64, 3), np.uint8),
+    'seed': np.zeros(2, np.uint32),
+    'depth': np.zeros((2, 64, 64), np.float32),
+  }
   gradient = jax.grad(lambda *a: built.loss(*a)[0])
   arguments = params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32)
   shapes = jax.eval_shape(gradient, *arguments)
@@ -61,12 +63,13 @@ def test_blur_follows_the_true_depth_where_a_record_has_it():
 @pytest.mark.parametrize('stage', ['kernel', 'nbsr', 'svkr'])
 def test_a_chain_without_kernels_is_refused_where_kernels_are_learned_from(stage, tiny_model_dir):
   config = common.apply(tiny.get_config(stage), {'recipe.field': 'realesrgan', 'parts_from': str(tiny_model_dir)})
-  with pytest.raises(SSRError, match="config.recipe.field=realesrgan: .*choose a field of Eq. 1"):
+  with pytest.raises(SSRError, match='config.recipe.field=realesrgan: .*choose a field of Eq. 1'):
     stages.build(config)
 
 
 def test_draws_share_the_work_of_the_frozen_nets(tiny_model_dir):
   """Operations grow by the same amount with each draw, and that amount is the UNet's alone."""
+
   def operations(draws):
     config = common.apply(tiny.get_config('diffusion'), {'loss.draws': draws, 'parts_from': str(tiny_model_dir)})
     built = stages.build(config)
@@ -83,6 +86,7 @@ def test_draws_share_the_work_of_the_frozen_nets(tiny_model_dir):
 
 def test_noise_on_latents_reaches_the_decoder_and_nothing_else(tiny_model_dir):
   """On a code that reconstructs well, each step up in noise costs reconstruction, and the KL term stays as it is."""
+
   def terms(noise):
     built = stages.build(common.apply(tiny.get_config('vae'), {'loss.latent_noise': noise, 'loss.adversarial': 0.0}))
     ramp = np.linspace(0, 255, 64).astype(np.uint8)

@@ -23,8 +23,11 @@ def test_a_part_with_a_large_gradient_does_not_shrink_anothers():
   params = {'small': jnp.zeros(4), 'large': jnp.zeros(4)}
   gradients = {'small': jnp.full(4, 0.01), 'large': jnp.full(4, 1000.0)}
   _, state = optimizer.update(gradients, optimizer.init(params), params)
-  (moments,) = [s for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, optax.ScaleByAdamState))
-                if isinstance(s, optax.ScaleByAdamState)]
+  (moments,) = [
+    s
+    for s in jax.tree.leaves(state, is_leaf=lambda s: isinstance(s, optax.ScaleByAdamState))
+    if isinstance(s, optax.ScaleByAdamState)
+  ]
   np.testing.assert_allclose(moments.mu['small'], 0.1 * 0.01, rtol=1e-5)
   np.testing.assert_allclose(np.linalg.norm(moments.mu['large']), 0.1 * 1.0, rtol=1e-5)
 
@@ -81,9 +84,14 @@ def test_the_backward_pass_stops_at_what_is_frozen():
     optimizer = state_lib.make_optimizer(_train(), mask)
     state = state_lib.create(params, {}, optimizer)
     step = state_lib.make_step(
-        lambda p, stats, frozen, batch, key, step: (
-            jnp.sum((batch['x'] @ p['net']['a'] @ p['net']['b']) ** 2), ({}, stats)),
-        optimizer, 0.9, mask=mask)
+      lambda p, stats, frozen, batch, key, step: (
+        jnp.sum((batch['x'] @ p['net']['a'] @ p['net']['b']) ** 2),
+        ({}, stats),
+      ),
+      optimizer,
+      0.9,
+      mask=mask,
+    )
     return flops.count(step.__wrapped__, state, {}, {'x': jnp.ones((4, 8))}, 0)
 
   product = 2 * 4 * 8 * 8
@@ -115,7 +123,7 @@ def test_accumulated_parts_give_the_whole_batchs_step():
     for _ in range(3):
       state, scalars = step(state, {}, batch, 0)
     found.append((state.params['net']['w'], scalars['loss'], scalars['error'], scalars['gradient_norm']))
-  for whole, parts in zip(*found):
+  for whole, parts in zip(*found, strict=True):
     # A weight that passes near zero has lost its digits: 2e-7 is some roundings of the numbers it is the difference of.
     np.testing.assert_allclose(parts, whole, rtol=1e-5, atol=2e-7)
 

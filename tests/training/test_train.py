@@ -13,8 +13,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
 import pytest
-from skimage import data
 from safetensors.numpy import load_file
+from skimage import data
 
 from configs import common, tiny
 from ssr_jax import cli
@@ -28,8 +28,13 @@ import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STAGES = {
-    'depth': ('depth',), 'kernel': ('dkenet',), 'nbsr': ('nbsr',), 'svkr': ('dkenet', 'nbsr'), 'vae': ('vae',),
-    'diffusion': ('unet',), 'distill': ('student', 'student_vae'),
+  'depth': ('depth',),
+  'kernel': ('dkenet',),
+  'nbsr': ('nbsr',),
+  'svkr': ('dkenet', 'nbsr'),
+  'vae': ('vae',),
+  'diffusion': ('unet',),
+  'distill': ('student', 'student_vae'),
 }
 
 
@@ -61,9 +66,16 @@ def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, 
     assert model.config['parts']['vae']['config']['scaling_factor'] != 0.18215
   if stage == 'distill':  # what sampling has to know comes along, and the student is a step or two from its teacher
     assert model.config['sampling']['student'] == {
-        'steps': 1, 'start': 0.1, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 2, 'strength': 1.0}
-    student, teacher = (registry.flatten(v) for v in (
-        model.variables['student'], registry.load_part(tiny_model_dir, 'unet')))
+      'steps': 1,
+      'start': 0.1,
+      'noise': 1.0,
+      'wavelet_levels': 2,
+      'chroma_levels': 2,
+      'strength': 1.0,
+    }
+    student, teacher = (
+      registry.flatten(v) for v in (model.variables['student'], registry.load_part(tiny_model_dir, 'unet'))
+    )
     moved = [name for name in teacher if np.abs(student[name] - teacher[name]).max() > 1e-3]
     assert len(moved) < len(teacher) / 20 and any((student[name] != teacher[name]).any() for name in teacher)
     # The decoder learned along; what makes latents is bit for bit as it was, and so is their scaling.
@@ -72,8 +84,10 @@ def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, 
     learned = {name for name in old if not np.array_equal(old[name], new[name])}
     decodes = ('params/decoder', 'params/post_quant_conv', 'params/shortcut_out')
     assert all(name.startswith(decodes) for name in learned) and len(learned) > len(old) / 4
-    scalings = [m.config['parts'][part]['config'].get('scaling_factor', 0.18215)
-                for m, part in ((model, 'student_vae'), (before, 'vae'))]
+    scalings = [
+      m.config['parts'][part]['config'].get('scaling_factor', 0.18215)
+      for m, part in ((model, 'student_vae'), (before, 'vae'))
+    ]
     np.testing.assert_array_equal(*np.float32(scalings))
 
 
@@ -81,7 +95,8 @@ def test_true_depth_of_rendered_scenes_reaches_the_blur(photos, tiny_model_dir, 
   """A kernel stage with blur by depth, half of whose records are scenes: those, and only those, bring their depth."""
   seen, true_depth = [], base.true_depth
   monkeypatch.setattr(
-      base, 'true_depth', lambda batch, estimate: seen.append(sorted(batch)) or true_depth(batch, estimate))
+    base, 'true_depth', lambda batch, estimate: seen.append(sorted(batch)) or true_depth(batch, estimate)
+  )
   fields = dict(data__scenes=0.5, recipe__field='depth', recipe__mode='no_noise')
   assert not train.main(_config('kernel', photos, tiny_model_dir, **fields), str(tmp_path))
   assert seen and all({'depth', 'has_depth'} <= set(names) for names in seen)
@@ -180,8 +195,15 @@ def test_sigterm_saves_and_ends_with_its_own_code(photos, tiny_model_dir, tmp_pa
 def test_steps_that_are_not_finite_are_skipped_up_to_a_limit(photos, tiny_model_dir, tmp_path):
   """A learning rate without measure makes every step after the first NaN or infinite."""
   config = _config(
-      'nbsr', photos, tiny_model_dir, train__steps=20, train__learning_rate=1e38, train__max_skipped=2,
-      train__checkpoint_every=100, train__validate_every=100)
+    'nbsr',
+    photos,
+    tiny_model_dir,
+    train__steps=20,
+    train__learning_rate=1e38,
+    train__max_skipped=2,
+    train__checkpoint_every=100,
+    train__validate_every=100,
+  )
   with pytest.raises(SSRError, match='not finite, more than train.max_skipped=2 times.*the last one saw .*png'):
     train.main(config, str(tmp_path))
 
@@ -191,7 +213,8 @@ def test_starts_from_the_weights_it_is_given(photos, tiny_model_dir, tmp_path):
   config = _config('vae', photos, tiny_model_dir)
   train.main(config, str(tmp_path / 'a'))
   still = common.apply(
-      config.copy_and_resolve_references(), {'init_from': str(tmp_path / 'a' / 'model'), 'train.learning_rate': 0.0})
+    config.copy_and_resolve_references(), {'init_from': str(tmp_path / 'a' / 'model'), 'train.learning_rate': 0.0}
+  )
   train.main(still, str(tmp_path / 'b'))
   first, second = (load_file(tmp_path / run / 'model' / 'vae.safetensors') for run in 'ab')
   for name in first:
@@ -204,6 +227,7 @@ def test_starts_from_the_weights_it_is_given(photos, tiny_model_dir, tmp_path):
 
 def test_an_autoencoder_keeps_the_scaling_that_its_unet_was_trained_on(photos, tiny_model_dir, tmp_path):
   """A new one's is measured; one that goes on, also after an interruption, keeps that of the weights it began with."""
+
   def scaling(run):
     return registry.read_config(tmp_path / run / 'model')['parts']['vae']['config']['scaling_factor']
 
@@ -246,15 +270,17 @@ def test_asked_to_stop_before_the_first_step_it_claims_nothing(photos, tiny_mode
 
 
 @pytest.mark.parametrize(
-    'arguments,expected',
-    [
-        (['--config=configs/tiny.py:sharpen'], "unknown stage 'sharpen'; known: depth, kernel"),
-        (['--config=configs/tiny.py:nbsr', '--config.train.stepz=3'],
-         "config.train has no field 'stepz'; did you mean 'steps'"),
-        (['--config=configs/tiny.py:nbsr', '--config.train.steps=many'], 'many'),
-        (['--config=configs/none.py:nbsr'], 'none.py'),
-        ([], '--config is missing'),
-    ],
+  'arguments,expected',
+  [
+    (['--config=configs/tiny.py:sharpen'], "unknown stage 'sharpen'; known: depth, kernel"),
+    (
+      ['--config=configs/tiny.py:nbsr', '--config.train.stepz=3'],
+      "config.train has no field 'stepz'; did you mean 'steps'",
+    ),
+    (['--config=configs/tiny.py:nbsr', '--config.train.steps=many'], 'many'),
+    (['--config=configs/none.py:nbsr'], 'none.py'),
+    ([], '--config is missing'),
+  ],
 )
 def test_wrong_usage_is_one_line(arguments, expected, tmp_path):
   command = [sys.executable, 'train.py', f'--workdir={tmp_path}/run', *arguments]

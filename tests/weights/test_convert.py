@@ -61,7 +61,6 @@ def dump(monkeypatch):
   monkeypatch.setitem(sys.modules, 'torch._utils', utils)
 
   class Pickler(pickle.Pickler):
-
     def persistent_id(self, value):
       if isinstance(value, _Storage):
         extra = (None,) if self.legacy else ()
@@ -126,8 +125,10 @@ def test_a_pickle_that_does_more_than_tensors_is_refused_and_not_run(tmp_path, d
 
 def test_attributes_cannot_be_planted(tmp_path):
   """BUILD sets attributes of whatever is on the pickle's stack: nothing that we hand out takes any."""
-  for build in (b'ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00xK\x01sb.',
-                b'ctorch\nFloatStorage\n}X\x01\x00\x00\x00xK\x01sb.'):
+  for build in (
+    b'ctorch._utils\n_rebuild_tensor_v2\n}X\x01\x00\x00\x00xK\x01sb.',
+    b'ctorch\nFloatStorage\n}X\x01\x00\x00\x00xK\x01sb.',
+  ):
     write_zip(tmp_path / 'a.pth', build, {})
     with pytest.raises(SSRError, match='not a PyTorch state dict'):
       torch_files.read(tmp_path / 'a.pth')
@@ -136,7 +137,8 @@ def test_attributes_cannot_be_planted(tmp_path):
 def test_a_tensor_stays_within_its_storage(tmp_path, dump):
   data = np.zeros(4, np.float32)
   for i, (offset, size, stride) in enumerate(
-      [(0, (5,), (1,)), (2, (2, 2), (2, 1)), (-1, (1,), (1,)), (0, (2,), (-1,))]):
+    [(0, (5,), (1,)), (2, (2, 2), (2, 1)), (-1, (1,), (1,)), (0, (2,), (-1,))]
+  ):
     path = tmp_path / f'{i}.pth'
     write_zip(path, dump({'w': _Tensor(_Storage('0', data), offset, size, stride)}), {'0': data})
     with pytest.raises(SSRError, match='beyond its data|impossible shape'):
@@ -249,17 +251,28 @@ def test_layouts_against_loops():
 
   w, bias, x = rng().normal(size=(5, 3, 2, 2)), rng(1).normal(size=5), rng(2).normal(size=(1, 4, 6, 3))
   table = convert.Table([('a', 'b', 'cell')])
-  ours = table.to_ours({'b.weight': w, 'b.bias': bias}, {
-      'params/a/conv/kernel': np.empty((12, 5)), 'params/a/conv/bias': np.empty(5)}, '')
+  ours = table.to_ours(
+    {'b.weight': w, 'b.bias': bias}, {'params/a/conv/kernel': np.empty((12, 5)), 'params/a/conv/bias': np.empty(5)}, ''
+  )
   got = Downsample2x2(5).apply({'params': registry.unflatten(ours)['params']['a']}, jnp.asarray(x, jnp.float32))
-  want = np.array([[[[(x[0, 2*i:2*i+2, 2*j:2*j+2].transpose(2, 0, 1) * w[o]).sum() + bias[o] for o in range(5)]
-                     for j in range(3)] for i in range(2)]])
+  want = np.array(
+    [
+      [
+        [
+          [(x[0, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].transpose(2, 0, 1) * w[o]).sum() + bias[o] for o in range(5)]
+          for j in range(3)
+        ]
+        for i in range(2)
+      ]
+    ]
+  )
   np.testing.assert_allclose(got, want, atol=1e-5)
 
   w = rng().normal(size=(3, 5, 2, 2))
   table = convert.Table([('a', 'b', 'transposed2')])
-  ours = table.to_ours({'b.weight': w, 'b.bias': bias}, {
-      'params/a/conv/kernel': np.empty((3, 20)), 'params/a/bias': np.empty(5)}, '')
+  ours = table.to_ours(
+    {'b.weight': w, 'b.bias': bias}, {'params/a/conv/kernel': np.empty((3, 20)), 'params/a/bias': np.empty(5)}, ''
+  )
   got = Upsample2x2(5).apply({'params': registry.unflatten(ours)['params']['a']}, jnp.asarray(x, jnp.float32))
   want = np.empty((1, 8, 12, 5))
   for i in range(8):
@@ -271,14 +284,33 @@ def test_layouts_against_loops():
 # ---- configs ---------------------------------------------------------------------------------------------------------
 
 SD15 = dict(
-    _class_name='UNet2DConditionModel', act_fn='silu', attention_head_dim=8, block_out_channels=[320, 640, 1280, 1280],
-    center_input_sample=False, cross_attention_dim=768,
-    down_block_types=['CrossAttnDownBlock2D'] * 3 + ['DownBlock2D'], downsample_padding=1, flip_sin_to_cos=True,
-    freq_shift=0, in_channels=4, layers_per_block=2, mid_block_scale_factor=1, norm_eps=1e-05, norm_num_groups=32,
-    out_channels=4, sample_size=64, up_block_types=['UpBlock2D'] + ['CrossAttnUpBlock2D'] * 3)
+  _class_name='UNet2DConditionModel',
+  act_fn='silu',
+  attention_head_dim=8,
+  block_out_channels=[320, 640, 1280, 1280],
+  center_input_sample=False,
+  cross_attention_dim=768,
+  down_block_types=['CrossAttnDownBlock2D'] * 3 + ['DownBlock2D'],
+  downsample_padding=1,
+  flip_sin_to_cos=True,
+  freq_shift=0,
+  in_channels=4,
+  layers_per_block=2,
+  mid_block_scale_factor=1,
+  norm_eps=1e-05,
+  norm_num_groups=32,
+  out_channels=4,
+  sample_size=64,
+  up_block_types=['UpBlock2D'] + ['CrossAttnUpBlock2D'] * 3,
+)
 SD21 = SD15 | dict(
-    attention_head_dim=[5, 10, 20, 20], cross_attention_dim=1024, dual_cross_attention=False, num_class_embeds=None,
-    only_cross_attention=False, use_linear_projection=True)
+  attention_head_dim=[5, 10, 20, 20],
+  cross_attention_dim=1024,
+  dual_cross_attention=False,
+  num_class_embeds=None,
+  only_cross_attention=False,
+  use_linear_projection=True,
+)
 
 
 @pytest.mark.parametrize('config, count', [(SD15, 859_520_964), (SD21, 865_910_724)], ids=['sd15', 'sd21'])
@@ -297,14 +329,14 @@ def test_training_on_imported_weights_is_not_refused(config, ours):
 
 
 @pytest.mark.parametrize(
-    'change, match',
-    [
-        (dict(act_fn='gelu'), "act_fn is 'gelu'; our network has 'silu' only"),
-        (dict(down_block_types=['AttnDownBlock2D'] * 4), "'AttnDownBlock2D' is not one"),
-        (dict(up_block_types=['CrossAttnUpBlock2D'] * 4), 'is not the way down'),
-        (dict(out_channels=8), 'in_channels 4 and out_channels 8 differ'),
-        (dict(transformer_layers_per_block=[1, 2, 10]), 'transformer_layers_per_block'),
-    ],
+  'change, match',
+  [
+    (dict(act_fn='gelu'), "act_fn is 'gelu'; our network has 'silu' only"),
+    (dict(down_block_types=['AttnDownBlock2D'] * 4), "'AttnDownBlock2D' is not one"),
+    (dict(up_block_types=['CrossAttnUpBlock2D'] * 4), 'is not the way down'),
+    (dict(out_channels=8), 'in_channels 4 and out_channels 8 differ'),
+    (dict(transformer_layers_per_block=[1, 2, 10]), 'transformer_layers_per_block'),
+  ],
 )
 def test_a_config_that_our_unet_cannot_honour_is_named(change, match):
   with pytest.raises(SSRError, match=match):
@@ -317,26 +349,65 @@ def test_published_depth_configs_give_the_published_sizes():
   from ssr_jax.models import dpt
 
   backbone = dict(
-      apply_layernorm=True, hidden_size=1024, image_size=518, model_type='dinov2', num_attention_heads=16,
-      num_hidden_layers=24, out_features=['stage5', 'stage12', 'stage18', 'stage24'], patch_size=14,
-      reshape_hidden_states=False)
+    apply_layernorm=True,
+    hidden_size=1024,
+    image_size=518,
+    model_type='dinov2',
+    num_attention_heads=16,
+    num_hidden_layers=24,
+    out_features=['stage5', 'stage12', 'stage18', 'stage24'],
+    patch_size=14,
+    reshape_hidden_states=False,
+  )
   anything = dict(
-      backbone_config=backbone, fusion_hidden_size=256, head_hidden_size=32, head_in_index=-1,
-      model_type='depth_anything', neck_hidden_sizes=[256, 512, 1024, 1024], patch_size=14,
-      reassemble_factors=[4, 2, 1, 0.5])
+    backbone_config=backbone,
+    fusion_hidden_size=256,
+    head_hidden_size=32,
+    head_in_index=-1,
+    model_type='depth_anything',
+    neck_hidden_sizes=[256, 512, 1024, 1024],
+    patch_size=14,
+    reassemble_factors=[4, 2, 1, 0.5],
+  )
   large = dict(
-      backbone_out_indices=[5, 11, 17, 23], fusion_hidden_size=256, hidden_act='gelu', hidden_size=1024, image_size=384,
-      intermediate_size=4096, model_type='dpt', neck_hidden_sizes=[256, 512, 1024, 1024], num_attention_heads=16,
-      num_hidden_layers=24, patch_size=16, readout_type='project', reassemble_factors=[4, 2, 1, 0.5])
+    backbone_out_indices=[5, 11, 17, 23],
+    fusion_hidden_size=256,
+    hidden_act='gelu',
+    hidden_size=1024,
+    image_size=384,
+    intermediate_size=4096,
+    model_type='dpt',
+    neck_hidden_sizes=[256, 512, 1024, 1024],
+    num_attention_heads=16,
+    num_hidden_layers=24,
+    patch_size=16,
+    readout_type='project',
+    reassemble_factors=[4, 2, 1, 0.5],
+  )
   assert models.build('depth', **importing.dpt_config(large)) == dpt.DPT()
   beit = dict(  # fields of a ViT are in the file as well, and mean nothing
-      backbone_config=dict(
-          hidden_size=1024, image_size=512, intermediate_size=4096, model_type='beit', num_attention_heads=16,
-          num_hidden_layers=24, out_features=['stage6', 'stage12', 'stage18', 'stage24'], reshape_hidden_states=False,
-          use_relative_position_bias=True),
-      hidden_size=768, fusion_hidden_size=256, image_size=384, is_hybrid=False, model_type='dpt', neck_ignore_stages=[],
-      neck_hidden_sizes=[256, 512, 1024, 1024], num_hidden_layers=None, readout_type='project',
-      use_bias_in_fusion_residual=None)
+    backbone_config=dict(
+      hidden_size=1024,
+      image_size=512,
+      intermediate_size=4096,
+      model_type='beit',
+      num_attention_heads=16,
+      num_hidden_layers=24,
+      out_features=['stage6', 'stage12', 'stage18', 'stage24'],
+      reshape_hidden_states=False,
+      use_relative_position_bias=True,
+    ),
+    hidden_size=768,
+    fusion_hidden_size=256,
+    image_size=384,
+    is_hybrid=False,
+    model_type='dpt',
+    neck_ignore_stages=[],
+    neck_hidden_sizes=[256, 512, 1024, 1024],
+    num_hidden_layers=None,
+    readout_type='project',
+    use_bias_in_fusion_residual=None,
+  )
   got = models.build('depth', **importing.dpt_config(beit))
   assert got == dpt.DPT(**dpt.SIZES['dpt-beit-large-512'])
   for field in ('use_shared_relative_position_bias', 'use_absolute_position_embeddings', 'add_fpn'):
@@ -359,9 +430,14 @@ def home(tmp_path, monkeypatch):
 
 
 UNET = SD21 | dict(
-    attention_head_dim=[1, 2], block_out_channels=[8, 16], cross_attention_dim=24, norm_num_groups=4,
-    layers_per_block=1, down_block_types=['CrossAttnDownBlock2D', 'DownBlock2D'],
-    up_block_types=['UpBlock2D', 'CrossAttnUpBlock2D'])
+  attention_head_dim=[1, 2],
+  block_out_channels=[8, 16],
+  cross_attention_dim=24,
+  norm_num_groups=4,
+  layers_per_block=1,
+  down_block_types=['CrossAttnDownBlock2D', 'DownBlock2D'],
+  up_block_types=['UpBlock2D', 'CrossAttnUpBlock2D'],
+)
 
 
 def _write(folder, config, state, name='diffusion_pytorch_model.safetensors'):
@@ -373,8 +449,9 @@ def _write(folder, config, state, name='diffusion_pytorch_model.safetensors'):
 @pytest.fixture
 def pipeline(tmp_path, monkeypatch):
   """A Stable Diffusion of tiny size, as diffusers lays it out, and its UNet's state dict."""
-  monkeypatch.setattr(importing, '_WIDTHS', {
-      'kernel_channels': (4, 4), 'depth_channels': (4, 4), 'lr_channels': (32, 32)})
+  monkeypatch.setattr(
+    importing, '_WIDTHS', {'kernel_channels': (4, 4), 'depth_channels': (4, 4), 'lr_channels': (32, 32)}
+  )
   root = tmp_path / 'sd'
   unet = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in importing.unet_config(UNET).items()})
   args = jnp.zeros((1, 8, 8, 4)), jnp.zeros(1), jnp.zeros((1, 7, 24))
@@ -383,18 +460,30 @@ def pipeline(tmp_path, monkeypatch):
   _write(root / 'unet', UNET, state, 'diffusion_pytorch_model.fp16.safetensors')
   vae = dict(block_out_channels=[8, 16], layers_per_block=1, latent_channels=4, norm_num_groups=4, scaling_factor=0.5)
   _write(root / 'vae', vae, theirs(convert.vae(), expected('vae', importing.vae_config(vae))))
-  text = dict(hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, vocab_size=514,
-              max_position_embeddings=16, hidden_act='gelu')
+  text = dict(
+    hidden_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    intermediate_size=32,
+    vocab_size=514,
+    max_position_embeddings=16,
+    hidden_act='gelu',
+  )
   from ssr_jax.models.clip import CLIPText
 
   shapes = importing._abstract(CLIPText(**TEXT), jnp.zeros((1, 16), jnp.int32))
   _write(root / 'text_encoder', text, theirs(convert.clip_text(), shapes), 'model.safetensors')
   for name, content in {
-      'scheduler/scheduler_config.json': dict(
-          beta_schedule='scaled_linear', beta_start=0.001, beta_end=0.01, prediction_type='v_prediction'),
-      'tokenizer/vocab.json': {t: i for i, t in enumerate([
-          *tokenizer._LETTERS, *(letter + '</w>' for letter in tokenizer._LETTERS), tokenizer.START, tokenizer.END])},
-      'tokenizer/tokenizer_config.json': dict(model_max_length=16, pad_token='!'),
+    'scheduler/scheduler_config.json': dict(
+      beta_schedule='scaled_linear', beta_start=0.001, beta_end=0.01, prediction_type='v_prediction'
+    ),
+    'tokenizer/vocab.json': {
+      t: i
+      for i, t in enumerate(
+        [*tokenizer._LETTERS, *(letter + '</w>' for letter in tokenizer._LETTERS), tokenizer.START, tokenizer.END]
+      )
+    },
+    'tokenizer/tokenizer_config.json': dict(model_max_length=16, pad_token='!'),
   }.items():
     (root / name).parent.mkdir(exist_ok=True)
     (root / name).write_text(json.dumps(content))
@@ -423,8 +512,10 @@ def test_a_stable_diffusion_becomes_a_model_that_keeps_its_prior(pipeline, home,
   z, t = jnp.asarray(rng().normal(size=z.shape), jnp.float32), t + 400
   conditions = jax.tree.map(lambda a: jnp.asarray(rng(1).normal(size=a.shape), jnp.float32), conditions)
   shapes = {
-      k.replace('params/unet/', 'params/'): v for k, v in registry.abstract_variables('unet', entry['config']).items()
-      if k.startswith('params/unet/') and '/amf/' not in k}
+    k.replace('params/unet/', 'params/'): v
+    for k, v in registry.abstract_variables('unet', entry['config']).items()
+    if k.startswith('params/unet/') and '/amf/' not in k
+  }
   base = registry.unflatten(convert.unet().to_ours(state, shapes, ''))
   run = jax.jit(unet.apply)
   want = run(base, z, t, jnp.asarray(prompt)[None])
@@ -437,10 +528,10 @@ def test_a_stable_diffusion_becomes_a_model_that_keeps_its_prior(pipeline, home,
 def test_what_is_not_there_or_not_known_is_one_line(tmp_path, pipeline, home, capsys):
   root, *_ = pipeline
   cases = {
-      'nosuch': 'nosuch: no such folder or file',
-      'sd15': f"cannot be fetched from .*put its files into {home / 'downloads' / 'sd15'} and run this again",
-      str(tmp_path): 'config.json: cannot be read',
-      str(root / 'text_encoder'): "a None is nothing we import; known: a Stable Diffusion's folder",
+    'nosuch': 'nosuch: no such folder or file',
+    'sd15': f'cannot be fetched from .*put its files into {home / "downloads" / "sd15"} and run this again',
+    str(tmp_path): 'config.json: cannot be read',
+    str(root / 'text_encoder'): "a None is nothing we import; known: a Stable Diffusion's folder",
   }
   for source, match in cases.items():
     assert cli.main(['weights', 'import', source, '--as', 'x']) == 2

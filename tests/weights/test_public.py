@@ -18,9 +18,15 @@ def home(tmp_path, monkeypatch):
   monkeypatch.setenv('SSR_WEIGHTS', str(tmp_path / 'home'))
   monkeypatch.setenv('HF_HUB_OFFLINE', '1')
   monkeypatch.setenv('HF_HOME', str(tmp_path / 'hub'))
-  entry = public.Public('a net', ('someone/net',), 'MIT', (
+  entry = public.Public(
+    'a net',
+    ('someone/net',),
+    'MIT',
+    (
       public.File('part/a.safetensors', len(CONTENT), hashlib.sha256(CONTENT).hexdigest()),
-      public.File('b.safetensors')))
+      public.File('b.safetensors'),
+    ),
+  )
   single = public.Public('a file', ('github.com/someone/net (releases)',), 'MIT', (public.File('net.pth', 3),))
   monkeypatch.setattr(public, 'PUBLIC', {'net': entry, 'file': single})
   return tmp_path / 'home'
@@ -48,13 +54,16 @@ def test_a_filled_downloads_folder_is_verified(home, capsys, folder):
   assert public.verify('net') == {'part/a.safetensors': None, 'b.safetensors': None}
   assert cli.main(['weights', 'verify', 'net']) == 0
   assert capsys.readouterr().out.splitlines() == [
-      'b.safetensors: there; no sha256 is published to compare with', 'part/a.safetensors: ok']
+    'b.safetensors: there; no sha256 is published to compare with',
+    'part/a.safetensors: ok',
+  ]
   assert cli.main(['weights', 'path', 'net']) == 0
   assert capsys.readouterr().out.strip() == str(home / 'downloads' / folder)
 
 
 @pytest.mark.parametrize(
-    'content, match', [(b'weight', '6 bytes, published are 7'), (b'Weights', 'sha256 is [0-9a-f]{12}, published is')])
+  'content, match', [(b'weight', '6 bytes, published are 7'), (b'Weights', 'sha256 is [0-9a-f]{12}, published is')]
+)
 def test_a_copy_that_is_another_is_found_out_and_not_imported(home, capsys, content, match):
   _fill(home / 'downloads' / 'net', content)
   (home / 'downloads' / 'net' / 'b.safetensors').unlink()
@@ -72,8 +81,8 @@ def test_what_is_not_here_names_the_folder_to_fill(home, capsys):
   for action in ('verify', 'path'):
     assert cli.main(['weights', action, 'net']) != 0
     line = capsys.readouterr().err
-    assert line.count('\n') == 1 and f"put its files into {home / 'downloads' / 'net'}" in line
-  with pytest.raises(SSRError, match=rf"get net.pth from github.com/.*, put it into {home / 'downloads' / 'file'}"):
+    assert line.count('\n') == 1 and f'put its files into {home / "downloads" / "net"}' in line
+  with pytest.raises(SSRError, match=rf'get net.pth from github.com/.*, put it into {home / "downloads" / "file"}'):
     public.locate('file')
   assert cli.main(['weights', 'list', 'net']) == 0
   out = capsys.readouterr().out

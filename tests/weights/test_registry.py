@@ -41,18 +41,27 @@ def _variables(seed=0, features=4):
   rng = np.random.default_rng(seed)
   draw = lambda *shape: rng.standard_normal(shape).astype(np.float32)
   return {
-      'params': {'out': {'kernel': draw(3, features), 'bias': draw(features)},
-                 'bn': {'scale': draw(features), 'bias': draw(features)}},
-      'batch_stats': {'bn': {'mean': draw(features), 'var': draw(features)**2}},
-      'constants': {'pca': draw(3, 2)},
+    'params': {
+      'out': {'kernel': draw(3, features), 'bias': draw(features)},
+      'bn': {'scale': draw(features), 'bias': draw(features)},
+    },
+    'batch_stats': {'bn': {'mean': draw(features), 'var': draw(features) ** 2}},
+    'constants': {'pca': draw(3, 2)},
   }
 
 
 def test_flatten_and_back():
   tree = _variables()
   flat = registry.flatten(tree)
-  assert sorted(flat) == ['batch_stats/bn/mean', 'batch_stats/bn/var', 'constants/pca', 'params/bn/bias',
-                          'params/bn/scale', 'params/out/bias', 'params/out/kernel']
+  assert sorted(flat) == [
+    'batch_stats/bn/mean',
+    'batch_stats/bn/var',
+    'constants/pca',
+    'params/bn/bias',
+    'params/bn/scale',
+    'params/out/bias',
+    'params/out/kernel',
+  ]
   again = registry.unflatten(flat)
   np.testing.assert_array_equal(again['params']['out']['kernel'], tree['params']['out']['kernel'])
   assert again.keys() == tree.keys()
@@ -183,8 +192,12 @@ def test_unknown_models_and_broken_model_files(tmp_path):
   with pytest.raises(SSRError, match='has no model.json'):
     registry.load_model(tmp_path)
   path = tmp_path / registry.MODEL_FILE
-  for text, words in (('{', 'not valid JSON'), ('{"format": 9}', 'format is 9'), ('[]', 'format is'),
-                      ('{"format": 1}', "field 'name' is missing")):
+  for text, words in (
+    ('{', 'not valid JSON'),
+    ('{"format": 9}', 'format is 9'),
+    ('[]', 'format is'),
+    ('{"format": 1}', "field 'name' is missing"),
+  ):
     path.write_text(text)
     with pytest.raises(SSRError, match=words):
       registry.load_model(tmp_path)

@@ -1,15 +1,18 @@
 """What a stage is, and what stages share."""
 
+from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Any, Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssr_jax import models, svkr as svkr_lib
+from ssr_jax import models
+from ssr_jax import svkr as svkr_lib
 from ssr_jax.degrade import Recipe
-from ssr_jax.image import colour, kernels as kernel_lib
+from ssr_jax.image import colour
+from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.image.resize import resize, upscale
 from ssr_jax.models.encoders import Conditions
 from ssr_jax.models.remat import check as check_remat
@@ -97,8 +100,8 @@ def frozen_fields(config, parts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
   for part in parts:
     if part not in found:
       raise SSRError(
-          f'{where} has no {part!r}, which the stage {config.stage!r} needs; train that part first, or name a model '
-          'that has it'
+        f'{where} has no {part!r}, which the stage {config.stage!r} needs; train that part first, or name a model '
+        'that has it'
       )
   return {part: found[part] for part in parts}
 
@@ -109,7 +112,7 @@ def read_recipe(config) -> Recipe:
   known = [f.name for f in dataclasses.fields(Recipe)]
   unknown = [name for name in fields if name not in known]
   if unknown:
-    raise SSRError(f"config.recipe has no field {unknown[0]!r}; known: {', '.join(known)}")
+    raise SSRError(f'config.recipe has no field {unknown[0]!r}; known: {", ".join(known)}')
   return Recipe(**fields)
 
 
@@ -118,8 +121,8 @@ def kernel_recipe(config) -> Recipe:
   recipe = read_recipe(config)
   if recipe.chain:
     raise SSRError(
-        f'config.recipe.field={recipe.field}: the stage {config.stage!r} learns from the kernel at each pixel, which '
-        'that chain does not have; choose a field of Eq. 1, such as mixed'
+      f'config.recipe.field={recipe.field}: the stage {config.stage!r} learns from the kernel at each pixel, which '
+      'that chain does not have; choose a field of Eq. 1, such as mixed'
     )
   return recipe
 
@@ -140,7 +143,7 @@ def split_variables(variables: Mapping[str, Tree]) -> tuple[Tree, Tree, Tree]:
 
 
 def initialiser(
-    inputs: Mapping[str, Callable[[], tuple]], modules: Mapping[str, Any], constants=lambda part, key, c: c
+  inputs: Mapping[str, Callable[[], tuple]], modules: Mapping[str, Any], constants=lambda part, key, c: c
 ):
   """An `init` from example inputs: {part: () -> positional arguments}."""
 
@@ -178,12 +181,12 @@ def refine(modules: Mapping[str, Any], variables: Mapping[str, Tree], lr: Array,
     **changes: arguments of `svkr.svkr` that differ from the section.
   """
   return svkr_lib.svkr(
-      lambda image: modules['depth'].apply(variables['depth'], image),
-      lambda lr, depth: modules['dkenet'].apply(variables['dkenet'], lr, depth),
-      lambda lr, kernels: modules['nbsr'].apply(variables['nbsr'], lr, kernels),
-      lr,
-      scale=scale,
-      **{'iterations': options.iterations, 'gamma': options.gamma, 'rule': options.rule} | changes,
+    lambda image: modules['depth'].apply(variables['depth'], image),
+    lambda lr, depth: modules['dkenet'].apply(variables['dkenet'], lr, depth),
+    lambda lr, kernels: modules['nbsr'].apply(variables['nbsr'], lr, kernels),
+    lr,
+    scale=scale,
+    **{'iterations': options.iterations, 'gamma': options.gamma, 'rule': options.rule} | changes,
   )
 
 

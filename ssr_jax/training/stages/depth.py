@@ -34,8 +34,8 @@ def build(config) -> base.Stage:
     a, b = (x - x.mean((1, 2, 3), keepdims=True) for x in (raw, target))
     norm = jnp.sqrt((a**2).sum((1, 2, 3)) * (b**2).sum((1, 2, 3)))
     return {
-        'correlation': ((a * b).sum((1, 2, 3)) / jnp.maximum(norm, 1e-9)).mean(),
-        'aligned_l1': jnp.abs(standardise(raw) - standardise(target)).mean(),
+      'correlation': ((a * b).sum((1, 2, 3)) / jnp.maximum(norm, 1e-9)).mean(),
+      'aligned_l1': jnp.abs(standardise(raw) - standardise(target)).mean(),
     }
 
   def figures(params, stats, frozen, batch, key):
@@ -48,14 +48,14 @@ def build(config) -> base.Stage:
 
   size = config.data.patch
   return base.Stage(
-      parts=('depth',),
-      needs=(),
-      modules={'depth': module},
-      init=base.initialiser({'depth': lambda: (jnp.zeros((1, size, size, 3)),)}, {'depth': module}),
-      loss=loss,
-      validate=validate,
-      metric='aligned_l1',
-      higher_is_better=False,
-      figures=figures,
-      depth='needs',
+    parts=('depth',),
+    needs=(),
+    modules={'depth': module},
+    init=base.initialiser({'depth': lambda: (jnp.zeros((1, size, size, 3)),)}, {'depth': module}),
+    loss=loss,
+    validate=validate,
+    metric='aligned_l1',
+    higher_is_better=False,
+    figures=figures,
+    depth='needs',
   )

@@ -46,7 +46,7 @@ def build(config) -> base.Stage:
       v = variables(params, stats, frozen)
       if train:
         (prediction, features), updated = module.apply(
-            v, z_t, t, conditions, train=True, return_features=True, mutable=['batch_stats']
+          v, z_t, t, conditions, train=True, return_features=True, mutable=['batch_stats']
         )
       else:
         (prediction, features), updated = module.apply(v, z_t, t, conditions, return_features=True), {}
@@ -59,7 +59,7 @@ def build(config) -> base.Stage:
     del step
     value, out = objective(params, stats, frozen, batch, key, True)
     names = ('kernel', 'depth', 'image')
-    scalars = {f'constraint_{n}': c for n, c in zip(names, out['constraints']) if c is not None}
+    scalars = {f'constraint_{n}': c for n, c in zip(names, out['constraints'], strict=True) if c is not None}
     return value, ({'noise': out['noise'], **scalars}, {'unet': out['aux']['batch_stats']})
 
   def validate(params, stats, frozen, batch, key):
@@ -70,20 +70,20 @@ def build(config) -> base.Stage:
     batch = {name: value[:4] for name, value in batch.items()}
     hr, lr, refined, conditions = inputs(frozen, batch, 3)
     z = diffusion.sample(
-        lambda z_t, t: module.apply(variables(params, stats, frozen), z_t, t, conditions),
-        schedule,
-        jax.random.split(key, len(hr)),
-        latent=latents(frozen, refined.image),
-        steps=10,
-        start=0.4,
+      lambda z_t, t: module.apply(variables(params, stats, frozen), z_t, t, conditions),
+      schedule,
+      jax.random.split(key, len(hr)),
+      latent=latents(frozen, refined.image),
+      steps=10,
+      start=0.4,
     )
     decode = lambda z: fixed['vae'].apply(frozen['vae'], z, method='from_latents')
     return {
-        'bicubic': upscale(lr, recipe.scale),
-        'restored': refined.image,
-        'result': decode(z),
-        'autoencoder': decode(latents(frozen, hr)),
-        'truth': hr,
+      'bicubic': upscale(lr, recipe.scale),
+      'restored': refined.image,
+      'result': decode(z),
+      'autoencoder': decode(latents(frozen, hr)),
+      'truth': hr,
     }
 
   def prepare(params, stats, frozen, batch):
@@ -97,15 +97,15 @@ def build(config) -> base.Stage:
     return {'unet': calibrated['params']}, {'unet': calibrated['batch_stats']}
 
   return base.Stage(
-      parts=('unet',),
-      needs=needs,
-      modules={'unet': module},
-      init=base.initialiser({'unet': lambda: registry.example_inputs('unet', module)}, {'unet': module}),
-      loss=loss,
-      validate=validate,
-      metric='noise',
-      higher_is_better=False,
-      figures=figures,
-      sections={'schedule': config.schedule.to_dict()},
-      prepare=prepare,
+    parts=('unet',),
+    needs=needs,
+    modules={'unet': module},
+    init=base.initialiser({'unet': lambda: registry.example_inputs('unet', module)}, {'unet': module}),
+    loss=loss,
+    validate=validate,
+    metric='noise',
+    higher_is_better=False,
+    figures=figures,
+    sections={'schedule': config.schedule.to_dict()},
+    prepare=prepare,
   )

@@ -51,14 +51,14 @@ def build(config) -> base.Stage:
 
   def draw(network, variables, frozen, restored, conditions, key, sampler, steps, **options):
     return diffusion.sample(
-        lambda z_t, t: network.apply(variables, z_t, t, conditions),
-        schedule,
-        jax.random.split(key, len(restored)),
-        latent=base.latents(fixed, frozen, restored),
-        steps=steps,
-        start=how.start,
-        sampler=sampler,
-        **options,
+      lambda z_t, t: network.apply(variables, z_t, t, conditions),
+      schedule,
+      jax.random.split(key, len(restored)),
+      latent=base.latents(fixed, frozen, restored),
+      steps=steps,
+      start=how.start,
+      sampler=sampler,
+      **options,
     )
 
   def decode(params, frozen, z):
@@ -69,7 +69,10 @@ def build(config) -> base.Stage:
   def study(params, stats, frozen, restored, conditions, key):
     """The student's latent, and the image as `SSR.sample` shows it."""
     variables = {
-        'params': params['student'], 'batch_stats': stats['student'], 'constants': frozen['constants']['student']}
+      'params': params['student'],
+      'batch_stats': stats['student'],
+      'constants': frozen['constants']['student'],
+    }
     sampler, options = diffusion.STUDENT_SAMPLER, {'noise': how.noise, 'unroll': True}
     z = draw(module, variables, frozen, restored, conditions, key, sampler, how.steps, **options)
     image = decode(params, frozen, z)
@@ -119,20 +122,20 @@ def build(config) -> base.Stage:
     if how.decoder:
       own['decoder_psnr'] = base.y_psnr(decode(params, frozen, base.latents(fixed, frozen, photo)), photo).mean()
     return own | {
-        'texture': texture_distance(image, photo),
-        'psnr': base.y_psnr(image, photo).mean(),
-        'restored_texture': texture_distance(restored, photo),
-        'restored_psnr': base.y_psnr(restored, photo).mean(),
+      'texture': texture_distance(image, photo),
+      'psnr': base.y_psnr(image, photo).mean(),
+      'restored_texture': texture_distance(restored, photo),
+      'restored_psnr': base.y_psnr(restored, photo).mean(),
     }
 
   def figures(params, stats, frozen, batch, key):
     batch = {name: value[:4] for name, value in batch.items()}
     photo, lr, restored, conditions = inputs(frozen, batch)
     return {
-        'bicubic': upscale(lr, recipe.scale),
-        'restored': restored,
-        'result': study(params, stats, frozen, restored, conditions, key)[1],
-        'truth': photo,
+      'bicubic': upscale(lr, recipe.scale),
+      'restored': restored,
+      'result': study(params, stats, frozen, restored, conditions, key)[1],
+      'truth': photo,
     }
 
   def init(key):
@@ -157,24 +160,24 @@ def build(config) -> base.Stage:
     return {'student_vae': {'scaling_factor': jnp.asarray(fixed['vae'].scaling_factor)}} if how.decoder else {}
 
   return base.Stage(
-      parts=tuple(modules),
-      needs=needs,
-      modules=modules,
-      init=init,
-      loss=loss,
-      validate=validate,
-      metric='texture',
-      higher_is_better=False,
-      figures=figures,
-      sections={
-          'schedule': config.schedule.to_dict(),
-          'sampling': {'student': {name: how[name] for name in _SAMPLING}},
-      },
-      export=export,
-      measures={'student_vae': ('scaling_factor',)} if how.decoder else {},
-      fixed=('student_vae/(encoder|quant_conv|shortcut_in)',) if how.decoder else (),
-      prepare=prepare,
-      origin='its teacher',
+    parts=tuple(modules),
+    needs=needs,
+    modules=modules,
+    init=init,
+    loss=loss,
+    validate=validate,
+    metric='texture',
+    higher_is_better=False,
+    figures=figures,
+    sections={
+      'schedule': config.schedule.to_dict(),
+      'sampling': {'student': {name: how[name] for name in _SAMPLING}},
+    },
+    export=export,
+    measures={'student_vae': ('scaling_factor',)} if how.decoder else {},
+    fixed=('student_vae/(encoder|quant_conv|shortcut_in)',) if how.decoder else (),
+    prepare=prepare,
+    origin='its teacher',
   )
 
 
@@ -222,7 +225,8 @@ def texture_distance(image: Array, target: Array, filters: int = 16) -> Array:
 
   def projections(image):
     y = jax.lax.conv_general_dilated(
-        colour.luma(image)[..., None], directions, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+      colour.luma(image)[..., None], directions, (1, 1), 'SAME', dimension_numbers=('NHWC', 'HWIO', 'NHWC')
+    )
     b, h, w, n = y.shape
     rows, columns = h // _WINDOW, w // _WINDOW
     y = y[:, : rows * _WINDOW, : columns * _WINDOW].reshape(b, rows, _WINDOW, columns, _WINDOW, n)
@@ -237,7 +241,8 @@ def _check_teacher(config, modules, fixed, schedule) -> None:
     theirs = diffusion.Schedule(**registry.read_config(registry.resolve(config.parts_from))['schedule'])
     if theirs != schedule:
       raise SSRError(
-          f'config.schedule is {schedule}, the teacher of parts_from={config.parts_from} has {theirs}; use its values')
+        f'config.schedule is {schedule}, the teacher of parts_from={config.parts_from} has {theirs}; use its values'
+      )
   for part, other, skipped in (('student', 'unet', ()), ('student_vae', 'vae', ('scaling_factor',))):
     if part not in modules:
       continue
@@ -246,5 +251,6 @@ def _check_teacher(config, modules, fixed, schedule) -> None:
       a, b = getattr(ours, field), getattr(theirs, field)
       if a != b and field not in ('parent', 'name', 'dtype', 'remat', *skipped):
         raise SSRError(
-            f'config.model.{part}.{field} is {a}, that of parts_from={config.parts_from} has {b}; '
-            f'the {part} starts as the {other} there')
+          f'config.model.{part}.{field} is {a}, that of parts_from={config.parts_from} has {b}; '
+          f'the {part} starts as the {other} there'
+        )

@@ -49,9 +49,9 @@ def build(config) -> base.Stage:
     rmse = jnp.sqrt(((kernels - low.kernels) ** 2).mean((1, 2, 3)))
     blurred = blur_downsample(hr, kernels, recipe.scale)
     return {
-        'kernel_psnr': (-20 * jnp.log10(rmse)).mean(),
-        'lr_psnr': base.y_psnr(blurred, low.lr_clean).mean(),
-        'kernel_l1': jnp.abs(kernels - low.kernels).mean(),
+      'kernel_psnr': (-20 * jnp.log10(rmse)).mean(),
+      'lr_psnr': base.y_psnr(blurred, low.lr_clean).mean(),
+      'kernel_l1': jnp.abs(kernels - low.kernels).mean(),
     }
 
   def figures(params, stats, frozen, batch, key):
@@ -59,21 +59,21 @@ def build(config) -> base.Stage:
     _, low, depth = inputs(frozen, batch)
     kernels = module.apply({'params': params['dkenet']}, low.lr, depth)
     return {
-        'lr': upscale(low.lr, recipe.scale, 'nearest'),
-        'depth': base.gray(upscale(depth, recipe.scale, 'nearest')),
-        'estimate': base.variance_map(kernels, recipe.scale),
-        'truth': base.variance_map(low.kernels, recipe.scale),
+      'lr': upscale(low.lr, recipe.scale, 'nearest'),
+      'depth': base.gray(upscale(depth, recipe.scale, 'nearest')),
+      'estimate': base.variance_map(kernels, recipe.scale),
+      'truth': base.variance_map(low.kernels, recipe.scale),
     }
 
   return base.Stage(
-      parts=('dkenet',),
-      needs=('depth',),
-      modules={'dkenet': module},
-      init=base.initialiser({'dkenet': example(config, recipe)}, {'dkenet': module}),
-      loss=loss,
-      validate=validate,
-      metric='kernel_l1',
-      higher_is_better=False,
-      figures=figures,
-      depth='uses',
+    parts=('dkenet',),
+    needs=('depth',),
+    modules={'dkenet': module},
+    init=base.initialiser({'dkenet': example(config, recipe)}, {'dkenet': module}),
+    loss=loss,
+    validate=validate,
+    metric='kernel_l1',
+    higher_is_better=False,
+    figures=figures,
+    depth='uses',
   )

@@ -64,13 +64,13 @@ def build(config) -> base.Stage:
     return {'bicubic': upscale(low.lr, recipe.scale), 'restored': sr, 'truth': hr}
 
   return base.Stage(
-      parts=('nbsr',),
-      needs=(),
-      modules={'nbsr': module},
-      init=initialiser({'nbsr': module}, recipe, {'nbsr': example(config, recipe)}),
-      loss=loss,
-      validate=validate,
-      metric='psnr',
-      higher_is_better=True,
-      figures=figures,
+    parts=('nbsr',),
+    needs=(),
+    modules={'nbsr': module},
+    init=initialiser({'nbsr': module}, recipe, {'nbsr': example(config, recipe)}),
+    loss=loss,
+    validate=validate,
+    metric='psnr',
+    higher_is_better=True,
+    figures=figures,
   )

@@ -37,9 +37,9 @@ def build(config) -> base.Stage:
     out = run(params, frozen, low.lr)
     rmse = jnp.sqrt(((out.kernels - low.kernels) ** 2).mean((1, 2, 3)))
     return {
-        'psnr': base.y_psnr(out.image, hr).mean(),
-        'bicubic_psnr': base.y_psnr(upscale(low.lr, recipe.scale), hr).mean(),
-        'kernel_psnr': (-20 * jnp.log10(rmse)).mean(),
+      'psnr': base.y_psnr(out.image, hr).mean(),
+      'bicubic_psnr': base.y_psnr(upscale(low.lr, recipe.scale), hr).mean(),
+      'kernel_psnr': (-20 * jnp.log10(rmse)).mean(),
     }
 
   def figures(params, stats, frozen, batch, key):
@@ -47,24 +47,24 @@ def build(config) -> base.Stage:
     hr, low = inputs(frozen, batch)
     out = run(params, frozen, low.lr)
     return {
-        'bicubic': upscale(low.lr, recipe.scale),
-        'restored': out.image,
-        'truth': hr,
-        'depth': base.gray(out.depth),
-        'estimate': base.variance_map(out.kernels, recipe.scale),
-        'kernels': base.variance_map(low.kernels, recipe.scale),
+      'bicubic': upscale(low.lr, recipe.scale),
+      'restored': out.image,
+      'truth': hr,
+      'depth': base.gray(out.depth),
+      'estimate': base.variance_map(out.kernels, recipe.scale),
+      'kernels': base.variance_map(low.kernels, recipe.scale),
     }
 
   examples = {'dkenet': kernel.example(config, recipe), 'nbsr': nbsr.example(config, recipe)}
   return base.Stage(
-      parts=('dkenet', 'nbsr'),
-      needs=('depth',),
-      modules=modules,
-      init=nbsr.initialiser(modules, recipe, examples),
-      loss=loss,
-      validate=validate,
-      metric='psnr',
-      higher_is_better=True,
-      figures=figures,
-      depth='uses',
+    parts=('dkenet', 'nbsr'),
+    needs=('depth',),
+    modules=modules,
+    init=nbsr.initialiser(modules, recipe, examples),
+    loss=loss,
+    validate=validate,
+    metric='psnr',
+    higher_is_better=True,
+    figures=figures,
+    depth='uses',
   )

@@ -56,16 +56,17 @@ def build(config) -> base.Stage:
     variables = {'params': params['vae']}
     image, mean, logvar = module.apply(variables, hr)
     energy = lambda x: (
-        jnp.abs(jnp.diff(colour.luma(x), axis=1)).mean() + jnp.abs(jnp.diff(colour.luma(x), axis=2)).mean())
+      jnp.abs(jnp.diff(colour.luma(x), axis=1)).mean() + jnp.abs(jnp.diff(colour.luma(x), axis=2)).mean()
+    )
     scalars = {}
     if weights.latent_noise:  # of the amount that training shows on average
       noise = weights.latent_noise / 2 * jnp.std(mean) * jax.random.normal(key, mean.shape)
       scalars['noisy_psnr'] = base.y_psnr(module.apply(variables, mean + noise, method='decode'), hr).mean()
     return scalars | {
-        'psnr': base.y_psnr(image, hr).mean(),
-        'objective': vae_lib.reconstruction_loss(image, hr) + weights.detail * vae_lib.detail_loss(image, hr),
-        'sharpness': energy(jnp.clip(image, 0, 1)) / energy(hr),  # 1: as much gradient as the photo
-        'kl': vae_lib.kl_loss(mean, logvar),
+      'psnr': base.y_psnr(image, hr).mean(),
+      'objective': vae_lib.reconstruction_loss(image, hr) + weights.detail * vae_lib.detail_loss(image, hr),
+      'sharpness': energy(jnp.clip(image, 0, 1)) / energy(hr),  # 1: as much gradient as the photo
+      'kl': vae_lib.kl_loss(mean, logvar),
     }
 
   def figures(params, stats, frozen, batch, key):
@@ -75,7 +76,8 @@ def build(config) -> base.Stage:
 
   def export(params, stats, frozen, batch):
     """The scaling factor makes the latents of photos unit variance: of Stable Diffusion's kind by one number; where the
-    shortcut begins as a whitened code, channel by channel."""
+    shortcut begins as a whitened code, channel by channel.
+    """
     del stats, frozen
     variables = {'params': params['vae']}
     mean, _ = module.apply(variables, base.images(batch), method='encode')
@@ -113,16 +115,16 @@ def build(config) -> base.Stage:
     return params, stats, constants
 
   return base.Stage(
-      parts=('vae',),
-      needs=(),
-      modules={'vae': module},
-      init=init,
-      loss=loss,
-      validate=validate,
-      metric='objective',
-      higher_is_better=False,
-      figures=figures,
-      export=export,
-      measures={'vae': ('scaling_factor',)},
-      prepare=prepare,
+    parts=('vae',),
+    needs=(),
+    modules={'vae': module},
+    init=init,
+    loss=loss,
+    validate=validate,
+    metric='objective',
+    higher_is_better=False,
+    figures=figures,
+    export=export,
+    measures={'vae': ('scaling_factor',)},
+    prepare=prepare,
   )

@@ -42,7 +42,11 @@ TINY = {
 @pytest.fixture(scope='session')
 def tiny_model_dir(tmp_path_factory) -> pathlib.Path:
   """A model directory with the five parts of the method, tiny and random (seeded); read it, do not change it."""
-  directory = tmp_path_factory.mktemp('models') / 'tiny'
+  return write_tiny_model(tmp_path_factory.mktemp('models') / 'tiny')
+
+
+def write_tiny_model(directory: pathlib.Path) -> pathlib.Path:
+  """Makes the model of `tiny_model_dir`."""
   for index, (part, config) in enumerate(TINY.items()):
     rng = np.random.default_rng(index)
     shapes = registry.abstract_variables(part, config)

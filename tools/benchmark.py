@@ -301,7 +301,8 @@ def main(argv: list[str] | None = None) -> int:
   from ssr_jax.report import tables
 
   rows, code = [], 0
-  for case, run in [(case, run) for case in names for run in (runs if case == 'train' else [None])]:
+  cases = [(name, run) for name in names for run in (runs if name == 'train' else [None])]
+  for case, run in cases:
     found = _run(case, options, run)
     if isinstance(found, str):
       print(f'error: {case}: {found}', file=sys.stderr)

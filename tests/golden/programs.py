@@ -1,0 +1,109 @@
+"""What the golden test pins: sampling, and one train step of each stage, as small dictionaries of numbers.
+
+    python -m tests.golden.programs            # writes tests/golden/outputs.npz anew
+    python -m tests.golden.programs FILE.npz   # writes another file, to compare two versions of the code to the bit
+"""
+
+from collections.abc import Iterator
+import importlib
+import pathlib
+import sys
+import tempfile
+
+import jax
+import numpy as np
+import skimage.data
+
+OUTPUTS = pathlib.Path(__file__).parent / 'outputs.npz'
+STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill')
+SIZES = ('tiny', 'compact')
+SAMPLING = {
+  'own': {},
+  'restored': {'steps': 0},
+  'unet': {'steps': 2, 'start': 0.5, 'seed': 3},
+  'noise': {'steps': 2, 'sampler': 'ddpm', 'start': 1.0, 'colour_fix': 'none', 'strength': 0.7},
+}
+
+
+def names() -> Iterator[str]:
+  """Every case."""
+  for size in SIZES:
+    yield from (f'{size}/sample/{how}' for how in (*SAMPLING, 'tiles'))
+    yield from (f'{size}/step/{stage}' for stage in STAGES)
+
+
+def run(name: str, tiny_model: pathlib.Path) -> dict[str, np.ndarray]:
+  """The outputs of a case; those of 'tiny' are of the model in that directory."""
+  size, kind, which = name.split('/')
+  model = str(tiny_model) if size == 'tiny' else 'compact'
+  return sample(model, which) if kind == 'sample' else step(size, which, model)
+
+
+def sample(model: str, how: str) -> dict[str, np.ndarray]:
+  """Image, restored image, depth and kernels of a photo of 40x52 pixels (of 72x100, in tiles of 64), thinned out."""
+  import ssr_jax
+
+  photo = skimage.data.astronaut()[::4, ::4].astype(np.float32) / 255
+  options = SAMPLING.get(how, {'tile': 64})
+  lr = photo[10:82, 20:120] if how == 'tiles' else photo[20:60, 40:92]
+  result = ssr_jax.sample(lr, model=model, **options)
+  found = {'image': result.image, 'restored': result.restored, 'depth': result.depth, 'kernels': result.kernels}
+  return {key: np.asarray(value)[::5, ::5, ::7] for key, value in found.items()}
+
+
+def step(size: str, stage: str, model: str) -> dict[str, np.ndarray]:
+  """Scalars of a stage's first step and of its validation, and norms of the parameters after two."""
+  from ssr_jax import xla
+  from ssr_jax.training import sharding, stages
+  from ssr_jax.training import state as state_lib
+  from ssr_jax.weights import registry
+
+  config = importlib.import_module(f'configs.{size}').get_config(stage)
+  config.parts_from = model
+  config.train.warmup = 1
+  built = stages.build(config)
+  side = config.data.patch = 64
+  photo = skimage.data.coffee()
+  hr = np.stack([photo[y : y + side, x : x + side] for y, x in ((20, 250), (150, 300))])
+  rows = np.linspace(0, 1, side, dtype=np.float32)[:, None]
+  depth = np.stack([np.broadcast_to(rows, (side, side)), rows * rows.T])
+  batch = {'hr': hr, 'depth': depth, 'seed': np.array([5, 6], np.uint32)}
+  if built.depth == 'none':
+    del batch['depth']
+
+  params, stats, constants = built.init(jax.random.key(0))
+  frozen = dict(registry.load_model(model, parts=built.needs).variables) if built.needs else {}
+  frozen['constants'] = constants
+  params, stats = built.prepare(params, stats, frozen, batch)
+  mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+  program = state_lib.program(built, config, mesh, params, stats, frozen)
+  state = program.create(params, stats)
+  validation = xla.jit(built.validate)(state.ema, state.stats, frozen, batch, jax.random.key(1))
+  state, scalars = program.step(state, frozen, batch, np.int32(0))
+  state, _ = program.step(state, frozen, batch, np.int32(0))
+  found = {f'step/{key}': value for key, value in scalars.items()}
+  found |= {f'validate/{key}': value for key, value in validation.items()}
+  for part in sorted(state.params):
+    leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(state.ema[part])]
+    found[f'norm/{part}'] = np.sqrt(sum((x**2).sum() for x in leaves))
+    found[f'moved/{part}'] = np.sqrt(
+      sum(((x - np.asarray(y)) ** 2).sum() for x, y in zip(leaves, jax.tree.leaves(params[part]), strict=True))
+    )
+  return {key: np.asarray(value) for key, value in found.items()}
+
+
+def main() -> None:
+  """Writes every case's outputs."""
+  sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
+  from tests import conftest
+
+  target = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else OUTPUTS
+  with tempfile.TemporaryDirectory() as directory:
+    model = conftest.write_tiny_model(pathlib.Path(directory) / 'tiny')
+    found = {f'{name}:{key}': x for name in names() for key, x in run(name, model).items()}
+  np.savez_compressed(target, **found)
+  print(f'{len(found)} arrays, {sum(x.size for x in found.values())} numbers: {target}')
+
+
+if __name__ == '__main__':
+  main()

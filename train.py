@@ -23,7 +23,8 @@ def main(config, workdir: str) -> int:
 
   from ssr_jax import xla
   from ssr_jax.data import pipeline, sources
-  from ssr_jax.training import checkpoint, distributed, export, logging, sharding, stages
+  from ssr_jax.systems.ssr import stages
+  from ssr_jax.training import checkpoint, distributed, export, logging, sharding
   from ssr_jax.training import state as state_lib
   from ssr_jax.types import SSRError
   from ssr_jax.weights import registry
@@ -313,14 +314,14 @@ def _check_same_meaning(config, stage, about):
   Returns:
     {part: {field: value}} of the fields that are measured, not configured.
   """
-  from ssr_jax import models
+  from ssr_jax import systems
   from ssr_jax.diffusion import Schedule
   from ssr_jax.types import SSRError
 
   how = ('parent', 'name', 'dtype', 'remat')  # it is computed, not what
   brought = {}
   for part in stage.parts:
-    ours, theirs = stage.modules[part], models.build(part, **about['parts'][part])
+    ours, theirs = stage.modules[part], systems.build(part, **about['parts'][part])
     for name in (field.name for field in dataclasses.fields(ours) if field.name not in how):
       a, b = getattr(ours, name), getattr(theirs, name, None)
       if name in stage.measures.get(part, ()):

@@ -19,10 +19,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from ssr_jax import diffusion, models, svkr, xla
+from ssr_jax import diffusion, nn, xla
 from ssr_jax.image import colourfix, resize, tiles
 from ssr_jax.image import kernels as kernel_maths
-from ssr_jax.models import encoders
+from ssr_jax.systems.ssr import encoders, svkr
 from ssr_jax.types import Array, SSRError
 from ssr_jax.weights import registry
 
@@ -367,7 +367,7 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
   Raises:
     SSRError: an unknown model or dtype, a damaged or missing file, a config field that does not exist.
   """
-  compute = models.dtype_of(dtype, 'dtype')
+  compute = nn.dtype_of(dtype, 'dtype')
   model = registry.load_model(name_or_path)
   for section, known in _SECTIONS.items():
     for field in model.config[section]:

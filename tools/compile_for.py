@@ -300,7 +300,7 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
   import jax
   import jax.numpy as jnp
 
-  from ssr_jax import models, pipeline
+  from ssr_jax import nn, pipeline
   from ssr_jax.training import flops
   from ssr_jax.types import SSRError
   from ssr_jax.weights import registry
@@ -312,7 +312,7 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
     model = copy.deepcopy(registry.DEFAULTS) | {'name': config.name, 'schedule': config.schedule.to_dict()}
     fields = config.model.to_dict()
   own = jax.sharding.SingleDeviceSharding(device)
-  compute = models.dtype_of(config.eval.dtype, 'config.eval.dtype')
+  compute = nn.dtype_of(config.eval.dtype, 'config.eval.dtype')
 
   def shape(*sizes, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(sizes, dtype, sharding=own)

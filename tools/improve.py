@@ -58,12 +58,12 @@ def as_built(fields: dict, config: str, stage: str, parts: dict) -> dict:
     stage: the stage.
     parts: {part: its config in model.json}; what the config has no field for, a measured scaling, is left out.
   """
-  from ssr_jax import models
+  from ssr_jax import systems
 
   model = importlib.import_module(f'configs.{config}').get_config(stage).model
   new = tuple(f'model.{part}.' for part in parts)
   kept = {name: value for name, value in fields.items() if not name.startswith(new)}
-  modules = {part: models.build(part, **entry) for part, entry in parts.items()}
+  modules = {part: systems.build(part, **entry) for part, entry in parts.items()}
   return kept | {
     f'model.{part}.{name}': getattr(module, name) for part, module in modules.items() for name in model[part]
   }

@@ -43,9 +43,9 @@ def build(name: str):
   import torch
   import transformers
 
-  from ssr_jax import models
-  from ssr_jax.models.clip import CLIPText
-  from ssr_jax.models.unet import UNet
+  from ssr_jax import systems
+  from ssr_jax.nn.clip import CLIPText
+  from ssr_jax.nn.unet import UNet
   from ssr_jax.weights import convert, importing
 
   draw = np.random.default_rng(0)
@@ -67,7 +67,7 @@ def build(name: str):
       down_block_types=('DownEncoderBlock2D',) * 4,
       up_block_types=('UpDecoderBlock2D',) * 4,
     )
-    ours = models.build('vae', **importing.vae_config(dict(theirs.config)))
+    ours = systems.build('vae', **importing.vae_config(dict(theirs.config)))
     inputs = (draw.random((1, 256, 256, 3), np.float32),)
     return theirs, ours, convert.vae(), inputs, lambda m, x: (m(2 * x - 1, sample_posterior=False).sample + 1) / 2, {}
   if name in TEXT:
@@ -129,7 +129,7 @@ def build(name: str):
     )
     theirs = transformers.DepthAnythingForDepthEstimation(config)
     translate, table = importing.depth_anything_config, convert.depth_anything()
-  ours = models.build('depth', **translate(config.to_dict()))
+  ours = systems.build('depth', **translate(config.to_dict()))
   mean, deviation = (torch.tensor(v)[:, None, None] for v in (ours.mean, ours.deviation))
   inputs = (draw.random((1, *ours.resolution, 3), np.float32),)
   return theirs, ours, table, inputs, lambda m, x: m((x - mean) / deviation).predicted_depth[:, None], {'raw': True}
@@ -196,14 +196,14 @@ def compare_amf(name: str) -> float:
   import jax
   import jax.numpy as jnp
 
-  from ssr_jax import models, xla
-  from ssr_jax.models import amf
-  from ssr_jax.models.encoders import Conditions
-  from ssr_jax.models.unet import UNet
+  from ssr_jax import systems, xla
+  from ssr_jax.nn.unet import UNet
+  from ssr_jax.systems.ssr import amf
+  from ssr_jax.systems.ssr.encoders import Conditions
   from ssr_jax.weights import importing, registry
 
   config = importlib.import_module(f'configs.{name}').get_config().model.unet.to_dict()
-  module = models.build('unet', **config)
+  module = systems.build('unet', **config)
   draw = np.random.default_rng(0)
   shapes = registry.abstract_variables('unet', config)
   tensors = importing.untrained(shapes, seed=0)

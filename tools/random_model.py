@@ -49,11 +49,10 @@ def main() -> int:
   parser.add_argument('--seed', type=int, default=0)
   arguments = parser.parse_args()
 
-  from ssr_jax import models
   from ssr_jax.weights import registry
 
   config = importlib.import_module(f'configs.{arguments.config}').get_config()
-  for part in (p for p in models.PARTS if p in config.model):  # a student is the UNet again
+  for part in (p for p in registry.PARTS if p in config.model):  # a student is the UNet again
     start = time.monotonic()
     fields = config.model[part].to_dict()
     tensors = draw(registry.abstract_variables(part, fields), arguments.seed)

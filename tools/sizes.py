@@ -54,17 +54,17 @@ def rows(name: str) -> list[tuple[str, int, int]]:
   import jax
   import jax.numpy as jnp
 
-  from ssr_jax import models
-  from ssr_jax.models.encoders import Conditions
+  from ssr_jax import systems
+  from ssr_jax.systems.ssr.encoders import Conditions
   from ssr_jax.training import flops
   from ssr_jax.weights import registry
 
   config = importlib.import_module(f'configs.{name}').get_config()
   lr, hr = jnp.zeros((1, LR, LR, 3)), jnp.zeros((1, 4 * LR, 4 * LR, 3))
   found = []
-  for part in (p for p in models.PARTS if p in config.model):  # a student is the UNet again
-    module = models.build(part, **config.model[part].to_dict())
-    shapes = jax.eval_shape(module.init, jax.random.key(0), *registry.example_inputs(part, module))
+  for part in (p for p in registry.PARTS if p in config.model):  # a student is the UNet again
+    module = systems.build(part, **config.model[part].to_dict())
+    shapes = jax.eval_shape(module.init, jax.random.key(0), *systems.get('ssr').parts[part].example(module))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))
     if part == 'vae':
       side = 4 * LR // module.reduction
@@ -118,8 +118,8 @@ def depth_table() -> str:
   import jax
   import jax.numpy as jnp
 
-  from ssr_jax import models
-  from ssr_jax.models import dpt
+  from ssr_jax import systems
+  from ssr_jax.nn.depth import dpt
   from ssr_jax.training import flops
 
   lines = [
@@ -129,7 +129,7 @@ def depth_table() -> str:
     '|---|--:|--:|--:|--:|--:|',
   ]
   for name, fields in dpt.SIZES.items():
-    module = models.build('depth', family='dpt', **fields)
+    module = systems.build('depth', family='dpt', **fields)
     image = jnp.zeros((1, *module.resolution, 3))
     shapes = jax.eval_shape(module.init, jax.random.key(0), image)
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes))

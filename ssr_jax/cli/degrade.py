@@ -156,12 +156,12 @@ def _depth_net(name: str):
   """A function from a photo's path to the net's relative inverse depth [H, W] and a line that names the net."""
   import numpy as np
 
-  from ssr_jax import models, xla
+  from ssr_jax import systems, xla
   from ssr_jax.weights import registry
 
   model = registry.load_model(name, ['depth'])
   entry = model.config['parts']['depth']
-  run = xla.jit(models.build('depth', **entry['config']).apply)
+  run = xla.jit(systems.build('depth', **entry['config']).apply)
 
   def estimate(path: pathlib.Path):
     rgb = io.read(path).rgb

@@ -9,7 +9,7 @@ import time
 
 from ssr_jax.cli import console
 from ssr_jax.image import io
-from ssr_jax.models import DTYPES
+from ssr_jax.nn import DTYPES
 from ssr_jax.types import SSRError
 
 

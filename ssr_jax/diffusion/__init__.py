@@ -1,7 +1,6 @@
 """Latent diffusion: the schedule, the loss of Eq. 5 and the samplers."""
 
-from ssr_jax.diffusion.loss import diffusion_loss
 from ssr_jax.diffusion.samplers import SAMPLERS, STUDENT_SAMPLER, ddim, ddpm, dpmpp_2m, sample
 from ssr_jax.diffusion.schedule import Schedule
 
-__all__ = ['SAMPLERS', 'STUDENT_SAMPLER', 'Schedule', 'ddim', 'ddpm', 'diffusion_loss', 'dpmpp_2m', 'sample']
+__all__ = ['SAMPLERS', 'STUDENT_SAMPLER', 'Schedule', 'ddim', 'ddpm', 'dpmpp_2m', 'sample']

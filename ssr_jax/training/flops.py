@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ssr_jax import xla
-from ssr_jax.training import stages
+from ssr_jax.systems.ssr import stages
 from ssr_jax.training import state as state_lib
 
 PEAKS = {

@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssr_jax.training import stages
-from ssr_jax.training.stages import base
+from ssr_jax.systems.ssr import stages
+from ssr_jax.systems.ssr.stages import base
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssr_jax.models.blocks import BN_EPS
+from ssr_jax.nn.blocks import BN_EPS
 from ssr_jax.types import SSRError
 from ssr_jax.weights import convert, public, registry, torch_files
 from ssr_jax.weights.tokenizer import Tokenizer
@@ -183,7 +183,7 @@ def text_config(config: Mapping[str, Any], where: str = 'config.json') -> Config
 
 def prompt_embedding(path: pathlib.Path, prompt: str) -> np.ndarray:
   """The text condition of a prompt, float32 [n, e], from text_encoder/ and tokenizer/ of a Stable Diffusion folder."""
-  from ssr_jax.models.clip import CLIPText
+  from ssr_jax.nn.clip import CLIPText
 
   folder = path / 'text_encoder'
   config = text_config(_read_json(folder / 'config.json'), str(folder / 'config.json'))
@@ -366,7 +366,7 @@ def _dpt_table(config: Config) -> convert.Table:
 
 def depth_anything_config(config: Mapping[str, Any], where: str = 'config.json') -> Config:
   """DepthAnythingForDepthEstimation's config.json -> attributes of DPT; SSRError where ours cannot follow."""
-  from ssr_jax.models import dpt
+  from ssr_jax.nn.depth import dpt
 
   _require(
     config,

@@ -27,12 +27,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ssr_jax import models
+from ssr_jax import systems
 from ssr_jax.types import SSRError
 
 FORMAT = 1
 MODEL_FILE = 'model.json'
-PARTS = models.PARTS
+PARTS = tuple(systems.get(systems.DEFAULT).parts)
 
 # What a new model.json says about the stages between the parts; `update` changes it.
 DEFAULTS: dict[str, Any] = {
@@ -43,7 +43,6 @@ DEFAULTS: dict[str, Any] = {
 }
 
 BUNDLED = {'compact': pathlib.Path(__file__).parent / 'bundled'}
-_TRAINING_ONLY = ('params/reconstruction/',)  # AMF-UNet's heads, which sampling never calls, may be left out
 _LISTED = 6  # names shown in an error before it says how many more there are
 
 
@@ -159,7 +158,7 @@ def save_part(
   Args:
     directory: model directory, made when absent; its other parts stay.
     part: one of `PARTS`.
-    config: keyword arguments of `models.build(part, **config)`; plain JSON values.
+    config: keyword arguments of `systems.build(part, **config)`; plain JSON values.
     variables: the Flax variables dict ('params', 'batch_stats', 'constants').
     training: what made them (data, steps, machine, metrics), for the model card; plain JSON values.
     name: the model's name when model.json is new; default the directory's.
@@ -300,10 +299,10 @@ def verify(name_or_path: str | os.PathLike) -> dict[str, str | None]:
 def abstract_variables(
   part: str, config: Mapping[str, Any], dtype: Any = jnp.float32
 ) -> dict[str, jax.ShapeDtypeStruct]:
-  """Flat names, shapes and dtypes of the variables that `models.build(part, **config)` has; nothing is computed.
+  """Flat names, shapes and dtypes of the variables that `systems.build(part, **config)` has; nothing is computed.
 
   Args:
-    part: as of `models.build`.
+    part: as of `systems.build`.
     config: likewise.
     dtype: what the network computes in. Variables are float32, but for those that a network of this dtype rounds to it
       before anything else: these may as well be kept in it, which halves their memory and changes no result.
@@ -318,7 +317,7 @@ def abstract_variables(
 def _abstract_variables(part: str, config: str, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
   """`abstract_variables` of a config as JSON, remembered: tracing a large UNet takes a second."""
   module = build(part, json.loads(config), dtype=jnp.dtype(dtype))
-  inputs = example_inputs(part, module)
+  inputs = systems.get(systems.DEFAULT).parts[part].example(module)
   variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
   if dtype != 'float32':
     leaves, structure = jax.tree.flatten(variables)
@@ -352,29 +351,10 @@ def _rounded(program: Any, dtype: Any) -> set[Any]:
   return {variable for variable, found in uses.items() if found and all(found) and variable not in given}
 
 
-def example_inputs(part: str, module: Any) -> tuple[Any, ...]:
-  """Zeros of the smallest sizes that initialise a part's module; shapes of variables do not depend on them."""
-  lr, hr = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 64, 64, 3))
-  depth, kernels = jnp.zeros((1, 16, 16, 1)), jnp.zeros((1, 16, 16, 441))
-  if part in ('depth', 'vae', 'student_vae'):
-    return (hr,)
-  if part == 'dkenet':
-    return lr, depth
-  if part == 'nbsr':
-    return lr, kernels
-  from ssr_jax.models import encoders
-
-  latents = jnp.zeros((1, 16, 16, module.latent_channels))
-  code = jnp.zeros((1, 16, 16, module.code_channels))
-  conditions = encoders.Conditions(kernel_code=code, depth=depth, lr=lr, lr_latent=latents)
-  context = None if module.cross_attention_dim is None else jnp.zeros((1, 1, module.cross_attention_dim))
-  return latents, jnp.zeros((1,), jnp.int32), conditions, context
-
-
 def build(part: str, config: Mapping[str, Any], **more: Any) -> Any:
-  """`models.build(part, **config, **more)`, its complaints turned into one line that names the part and field."""
+  """`systems.build(part, **config, **more)`, its complaints turned into one line that names the part and field."""
   try:
-    return models.build(part, **config, **more)
+    return systems.build(part, **config, **more)
   except (TypeError, ValueError) as error:  # SSRError is a ValueError
     message = (str(error).splitlines() or [''])[0]
     raise SSRError(f"part '{part}': {message}; correct parts.{part}.config in {MODEL_FILE}") from error
@@ -383,7 +363,8 @@ def build(part: str, config: Mapping[str, Any], **more: Any) -> Any:
 def _check_names(where: str, part: str, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
   expected = abstract_variables(part, config)
   wrong = []
-  missing = {key for key in expected.keys() - tensors.keys() if not key.startswith(_TRAINING_ONLY)}
+  optional = systems.get(systems.DEFAULT).parts[part].optional
+  missing = {key for key in expected.keys() - tensors.keys() if not key.startswith(optional)}
   for what, names in (('missing', missing), ('unexpected', tensors.keys() - expected.keys())):
     if names:
       wrong.append(f'{what} {_some(names)}')

@@ -122,7 +122,7 @@ def _sharded(index: pathlib.Path) -> Tensors:
 def _safetensors(path: pathlib.Path) -> Tensors:
   try:
     file = safetensors.safe_open(path, framework='numpy')
-    return Tensors(path, {name: functools.partial(file.get_tensor, name) for name in file})
+    return Tensors(path, {name: functools.partial(file.get_tensor, name) for name in file.keys()})  # noqa: SIM118, no dict
   except (safetensors.SafetensorError, OSError) as error:
     raise SSRError(f'{path}: not a safetensors file ({error}); fetch it again') from error
 

@@ -1,7 +1,7 @@
 """What the golden test pins: sampling, and one train step of each stage, as small dictionaries of numbers.
 
-    python -m tests.golden.programs            # writes tests/golden/outputs.npz anew
-    python -m tests.golden.programs FILE.npz   # writes another file, to compare two versions of the code to the bit
+python -m tests.golden.programs            # writes tests/golden/outputs.npz anew
+python -m tests.golden.programs FILE.npz   # writes another file, to compare two versions of the code to the bit
 """
 
 from collections.abc import Iterator
@@ -54,7 +54,8 @@ def sample(model: str, how: str) -> dict[str, np.ndarray]:
 def step(size: str, stage: str, model: str) -> dict[str, np.ndarray]:
   """Scalars of a stage's first step and of its validation, and norms of the parameters after two."""
   from ssr_jax import xla
-  from ssr_jax.training import sharding, stages
+  from ssr_jax.systems.ssr import stages
+  from ssr_jax.training import sharding
   from ssr_jax.training import state as state_lib
   from ssr_jax.weights import registry
 

@@ -17,12 +17,12 @@ import jax
 import numpy as np
 import pytest
 
-from ssr_jax.models.clip import CLIPText
-from ssr_jax.models.dkenet import DKENet
-from ssr_jax.models.dpt import DPT, SIZES
-from ssr_jax.models.rrdb import NBSR
-from ssr_jax.models.unet import UNet
-from ssr_jax.models.vae import VAE
+from ssr_jax.nn.clip import CLIPText
+from ssr_jax.nn.depth.dpt import DPT, SIZES
+from ssr_jax.nn.rrdb import NBSR
+from ssr_jax.nn.unet import UNet
+from ssr_jax.nn.vae import VAE
+from ssr_jax.systems.ssr.dkenet import DKENet
 from ssr_jax.weights import convert, registry
 
 TOLERANCE = 2e-5

@@ -17,7 +17,8 @@ from skimage import data
 
 from configs import tiny
 from ssr_jax.data import pipeline, sources
-from ssr_jax.training import shapes, sharding, stages
+from ssr_jax.systems.ssr import stages
+from ssr_jax.training import shapes, sharding
 from ssr_jax.types import SSRError
 from tools import compile_for
 
@@ -318,7 +319,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ssr_jax import xla
-from ssr_jax.models.attention import attention
+from ssr_jax.nn.attention import attention
 from tools import compile_for
 
 mesh = jax.sharding.Mesh(np.array(compile_for.devices('h200-8')).reshape(1, 8, 1), ('data', 'fsdp', 'tensor'))

@@ -9,8 +9,8 @@ from skimage import data
 from configs import common, tiny
 from ssr_jax import diffusion
 from ssr_jax.image import colour, colourfix
-from ssr_jax.training import stages
-from ssr_jax.training.stages import distill
+from ssr_jax.systems.ssr import stages
+from ssr_jax.systems.ssr.stages import distill
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 

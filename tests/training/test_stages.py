@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from configs import common, tiny
-from ssr_jax.training import flops, stages
+from ssr_jax.systems.ssr import stages
+from ssr_jax.systems.ssr.stages import base
+from ssr_jax.training import flops
 from ssr_jax.training import shapes as run_shapes
-from ssr_jax.training.stages import base
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 

@@ -19,9 +19,9 @@ from skimage import data
 from configs import common, tiny
 from ssr_jax import cli
 from ssr_jax.data import pipeline as data_pipeline
+from ssr_jax.systems.ssr import stages
+from ssr_jax.systems.ssr.stages import base
 from ssr_jax.training import checkpoint as train_checkpoint
-from ssr_jax.training import stages
-from ssr_jax.training.stages import base
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 import train

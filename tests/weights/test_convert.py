@@ -18,8 +18,8 @@ import skimage.data
 
 from configs import sd15, sd21
 import ssr_jax
-from ssr_jax import cli, models
-from ssr_jax.models.unet import UNet
+from ssr_jax import cli, systems
+from ssr_jax.nn.unet import UNet
 from ssr_jax.types import SSRError
 from ssr_jax.weights import convert, importing, public, registry, tokenizer, torch_files
 
@@ -247,7 +247,7 @@ def test_old_names_of_the_autoencoders_attention_and_both_kinds_of_projection():
 
 def test_layouts_against_loops():
   """A 2x2 convolution of stride 2 and its transpose, applied by loops to both layouts."""
-  from ssr_jax.models.layers import Downsample2x2, Upsample2x2
+  from ssr_jax.nn.layers import Downsample2x2, Upsample2x2
 
   w, bias, x = rng().normal(size=(5, 3, 2, 2)), rng(1).normal(size=5), rng(2).normal(size=(1, 4, 6, 3))
   table = convert.Table([('a', 'b', 'cell')])
@@ -325,7 +325,7 @@ def test_published_unet_configs_give_the_published_parameters(config, count):
 def test_training_on_imported_weights_is_not_refused(config, ours):
   """train.py compares every field of the networks with those of the weights that it starts from."""
   imported = importing.unet_config(config) | importing.widths(4) | {'prompt_tokens': 77}
-  assert models.build('unet', **imported) == models.build('unet', **ours.get_config('diffusion').model.unet.to_dict())
+  assert systems.build('unet', **imported) == systems.build('unet', **ours.get_config('diffusion').model.unet.to_dict())
 
 
 @pytest.mark.parametrize(
@@ -346,7 +346,7 @@ def test_a_config_that_our_unet_cannot_honour_is_named(change, match):
 
 
 def test_published_depth_configs_give_the_published_sizes():
-  from ssr_jax.models import dpt
+  from ssr_jax.nn.depth import dpt
 
   backbone = dict(
     apply_layernorm=True,
@@ -384,7 +384,7 @@ def test_published_depth_configs_give_the_published_sizes():
     readout_type='project',
     reassemble_factors=[4, 2, 1, 0.5],
   )
-  assert models.build('depth', **importing.dpt_config(large)) == dpt.DPT()
+  assert systems.build('depth', **importing.dpt_config(large)) == dpt.DPT()
   beit = dict(  # fields of a ViT are in the file as well, and mean nothing
     backbone_config=dict(
       hidden_size=1024,
@@ -408,12 +408,12 @@ def test_published_depth_configs_give_the_published_sizes():
     readout_type='project',
     use_bias_in_fusion_residual=None,
   )
-  got = models.build('depth', **importing.dpt_config(beit))
+  got = systems.build('depth', **importing.dpt_config(beit))
   assert got == dpt.DPT(**dpt.SIZES['dpt-beit-large-512'])
   for field in ('use_shared_relative_position_bias', 'use_absolute_position_embeddings', 'add_fpn'):
     with pytest.raises(SSRError, match=f'{field} is True'):
       importing.dpt_config(beit | dict(backbone_config=beit['backbone_config'] | {field: True}))
-  got = models.build('depth', **importing.depth_anything_config(anything))
+  got = systems.build('depth', **importing.depth_anything_config(anything))
   assert got == dpt.DPT(**dpt.SIZES['depth-anything-v2-large'])
   with pytest.raises(SSRError, match="depth_estimation_type is 'metric'"):
     importing.depth_anything_config(anything | dict(depth_estimation_type='metric'))
@@ -469,7 +469,7 @@ def pipeline(tmp_path, monkeypatch):
     max_position_embeddings=16,
     hidden_act='gelu',
   )
-  from ssr_jax.models.clip import CLIPText
+  from ssr_jax.nn.clip import CLIPText
 
   shapes = importing._abstract(CLIPText(**TEXT), jnp.zeros((1, 16), jnp.int32))
   _write(root / 'text_encoder', text, theirs(convert.clip_text(), shapes), 'model.safetensors')
@@ -507,8 +507,8 @@ def test_a_stable_diffusion_becomes_a_model_that_keeps_its_prior(pipeline, home,
   prompt = variables['constants']['prompt']
   np.testing.assert_allclose(prompt, importing.prompt_embedding(root, 'a cat'), atol=1e-6)
   assert np.abs(prompt - importing.prompt_embedding(root, '')).max() > 1e-2
-  module = models.build('unet', **entry['config'])
-  z, t, conditions, _ = registry.example_inputs('unet', module)
+  module = systems.build('unet', **entry['config'])
+  z, t, conditions, _ = systems.get('ssr').parts['unet'].example(module)
   z, t = jnp.asarray(rng().normal(size=z.shape), jnp.float32), t + 400
   conditions = jax.tree.map(lambda a: jnp.asarray(rng(1).normal(size=a.shape), jnp.float32), conditions)
   shapes = {

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ssr_jax import models
+from ssr_jax import systems
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 
@@ -32,7 +32,7 @@ class _Net(nn.Module):
 @pytest.fixture(autouse=True)
 def _parts_are_small(monkeypatch):
   registry._abstract_variables.cache_clear()
-  monkeypatch.setattr(models, 'build', lambda part, **config: _Net(**config))
+  monkeypatch.setattr(systems, 'build', lambda part, **config: _Net(**config))
   yield
   registry._abstract_variables.cache_clear()
 

@@ -1,0 +1,241 @@
+"""Building blocks that the autoencoder, the UNet and the LR encoder share."""
+
+from collections.abc import Sequence
+import functools
+import math
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ssr_jax.nn.attention import attention
+
+BN_EPS = 1e-5
+"""Epsilon of AMF's batch norms."""
+
+
+def group_norm(groups: int, eps: float, dtype: Any, name: str) -> nn.GroupNorm:
+  """GroupNorm whose variance is computed around the mean, as PyTorch does, and not as E[x^2] - E[x]^2."""
+  return nn.GroupNorm(groups, epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
+  """Sinusoids of the time step: [cos(t w_i), sin(t w_i)], w_i = 10000**(-i / (width/2)).
+
+  Args:
+    t: [b], time steps (0 to 999, fractions allowed).
+    width: even.
+
+  Returns:
+    float32 [b, width].
+  """
+  half = width // 2
+  frequencies = jnp.exp(-math.log(10_000) / half * jnp.arange(half, dtype=jnp.float32))
+  angles = t.astype(jnp.float32)[:, None] * frequencies
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+class TimeEmbedding(nn.Module):
+  """t [b] -> [b, 4 * width]: sinusoids and two dense layers."""
+
+  width: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, t: jax.Array) -> jax.Array:
+    x = timestep_embedding(t, self.width).astype(self.dtype)
+    x = nn.Dense(4 * self.width, dtype=self.dtype, name='dense_1')(x)
+    return nn.Dense(4 * self.width, dtype=self.dtype, name='dense_2')(nn.silu(x))
+
+
+class AMF(nn.Module):
+  """Adaptive multi-modal fusion, Eq. 3: F <- (1 + M_alpha_i(f_i)) * BN_i(F) + M_beta_i(f_i), i = 1, 2, 3 in turn.
+
+  Each M is an MLP applied per pixel: dense, ReLU, dense, the last layer zero at initialisation. What is left at
+  initialisation is BN; after `amf.calibrate` its scale and offset are the deviation and mean that it divides out, so
+  that the layer is the identity and a pretrained network keeps its prior.
+
+  With train, BN normalises by the statistics of the (global) batch and updates the running ones in the collection
+  'batch_stats'; without, it uses the running ones. Where the collection 'calibration' is mutable, BN is left out and
+  the mean and variance of what enters it are sown there instead.
+
+  Attributes:
+    hidden: width of each MLP; the paper uses 128.
+    momentum: of the running statistics.
+    dtype: dtype of the computation; BN's statistics stay float32.
+  """
+
+  hidden: int = 128
+  momentum: float = 0.99
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features: jax.Array, modalities: Sequence[jax.Array], *, train: bool = False) -> jax.Array:
+    """Features F [b, h, w, c] and modalities f_i, each [b, h, w, c_i] -> [b, h, w, c]."""
+    calibrating = self.is_mutable_collection('calibration') and not self.is_initializing()
+    for i, f in enumerate(modalities, start=1):
+      if f.shape[:3] != features.shape[:3]:
+        raise ValueError(f'f_{i} is {f.shape[:3]}, the features are {features.shape[:3]}')
+      if calibrating:
+        x = features.astype(jnp.float32)
+        self.sow('calibration', f'bn_{i}', {'mean': x.mean((0, 1, 2)), 'var': x.var((0, 1, 2))}, reduce_fn=_last)
+      else:
+        features = nn.BatchNorm(
+          use_running_average=not train,
+          momentum=self.momentum,
+          epsilon=BN_EPS,
+          dtype=self.dtype,
+          use_fast_variance=False,
+          name=f'bn_{i}',
+        )(features)
+      alpha, beta = (self._mlp(f, features.shape[-1], f'{name}_{i}') for name in ('alpha', 'beta'))
+      features = (1 + alpha) * features + beta
+    return features
+
+  def _mlp(self, f: jax.Array, channels: int, name: str) -> jax.Array:
+    x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name=f'{name}_hidden')(f))
+    return nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name=f'{name}_out')(x)
+
+
+def _last(_, new):
+  return new
+
+
+class ResBlock(nn.Module):
+  """x + AMF(conv(SiLU(GN(conv(SiLU(GN(x))) + dense(SiLU(embedding)))))), with a 1x1 shortcut where the width changes.
+
+  The time embedding and AMF take part only where they are given.
+
+  Attributes:
+    channels: output width.
+    groups: groups of both GroupNorms.
+    eps: their epsilon: 1e-5 in Stable Diffusion's UNet, 1e-6 in its autoencoder.
+    amf_hidden: hidden width of AMF's MLPs.
+    dtype: dtype of the computation.
+  """
+
+  channels: int
+  groups: int = 32
+  eps: float = 1e-5
+  amf_hidden: int = 128
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(
+    self,
+    x: jax.Array,
+    embedding: jax.Array | None = None,
+    modalities: Sequence[jax.Array] = (),
+    *,
+    train: bool = False,
+  ) -> jax.Array:
+    """X [b, h, w, c], embedding [b, e], modalities f_i each [b, h, w, c_i] -> [b, h, w, channels]."""
+    y = nn.silu(group_norm(self.groups, self.eps, self.dtype, 'norm1')(x))
+    y = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(y)
+    if embedding is not None:
+      y += nn.Dense(self.channels, dtype=self.dtype, name='time')(nn.silu(embedding))[:, None, None]
+    y = nn.silu(group_norm(self.groups, self.eps, self.dtype, 'norm2')(y))
+    y = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv2')(y)
+    if modalities:
+      y = AMF(self.amf_hidden, dtype=self.dtype, name='amf')(y, modalities, train=train)
+    if x.shape[-1] != self.channels:
+      # A 1x1 convolution, written as Dense: the same arithmetic, twice as fast on a CPU.
+      x = nn.Dense(self.channels, dtype=self.dtype, name='shortcut')(x)
+    return x + y
+
+
+class UpConv(nn.Module):
+  """3x3 convolution of the nearest x2 enlargement, [b, h, w, c] -> [b, 2h, 2w, channels], in 4/9 of the arithmetic.
+
+  After a nearest enlargement the nine taps of an output pixel fall on four different input pixels, so each of the four
+  output phases is a 2x2 convolution of the small image whose taps are sums of the 3x3 taps. The parameters are those
+  of the 3x3 convolution, and so is the result up to rounding.
+  """
+
+  channels: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    b, h, w, c = x.shape
+    kernel = self.param('kernel', nn.initializers.lecun_normal(), (3, 3, c, self.channels))
+    bias = self.param('bias', nn.initializers.zeros, (self.channels,))
+
+    # Rows of _PHASES[p]: which of the three taps fall on each of the two input pixels that phase p sees.
+    kernel = jnp.einsum('pyi,qxj,ijco->yxcpqo', _PHASES, _PHASES, kernel)
+    kernel = kernel.reshape(2, 2, c, 4 * self.channels).astype(self.dtype)
+    x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ('NHWC', 'HWIO', 'NHWC'))
+    y = jax.lax.conv_general_dilated(x, kernel, (1, 1), 'VALID', dimension_numbers=numbers)
+    y = y.reshape(b, h + 1, w + 1, 2, 2, self.channels)
+    # Phase 0 sees input pixels i-1 and i, phase 1 pixels i and i+1.
+    rows = [jnp.stack([y[:, p : p + h, q : q + w, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
+    y = jnp.stack(rows, axis=2)  # [b, h, 2, w, 2, channels]
+    return y.reshape(b, 2 * h, 2 * w, self.channels) + bias.astype(self.dtype)
+
+
+_PHASES = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
+
+
+class Transformer(nn.Module):
+  """Transformer blocks over the pixels of a map, as in Stable Diffusion: [b, h, w, c] -> [b, h, w, c].
+
+  Projection in and out are 1x1 convolutions in SD 1.x and linear layers in 2.x: the same arithmetic here.
+
+  Attributes:
+    heads: number of heads; divides c.
+    groups: groups of the GroupNorm in front.
+    blocks: self-attention, cross-attention (only with a context), GEGLU, this many times.
+    dtype: dtype of the computation.
+  """
+
+  heads: int
+  groups: int = 32
+  blocks: int = 1
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+    """X [b, h, w, c], context [b, n, e] or None."""
+    b, h, w, c = x.shape
+    y = group_norm(self.groups, 1e-6, self.dtype, 'norm')(x).reshape(b, h * w, c)
+    y = nn.Dense(c, dtype=self.dtype, name='proj_in')(y)
+    for i in range(self.blocks):
+      norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False)
+      z = norm(name=f'block_{i}_norm1')(y)
+      y += Attention(self.heads, self.dtype, name=f'block_{i}_self')(z, z)
+      if context is not None:
+        z = norm(name=f'block_{i}_norm2')(y)
+        y += Attention(self.heads, self.dtype, name=f'block_{i}_cross')(z, context.astype(self.dtype))
+      z = norm(name=f'block_{i}_norm3')(y)
+      z, gate = jnp.split(nn.Dense(8 * c, dtype=self.dtype, name=f'block_{i}_geglu')(z), 2, axis=-1)
+      z *= nn.gelu(gate, approximate=False)
+      y += nn.Dense(c, dtype=self.dtype, name=f'block_{i}_out')(z)
+    return x + nn.Dense(c, dtype=self.dtype, name='proj_out')(y).reshape(b, h, w, c)
+
+
+class Attention(nn.Module):
+  """Multi-head attention of x [b, n, c] over a source [b, m, e]; no biases but the output's."""
+
+  heads: int
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: jax.Array, source: jax.Array) -> jax.Array:
+    b, n, c = x.shape
+    if c % self.heads:
+      raise ValueError(f'{c} channels do not divide into {self.heads} heads')
+    q, k, v = (
+      nn.Dense(c, use_bias=False, dtype=self.dtype, name=name)(y).reshape(b, -1, self.heads, c // self.heads)
+      for name, y in (('to_q', x), ('to_k', source), ('to_v', source))
+    )
+    return nn.Dense(c, dtype=self.dtype, name='to_out')(attention(q, k, v).reshape(b, n, c))
+
+
+def resize_map(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+  """[b, h, w, c] -> [b, *size, c]: bilinear, averaging where it gets smaller; itself where the size is right."""
+  if x.shape[1:3] == tuple(size):
+    return x
+  return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), 'bilinear')

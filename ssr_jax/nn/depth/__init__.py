@@ -1,0 +1,1 @@
+"""Depth nets: one file each, all behind the same call."""

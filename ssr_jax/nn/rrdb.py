@@ -1,0 +1,122 @@
+"""NBSR: non-blind super-resolution by RRDB blocks (ESRGAN) conditioned on a kernel code by SFT (RRDB-SFT of MANet)."""
+
+from flax import linen as nn
+import jax.numpy as jnp
+
+from ssr_jax.image.kernels import pca_code
+from ssr_jax.image.resize import depth_to_space, upscale
+from ssr_jax.nn.layers import SFT, Dtype, conv3x3
+from ssr_jax.nn.remat import POLICIES, check, remat
+from ssr_jax.types import Array
+
+# ESRGAN scales its initial weights by 0.1 so that a deep residual trunk starts near the identity.
+_small_init = nn.initializers.variance_scaling(0.02, 'fan_in', 'normal')
+
+
+class RDB(nn.Module):
+  """Residual dense block: five 3x3 convolutions on all that came before, LeakyReLU 0.2, residual scale 0.2.
+
+  Attributes:
+    growth: gc, channels each of the first four convolutions adds.
+    dtype: dtype of the computation.
+  """
+
+  growth: int = 32
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[b, h, w, nf] -> [b, h, w, nf]."""
+    seen = x
+    for i in range(4):
+      y = conv3x3(self.growth, self.dtype, name=f'conv_{i + 1}', kernel_init=_small_init)(seen)
+      seen = jnp.concatenate([seen, nn.leaky_relu(y, 0.2)], -1)
+    return x + 0.2 * conv3x3(x.shape[-1], self.dtype, name='conv_5', kernel_init=_small_init)(seen)
+
+
+class RRDBSFT(nn.Module):
+  """SFT by the kernel code, three RDBs, residual scale 0.2.
+
+  Attributes:
+    growth: gc.
+    dtype: dtype of the computation.
+  """
+
+  growth: int = 32
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array, code: Array) -> tuple[Array, None]:
+    """X [b, h, w, nf], code [b, h, w, t] -> ([b, h, w, nf], None), the shape of a scan's body."""
+    y = SFT(dtype=self.dtype, name='sft')(x, code)
+    for i in range(3):
+      y = RDB(self.growth, self.dtype, name=f'rdb_{i + 1}')(y)
+    return x + 0.2 * y, None
+
+
+class NBSR(nn.Module):
+  """Non-blind super-resolution `(LR, K) -> SR`, conditioned per pixel on the PCA code of K.
+
+  The PCA basis is a variable of the collection 'constants': it is computed from sampled kernels before training
+  (`image.kernels.pca_basis`) and saved with the weights.
+
+  Attributes:
+    blocks: RRDB blocks (10 in RRDB-SFT).
+    features: nf (64).
+    growth: gc (32).
+    components: t, size of the code (15).
+    taps: k*k.
+    scale: s.
+    global_skip: add the bicubic LR to the output, so that the trunk only learns what bicubic lacks. RRDB-SFT has none.
+    scan: run the blocks as one scanned block with stacked parameters (fast to compile at full depth); unrolled else.
+      On a CPU the weight gradients of convolutions inside a scan are a hundred times slower.
+    dtype: dtype of the computation, but for the last convolution.
+    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
+  """
+
+  blocks: int = 10
+  features: int = 64
+  growth: int = 32
+  components: int = 15
+  taps: int = 441
+  scale: int = 4
+  global_skip: bool = False
+  scan: bool = False
+  dtype: Dtype = jnp.float32
+  remat: str = ''
+
+  @nn.compact
+  def __call__(self, lr: Array, kernels: Array) -> Array:
+    """Restores.
+
+    Args:
+      lr: [b, h, w, 3] in [0, 1].
+      kernels: [b, h, w, k*k], normalised.
+
+    Returns:
+      [b, s*h, s*w, 3], not clipped.
+    """
+    if kernels.shape != (*lr.shape[:3], self.taps):
+      raise ValueError(f'kernels must be {(*lr.shape[:3], self.taps)}; got {kernels.shape}')
+    basis = self.variable('constants', 'pca', jnp.zeros, (self.taps, self.components))
+    code = pca_code(kernels, basis.value)  # [b, h, w, t]
+
+    first = conv3x3(self.features, self.dtype, name='conv_in')(lr)
+    x = first
+    if self.scan:
+      # The class, not a block of it: nothing would make it again from a scan's stacked parameters.
+      block = RRDBSFT
+      if check(self.remat, 'remat'):
+        block = nn.remat(RRDBSFT, policy=POLICIES[self.remat], prevent_cse=False)
+      stack = nn.scan(
+        block, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=nn.broadcast, length=self.blocks
+      )
+      x, _ = stack(self.growth, self.dtype, name='trunk')(x, code)
+    else:
+      for i in range(self.blocks):
+        x, _ = remat(RRDBSFT(self.growth, self.dtype, name=f'block_{i + 1}'), self.remat)(x, code)
+    x = first + conv3x3(self.features, self.dtype, name='conv_trunk')(x)
+    # In float32 whatever the dtype: the 8 bits of a bfloat16 would be the image's.
+    x = conv3x3(lr.shape[-1] * self.scale**2, jnp.float32, name='conv_out', kernel_init=_small_init)(x)
+    sr = depth_to_space(x, self.scale)
+    return sr + upscale(lr, self.scale) if self.global_skip else sr

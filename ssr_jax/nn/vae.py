@@ -1,0 +1,299 @@
+"""The KL autoencoder of latent diffusion, and the reconstruction losses it is trained with."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from flax import linen as nn
+import jax
+import jax.numpy as jnp
+
+from ssr_jax.image.resize import depth_to_space, space_to_depth
+from ssr_jax.nn.attention import attention
+from ssr_jax.nn.blocks import ResBlock, UpConv, group_norm
+from ssr_jax.nn.remat import remat
+
+EPS = 1e-6
+"""GroupNorm's epsilon everywhere in the autoencoder (the UNet's residual blocks use 1e-5)."""
+
+
+class VAE(nn.Module):
+  """KL autoencoder with the structure of Stable Diffusion's (the defaults are its sizes).
+
+  Spatial reduction f = patch * 2**(len(channels) - 1). With patch > 1 the pixels of a patch x patch square go to
+  channels before the first convolution and come back after the last one: most of the work then happens at 1/patch of
+  the image's resolution, which is what makes the compact model fast.
+
+  Images are in [0, 1] outside and [-1, 1] inside. Any height and width that are multiples of f.
+
+  Attributes:
+    channels: widths, highest resolution first; each level but the last halves the resolution.
+    latent_channels: channels c of the latent.
+    encoder_blocks: residual blocks per level of the encoder.
+    decoder_blocks: residual blocks per level of the decoder (Stable Diffusion: one more than the encoder).
+    groups: groups of every GroupNorm.
+    mid_attention: whether both middle blocks have a single-head self-attention.
+    patch: side of the pixel-unshuffle in front and the pixel-shuffle behind; 1 is none.
+    shortcut: add a linear map of each f x f square of pixels to the latent's mean, and one from the latent to the
+      square, around encoder and decoder (the residual autoencoding of DC-AE, arXiv 2410.10733, with a learned map). The
+      group norms in both hide an image's brightness and colour from what follows; with the shortcut these pass at
+      once, and training starts from a linear code instead of a gray image. Stable Diffusion has none.
+    scaling_factor: to_latents multiplies by it, so that latents have about unit variance; one number, or one for each
+      channel.
+    dtype: dtype of the computation; parameters, normalisation statistics and what makes the image of the last
+      features stay float32.
+    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
+  """
+
+  channels: Sequence[int] = (128, 256, 512, 512)
+  latent_channels: int = 4
+  encoder_blocks: int = 2
+  decoder_blocks: int = 3
+  groups: int = 32
+  mid_attention: bool = True
+  patch: int = 1
+  shortcut: bool = False
+  scaling_factor: float | Sequence[float] = 0.18215
+  dtype: Any = jnp.float32
+  remat: str = ''
+
+  def setup(self):
+    self.encoder = Encoder(
+      self.channels,
+      self.latent_channels,
+      self.encoder_blocks,
+      self.groups,
+      self.mid_attention,
+      self.dtype,
+      self.remat,
+    )
+    self.decoder = Decoder(
+      self.channels,
+      3 * self.patch**2,
+      self.decoder_blocks,
+      self.groups,
+      self.mid_attention,
+      self.dtype,
+      self.remat,
+    )
+    # 1x1 convolutions, written as Dense: the same arithmetic, twice as fast on a CPU.
+    self.quant_conv = nn.Dense(2 * self.latent_channels, dtype=self.dtype, bias_init=_quiet_posterior)
+    self.post_quant_conv = nn.Dense(self.latent_channels, dtype=self.dtype)
+    if self.shortcut:
+      self.shortcut_in = nn.Dense(self.latent_channels, use_bias=False, dtype=self.dtype)
+      self.shortcut_out = nn.Dense(3 * self.reduction**2, use_bias=False)
+
+  @property
+  def reduction(self) -> int:
+    """f: image pixels per latent pixel on each axis."""
+    return self.patch * 2 ** (len(self.channels) - 1)
+
+  def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Posterior of the latent, not yet scaled.
+
+    Args:
+      x: image [b, H, W, 3] in [0, 1].
+
+    Returns:
+      mean and logvar, each float32 [b, H/f, W/f, c]; logvar is clipped to [-30, 20].
+
+    Raises:
+      ValueError: not three channels, or a size that is no multiple of f.
+    """
+    if x.ndim != 4 or x.shape[3] != 3 or x.shape[1] % self.reduction or x.shape[2] % self.reduction:
+      raise ValueError(f'image must be [b, H, W, 3] with H and W multiples of {self.reduction}; got {x.shape}')
+    x = (2 * x - 1).astype(self.dtype)
+    moments = self.quant_conv(self.encoder(space_to_depth(x, self.patch))).astype(jnp.float32)
+    mean, logvar = jnp.split(moments, 2, axis=-1)
+    if self.shortcut:
+      mean += self.shortcut_in(space_to_depth(x, self.reduction)).astype(jnp.float32)
+    return mean, jnp.clip(logvar, -30.0, 20.0)
+
+  def decode(self, z: jax.Array) -> jax.Array:
+    """Image of an unscaled latent z [b, h, w, c]: float32 [b, f*h, f*w, 3], about [0, 1] and not clipped."""
+    if z.ndim != 4 or z.shape[3] != self.latent_channels:
+      raise ValueError(f'latent must be [b, h, w, {self.latent_channels}]; got {z.shape}')
+    x = depth_to_space(self.decoder(self.post_quant_conv(z)), self.patch)
+    if self.shortcut:
+      x += depth_to_space(self.shortcut_out(z), self.reduction)
+    return (x + 1) / 2
+
+  def to_latents(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+    """Latent for diffusion: scaling_factor times the posterior's mode, or times a sample where a key is given.
+
+    Args:
+      x: image [b, H, W, 3] in [0, 1].
+      key: one PRNG key for the sample.
+
+    Returns:
+      float32 [b, H/f, W/f, c].
+    """
+    mean, logvar = self.encode(x)
+    return jnp.asarray(self.scaling_factor) * (mean if key is None else sample_posterior(key, mean, logvar))
+
+  def from_latents(self, z: jax.Array) -> jax.Array:
+    """Image [b, f*h, f*w, 3] of a latent of `to_latents` [b, h, w, c]."""
+    return self.decode(z / jnp.asarray(self.scaling_factor))
+
+  def __call__(self, x: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Reconstruction, mean and logvar of image x [b, H, W, 3]; from a posterior sample where a key is given."""
+    mean, logvar = self.encode(x)
+    return self.decode(mean if key is None else sample_posterior(key, mean, logvar)), mean, logvar
+
+
+def _quiet_posterior(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+  """Bias of the moments: logvar starts at -6, or the noise of the first samples would drown what the means say."""
+  del key
+  return jnp.concatenate([jnp.zeros(shape[0] // 2, dtype), jnp.full(shape[0] - shape[0] // 2, -6.0, dtype)])
+
+
+class Encoder(nn.Module):
+  """[b, H, W, c] -> [b, H/2**n, W/2**n, 2 * latent_channels], n = len(channels) - 1; attributes as in VAE."""
+
+  channels: Sequence[int]
+  latent_channels: int
+  blocks: int
+  groups: int
+  mid_attention: bool
+  dtype: Any
+  remat: str = ''
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(x)
+    for i, channels in enumerate(self.channels):
+      for j in range(self.blocks):
+        x = remat(ResBlock(channels, self.groups, EPS, dtype=self.dtype, name=f'down_{i}_res_{j}'), self.remat)(x)
+      if i < len(self.channels) - 1:
+        # Padded at the far side only, as in Stable Diffusion.
+        x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        x = nn.Conv(channels, (3, 3), 2, padding='VALID', dtype=self.dtype, name=f'down_{i}_conv')(x)
+    x = remat(Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid'), self.remat)(x)
+    x = nn.silu(group_norm(self.groups, EPS, self.dtype, 'norm_out')(x))
+    return nn.Conv(2 * self.latent_channels, (3, 3), dtype=self.dtype, name='conv_out')(x)
+
+
+class Decoder(nn.Module):
+  """[b, h, w, c] -> [b, 2**n*h, 2**n*w, out_channels], n = len(channels) - 1; attributes as in VAE.
+
+  Levels are numbered from the lowest resolution upwards.
+  """
+
+  channels: Sequence[int]
+  out_channels: int
+  blocks: int
+  groups: int
+  mid_attention: bool
+  dtype: Any
+  remat: str = ''
+
+  @nn.compact
+  def __call__(self, z: jax.Array) -> jax.Array:
+    x = nn.Conv(self.channels[-1], (3, 3), dtype=self.dtype, name='conv_in')(z)
+    x = remat(Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid'), self.remat)(x)
+    for i, channels in enumerate(reversed(self.channels)):
+      for j in range(self.blocks):
+        x = remat(ResBlock(channels, self.groups, EPS, dtype=self.dtype, name=f'up_{i}_res_{j}'), self.remat)(x)
+      if i < len(self.channels) - 1:
+        x = UpConv(channels, self.dtype, name=f'up_{i}_conv')(x)
+    x = nn.silu(group_norm(self.groups, EPS, self.dtype, 'norm_out')(x))
+    # In float32 whatever the dtype, as is the shortcut: the 8 bits of a bfloat16 would be the image's.
+    return nn.Conv(self.out_channels, (3, 3), name='conv_out')(x)
+
+
+class Middle(nn.Module):
+  """ResBlock, self-attention (optional), ResBlock, at the lowest resolution."""
+
+  channels: int
+  groups: int
+  attention: bool
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    x = ResBlock(self.channels, self.groups, EPS, dtype=self.dtype, name='res_0')(x)
+    if self.attention:
+      x = SelfAttention(self.groups, self.dtype, name='attn')(x)
+    return ResBlock(self.channels, self.groups, EPS, dtype=self.dtype, name='res_1')(x)
+
+
+class SelfAttention(nn.Module):
+  """x + out(attention(GN(x))): one head over all pixels, [b, h, w, c] -> [b, h, w, c]."""
+
+  groups: int
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    b, h, w, c = x.shape
+    y = group_norm(self.groups, EPS, self.dtype, 'norm')(x).reshape(b, h * w, 1, c)
+    q, k, v = (nn.Dense(c, dtype=self.dtype, name=name)(y) for name in ('to_q', 'to_k', 'to_v'))
+    y = attention(q, k, v).reshape(b, h, w, c)
+    return x + nn.Dense(c, dtype=self.dtype, name='to_out')(y)
+
+
+def sample_posterior(key: jax.Array, mean: jax.Array, logvar: jax.Array) -> jax.Array:
+  """One draw of N(mean, exp(logvar)), the shape of mean."""
+  return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
+
+
+def visible_scaling(decode: Callable[[jax.Array], jax.Array], mean: jax.Array, key: jax.Array) -> jax.Array:
+  """A scaling factor for each channel that makes its deviation go with the root of what it changes in the image.
+
+  Channels of equal deviation, as those of a whitened code, are a bad fit for diffusion: noise that hides fine detail
+  then hides brightness and colour as much, and an error that nobody sees in the one is a mosaic in the other. In
+  proportion to what they show, on the other hand, detail would drown at once. The root lies between.
+
+  Args:
+    decode: unscaled latent [b, h, w, c] -> image.
+    mean: unscaled latents of photos, [b, h, w, c].
+    key: of the signs of the small changes that measure a channel's effect.
+
+  Returns:
+    [c]; the scaled latents' mean square deviation over the channels is 1.
+  """
+  deviation = jnp.std(mean, (0, 1, 2))
+  signs = jax.random.rademacher(key, mean.shape, mean.dtype)
+
+  def effect(channel):
+    change = signs * deviation * (jnp.arange(len(deviation)) == channel)
+    return jnp.sqrt(jnp.mean(jax.jvp(decode, (mean,), (change,))[1] ** 2))
+
+  effects = jnp.stack([effect(i) for i in range(len(deviation))])
+  return jnp.sqrt(effects / effects.mean()) / deviation
+
+
+def kl_loss(mean: jax.Array, logvar: jax.Array) -> jax.Array:
+  """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, the mean over all elements (not the sum over an image); a scalar."""
+  return 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1 - logvar)
+
+
+def reconstruction_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
+  """Mean absolute error of images [b, H, W, c]; a scalar."""
+  return jnp.mean(jnp.abs(prediction - target))
+
+
+def detail_loss(prediction: jax.Array, target: jax.Array, scales: int = 3) -> jax.Array:
+  """Mean absolute error of the horizontal and vertical differences at several scales.
+
+  It stands where latent diffusion has LPIPS, for which a pretrained network would be needed: it asks for edges and
+  texture at the right place and strength and does not see a constant offset. Scale i is the image averaged over
+  2**i x 2**i squares (a remainder at the far border is left out).
+
+  Args:
+    prediction: [b, H, W, c].
+    target: [b, H, W, c], H and W at least 2**scales.
+    scales: how many scales, the full size being the first.
+
+  Returns:
+    A scalar, the mean over scales and directions, in the images' own unit.
+  """
+  if min(target.shape[1:3]) < 2**scales:
+    raise ValueError(f'{scales} scales need sides of at least {2**scales}; got {target.shape}')
+  difference = prediction - target  # differences and averages are linear, so one image is enough
+  total = 0.0
+  for i in range(scales):
+    if i:
+      b, H, W, c = difference.shape
+      difference = difference[:, : H // 2 * 2, : W // 2 * 2].reshape(b, H // 2, 2, W // 2, 2, c).mean((2, 4))
+    total += jnp.mean(jnp.abs(jnp.diff(difference, axis=1))) + jnp.mean(jnp.abs(jnp.diff(difference, axis=2)))
+  return total / (2 * scales)

@@ -1,0 +1,175 @@
+"""AMF-UNet: the UNet whose every residual branch is modulated by kernel, depth and LR features."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flax import linen as nn
+from flax import traverse_util
+import jax
+import jax.numpy as jnp
+
+from ssr_jax.nn.blocks import AMF, BN_EPS
+from ssr_jax.nn.unet import UNet
+from ssr_jax.systems.ssr.encoders import Conditions, Heads, LREncoder, MapEncoder
+
+__all__ = ['AMF', 'AMFUNet', 'Conditions', 'calibrate']
+
+
+class AMFUNet(nn.Module):
+  """Three encoders, AMF and the UNet in one module. The defaults are the sizes of SD 2.1.
+
+  Parameters: 'unet' (the base UNet's, and below each residual block 'amf'), 'kernel_encoder', 'depth_encoder',
+  'lr_encoder', 'heads' (training only; may be left out of what is shipped).
+
+  Attributes:
+    channels, latent_channels, blocks, attention, mid_attention, heads, head_dim, cross_attention_dim, groups,
+      amf_hidden: as in UNet.
+    kernel_channels: widths of the kernel encoder, one per UNet level.
+    depth_channels: widths of the depth encoder.
+    lr_channels: widths of the LR encoder, the largest.
+    lr_blocks: residual blocks per level of the LR encoder.
+    map_features: channels of f_1 and f_2.
+    lr_features: channels of f_3.
+    code_channels: channels of the kernel code.
+    prompt_tokens: n > 0: the fixed prompt's embedding [n, cross_attention_dim] comes with the weights, as the constant
+      'prompt', and is the context where none is given.
+    dtype: dtype of the computation; parameters and normalisation statistics stay float32.
+    remat: what the backward pass computes again within the blocks of UNet and LR encoder, a name of `remat.POLICIES`.
+  """
+
+  channels: Sequence[int] = (320, 640, 1280, 1280)
+  latent_channels: int = 4
+  blocks: int = 2
+  attention: Sequence[bool] = (True, True, True, False)
+  mid_attention: bool = True
+  heads: int | Sequence[int] | None = None
+  head_dim: int = 64
+  cross_attention_dim: int | None = 1024
+  groups: int = 32
+  amf_hidden: int = 128
+  kernel_channels: Sequence[int] = (64, 64, 128, 128)
+  depth_channels: Sequence[int] = (64, 64, 128, 128)
+  lr_channels: Sequence[int] = (256, 256, 512, 512)
+  lr_blocks: int = 2
+  map_features: int = 64
+  lr_features: int = 256
+  code_channels: int = 15
+  prompt_tokens: int = 0
+  dtype: Any = jnp.float32
+  remat: str = ''
+
+  def setup(self):
+    levels = len(self.channels)
+    for field in ('kernel_channels', 'depth_channels', 'lr_channels'):
+      if len(getattr(self, field)) != levels:
+        raise ValueError(f'{field} must have one width per UNet level ({levels}); got {getattr(self, field)}')
+    self.unet = UNet(
+      self.channels,
+      self.latent_channels,
+      self.blocks,
+      self.attention,
+      self.mid_attention,
+      self.heads,
+      self.head_dim,
+      self.cross_attention_dim,
+      self.groups,
+      self.amf_hidden,
+      self.dtype,
+      self.remat,
+    )
+    self.kernel_encoder = MapEncoder(self.kernel_channels, self.map_features, self.dtype)
+    self.depth_encoder = MapEncoder(self.depth_channels, self.map_features, self.dtype)
+    self.lr_encoder = LREncoder(
+      self.lr_channels,
+      self.lr_features,
+      self.lr_blocks,
+      self.mid_attention,
+      self.head_dim,
+      self.groups,
+      self.dtype,
+      self.remat,
+    )
+    self.reconstruction = Heads((self.code_channels, 1, self.latent_channels), dtype=self.dtype)
+    if self.prompt_tokens:
+      if self.cross_attention_dim is None:
+        raise ValueError('prompt_tokens needs a cross_attention_dim')
+      self.prompt = self.variable('constants', 'prompt', jnp.zeros, (self.prompt_tokens, self.cross_attention_dim))
+
+  def __call__(
+    self,
+    z_t: jax.Array,
+    t: jax.Array,
+    conditions: Conditions,
+    context: jax.Array | None = None,
+    train: bool = False,
+    return_features: bool = False,
+    maps: tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]] | None = None,
+  ):
+    """Predicts noise (or v) at step t.
+
+    Args:
+      z_t: noisy latent [b, hl, wl, c]; hl and wl multiples of 2**(len(channels) - 1).
+      t: [b], time steps.
+      conditions: at any resolution but lr_latent, which has z_t's shape.
+      context: [b, n, e], where cross_attention_dim is set; None takes the prompt that comes with the weights.
+      train: whether AMF's batch norms use batch statistics and update 'batch_stats' (to be made mutable).
+      return_features: whether to return the features too.
+      maps: f_1 and f_2 from `encode_maps`; a sampler computes them once, for they do not depend on t.
+
+    Returns:
+      The prediction, float32 [b, hl, wl, c]; with return_features also (f_1, f_2, f_3), each a tuple of one map per
+      level.
+
+    Raises:
+      ValueError: shapes that do not fit.
+    """
+    if conditions.lr_latent.shape != z_t.shape:
+      raise ValueError(f'lr_latent {conditions.lr_latent.shape} must have the shape of z_t {z_t.shape}')
+    if context is None and self.prompt_tokens:
+      context = jnp.broadcast_to(self.prompt.value, (len(z_t), *self.prompt.value.shape))
+    if maps is None:
+      maps = self.encode_maps(conditions)
+    features = (*maps, self.lr_encoder(conditions.lr, conditions.lr_latent, t))
+    if self.is_initializing():
+      self.reconstruction(features)
+    prediction = self.unet(z_t, t, context, features, train=train)
+    return (prediction, features) if return_features else prediction
+
+  def encode_maps(self, conditions: Conditions) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+    """f_1 (kernel) and f_2 (depth), the features that do not depend on the time step."""
+    size = conditions.lr_latent.shape[1:3]
+    return self.kernel_encoder(conditions.kernel_code, size), self.depth_encoder(conditions.depth, size)
+
+  def reconstruct(self, features: Sequence[Sequence[jax.Array]]) -> tuple[tuple[jax.Array, ...], ...]:
+    """Kernel code, depth and clean latent from f_1, f_2, f_3, one map per level each: what C_i of Eq. 5 compares."""
+    return self.reconstruction(features)
+
+
+def calibrate(module: nn.Module, variables: dict, *args: Any, **kwargs: Any) -> dict:
+  """Makes every AMF of a module the identity on the features of one batch.
+
+  One pass without the batch norms measures mean and variance of what enters each of them, in the order in which they
+  come. Running statistics become these; scale and offset become the deviation and the mean, so that an AMF-UNet at
+  initialisation equals its base UNet (AMF's other layers start at zero).
+
+  Args:
+    module: any module with AMF inside, such as AMFUNet or UNet.
+    variables: its variables, 'params' and 'batch_stats' among them.
+    *args: arguments of the module's call, for a representative batch.
+    **kwargs: keyword arguments of the call.
+
+  Returns:
+    New variables; the old ones stay as they are.
+  """
+  _, state = module.apply(variables, *args, **kwargs, mutable=['calibration'])
+  measured = traverse_util.flatten_dict(state['calibration'])
+  params = traverse_util.flatten_dict(variables['params'])
+  stats = traverse_util.flatten_dict(variables['batch_stats'])
+  for path, value in measured.items():  # path: ..., 'amf', 'bn_i', 'mean' or 'var'
+    if stats[path].shape != value.shape:
+      raise ValueError(f'{"/".join(path)} is {stats[path].shape} in the variables, {value.shape} measured')
+    stats[path] = value
+    is_mean = path[-1] == 'mean'
+    params[*path[:-1], 'bias' if is_mean else 'scale'] = value if is_mean else jnp.sqrt(value + BN_EPS)
+  params, stats = traverse_util.unflatten_dict(params), traverse_util.unflatten_dict(stats)
+  return {**variables, 'params': params, 'batch_stats': stats}

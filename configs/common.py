@@ -14,6 +14,7 @@ def base(stage: str) -> ConfigDict:
   if stage and stage not in STAGES:
     raise ValueError(f'unknown stage {stage!r}; known: {", ".join(STAGES)}')
   config = ConfigDict()
+  config.system = 'ssr'  # a name of ssr_jax.systems.SYSTEMS
   config.stage = stage
   config.name = 'model'  # of a model directory that an export makes
   config.debug = False  # stop at the first NaN and check jax's own invariants; slow

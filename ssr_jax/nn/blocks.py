@@ -1,6 +1,6 @@
 """Building blocks that the autoencoder, the UNet and the LR encoder share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 import functools
 import math
 from typing import Any
@@ -11,9 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssr_jax.nn.attention import attention
-
-BN_EPS = 1e-5
-"""Epsilon of AMF's batch norms."""
 
 
 def group_norm(groups: int, eps: float, dtype: Any, name: str) -> nn.GroupNorm:
@@ -50,76 +47,24 @@ class TimeEmbedding(nn.Module):
     return nn.Dense(4 * self.width, dtype=self.dtype, name='dense_2')(nn.silu(x))
 
 
-class AMF(nn.Module):
-  """Adaptive multi-modal fusion, Eq. 3: F <- (1 + M_alpha_i(f_i)) * BN_i(F) + M_beta_i(f_i), i = 1, 2, 3 in turn.
-
-  Each M is an MLP applied per pixel: dense, ReLU, dense, the last layer zero at initialisation. What is left at
-  initialisation is BN; after `amf.calibrate` its scale and offset are the deviation and mean that it divides out, so
-  that the layer is the identity and a pretrained network keeps its prior.
-
-  With train, BN normalises by the statistics of the (global) batch and updates the running ones in the collection
-  'batch_stats'; without, it uses the running ones. Where the collection 'calibration' is mutable, BN is left out and
-  the mean and variance of what enters it are sown there instead.
-
-  Attributes:
-    hidden: width of each MLP; the paper uses 128.
-    momentum: of the running statistics.
-    dtype: dtype of the computation; BN's statistics stay float32.
-  """
-
-  hidden: int = 128
-  momentum: float = 0.99
-  dtype: Any = jnp.float32
-
-  @nn.compact
-  def __call__(self, features: jax.Array, modalities: Sequence[jax.Array], *, train: bool = False) -> jax.Array:
-    """Features F [b, h, w, c] and modalities f_i, each [b, h, w, c_i] -> [b, h, w, c]."""
-    calibrating = self.is_mutable_collection('calibration') and not self.is_initializing()
-    for i, f in enumerate(modalities, start=1):
-      if f.shape[:3] != features.shape[:3]:
-        raise ValueError(f'f_{i} is {f.shape[:3]}, the features are {features.shape[:3]}')
-      if calibrating:
-        x = features.astype(jnp.float32)
-        self.sow('calibration', f'bn_{i}', {'mean': x.mean((0, 1, 2)), 'var': x.var((0, 1, 2))}, reduce_fn=_last)
-      else:
-        features = nn.BatchNorm(
-          use_running_average=not train,
-          momentum=self.momentum,
-          epsilon=BN_EPS,
-          dtype=self.dtype,
-          use_fast_variance=False,
-          name=f'bn_{i}',
-        )(features)
-      alpha, beta = (self._mlp(f, features.shape[-1], f'{name}_{i}') for name in ('alpha', 'beta'))
-      features = (1 + alpha) * features + beta
-    return features
-
-  def _mlp(self, f: jax.Array, channels: int, name: str) -> jax.Array:
-    x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name=f'{name}_hidden')(f))
-    return nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name=f'{name}_out')(x)
-
-
-def _last(_, new):
-  return new
-
-
 class ResBlock(nn.Module):
-  """x + AMF(conv(SiLU(GN(conv(SiLU(GN(x))) + dense(SiLU(embedding)))))), with a 1x1 shortcut where the width changes.
+  """x + fusion(conv(SiLU(GN(conv(SiLU(GN(x))) + dense(SiLU(embedding)))))), with a 1x1 shortcut where widths differ.
 
-  The time embedding and AMF take part only where they are given.
+  The time embedding and the fusion take part only where they are given.
 
   Attributes:
     channels: output width.
     groups: groups of both GroupNorms.
     eps: their epsilon: 1e-5 in Stable Diffusion's UNet, 1e-6 in its autoencoder.
-    amf_hidden: hidden width of AMF's MLPs.
+    fusion: makes a module `(features, conditions, train) -> features` for the residual branch, the name included; None
+      leaves the branch as it is.
     dtype: dtype of the computation.
   """
 
   channels: int
   groups: int = 32
   eps: float = 1e-5
-  amf_hidden: int = 128
+  fusion: Callable[[], nn.Module] | None = None
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -127,19 +72,19 @@ class ResBlock(nn.Module):
     self,
     x: jax.Array,
     embedding: jax.Array | None = None,
-    modalities: Sequence[jax.Array] = (),
+    conditions: Any = (),
     *,
     train: bool = False,
   ) -> jax.Array:
-    """X [b, h, w, c], embedding [b, e], modalities f_i each [b, h, w, c_i] -> [b, h, w, channels]."""
+    """Maps x [b, h, w, c], with the embedding [b, e] and what the fusion is conditioned on, to [b, h, w, channels]."""
     y = nn.silu(group_norm(self.groups, self.eps, self.dtype, 'norm1')(x))
     y = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(y)
     if embedding is not None:
       y += nn.Dense(self.channels, dtype=self.dtype, name='time')(nn.silu(embedding))[:, None, None]
     y = nn.silu(group_norm(self.groups, self.eps, self.dtype, 'norm2')(y))
     y = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv2')(y)
-    if modalities:
-      y = AMF(self.amf_hidden, dtype=self.dtype, name='amf')(y, modalities, train=train)
+    if self.fusion is not None and conditions:
+      y = self.fusion()(y, conditions, train=train)
     if x.shape[-1] != self.channels:
       # A 1x1 convolution, written as Dense: the same arithmetic, twice as fast on a CPU.
       x = nn.Dense(self.channels, dtype=self.dtype, name='shortcut')(x)

@@ -1,6 +1,6 @@
-"""The UNet of latent diffusion, with a place for AMF on every residual branch."""
+"""The UNet of latent diffusion, with places for a fusion on every residual branch and for a ControlNet's residuals."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from flax import linen as nn
@@ -25,7 +25,7 @@ class UNet(nn.Module):
     cross_attention_dim: channels e of the context; None means that there is none, and transformers attend to
       themselves only.
     groups: groups of every GroupNorm.
-    amf_hidden: hidden width of AMF's MLPs.
+    fusion: as of `ResBlock`, for each of the UNet's; None leaves it out.
     dtype: dtype of the computation; parameters and normalisation statistics stay float32.
     remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
   """
@@ -39,7 +39,7 @@ class UNet(nn.Module):
   head_dim: int = 64
   cross_attention_dim: int | None = 1024
   groups: int = 32
-  amf_hidden: int = 128
+  fusion: Callable[[], nn.Module] | None = None
   dtype: Any = jnp.float32
   remat: str = ''
 
@@ -49,7 +49,8 @@ class UNet(nn.Module):
     z_t: jax.Array,
     t: jax.Array,
     context: jax.Array | None = None,
-    modalities: Sequence[Sequence[jax.Array]] = (),
+    conditions: Sequence[Any] = (),
+    residuals: tuple[Sequence[jax.Array], jax.Array] | None = None,
     *,
     train: bool = False,
   ) -> jax.Array:
@@ -59,15 +60,17 @@ class UNet(nn.Module):
       z_t: noisy latent [b, h, w, c]; h and w multiples of 2**(len(channels) - 1).
       t: [b], time steps.
       context: [b, n, e], exactly where cross_attention_dim is set.
-      modalities: f_i, for each one map per level, highest resolution first: [b, h/2**l, w/2**l, c_i]. Empty means
-        that AMF is left out: the base UNet, with the same parameters but AMF's.
-      train: whether AMF's batch norms use and update batch statistics.
+      conditions: what the fusion gets, one entry per level, highest resolution first. Empty leaves the fusion out: the
+        base UNet, with the same parameters but the fusion's.
+      residuals: what a ControlNet gives: an array for each skip connection, in the order of the way down, and one for
+        the middle's output; they are added. None adds nothing.
+      train: whether the fusion trains, as for batch statistics.
 
     Returns:
       float32 [b, h, w, c].
 
     Raises:
-      ValueError: sizes, context or modalities that do not fit the attributes.
+      ValueError: sizes, context, conditions or residuals that do not fit the attributes.
     """
     levels = len(self.channels)
     step = 2 ** (levels - 1)
@@ -79,14 +82,14 @@ class UNet(nn.Module):
       raise ValueError(f'cross_attention_dim is {self.cross_attention_dim} but context is {type(context).__name__}')
     if context is not None and context.shape[-1] != self.cross_attention_dim:
       raise ValueError(f'context must be [b, n, {self.cross_attention_dim}]; got {context.shape}')
-    if any(len(maps) != levels for maps in modalities):
-      raise ValueError(f'each modality needs {levels} maps; got {[len(maps) for maps in modalities]}')
+    if conditions and len(conditions) != levels:
+      raise ValueError(f'conditions must have one entry per level ({levels}); got {len(conditions)}')
 
     embedding = TimeEmbedding(self.channels[0], self.dtype, name='time')(t)
 
     def res(x, level, name):
-      block = ResBlock(self.channels[level], self.groups, amf_hidden=self.amf_hidden, dtype=self.dtype, name=name)
-      return remat(block, self.remat)(x, embedding, [maps[level] for maps in modalities], train=train)
+      block = ResBlock(self.channels[level], self.groups, fusion=self.fusion, dtype=self.dtype, name=name)
+      return remat(block, self.remat)(x, embedding, conditions[level] if conditions else (), train=train)
 
     def transformer(x, level, name):
       block = Transformer(self._heads(level), self.groups, dtype=self.dtype, name=name)
@@ -108,6 +111,12 @@ class UNet(nn.Module):
     if self.mid_attention:
       x = transformer(x, levels - 1, 'mid_attn')
     x = res(x, levels - 1, 'mid_res_1')
+    if residuals is not None:
+      for_skips, for_middle = residuals
+      if len(for_skips) != len(skips):
+        raise ValueError(f'{len(for_skips)} residuals for {len(skips)} skip connections')
+      skips = [skip + extra.astype(skip.dtype) for skip, extra in zip(skips, for_skips, strict=True)]
+      x = x + for_middle.astype(x.dtype)
 
     # Levels of the way up are numbered from the lowest resolution upwards.
     for i, level in enumerate(reversed(range(levels))):

@@ -9,6 +9,8 @@ import dataclasses
 import importlib
 from typing import Any
 
+import flax.struct
+
 from ssr_jax.types import SSRError
 
 Tree = Any
@@ -49,3 +51,132 @@ class Part:
     if unknown:
       raise SSRError(f'{name}: unknown field {unknown[0]!r}; known: {", ".join(known)}')
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+  """Something that a system finds for an image.
+
+  Attributes:
+    name: attribute of the result, such as 'depth'.
+    kind: 'image' [H, W, 3] in [0, 1], 'depth' [H, W, 1] in [0, 1], 'kernels' [h, w, k*k], or 'map' [H, W, c].
+    label: what a picture of it is called.
+  """
+
+  name: str
+  kind: str
+  label: str
+
+  @property
+  def at_lr(self) -> bool:
+    """Whether it has the size of the LR image, not of the result."""
+    return self.kind == 'kernels'
+
+
+@flax.struct.dataclass
+class StepContext:
+  """What a stage's functions compute with, beside the batch.
+
+  Attributes:
+    params: {part: parameters} of the trained parts; a critic is a part that is not exported.
+    stats: {part: batch statistics} of the trained parts.
+    frozen: {part: variables} of the parts that the stage needs.
+    constants: {part: constants} of the trained parts.
+    key: of this step.
+    step: steps done.
+  """
+
+  params: Tree
+  stats: Tree
+  frozen: Tree
+  constants: Tree
+  key: Any = None
+  step: Any = 0
+
+  @property
+  def variables(self) -> dict[str, Tree]:
+    """{part: Flax variables} of all parts, trained and frozen."""
+    trained = {
+      part: {'params': params, 'batch_stats': self.stats.get(part, {}), 'constants': self.constants.get(part, {})}
+      for part, params in self.params.items()
+    }
+    return {**self.frozen, **trained}
+
+
+@dataclasses.dataclass(frozen=True)
+class Inherited:
+  """What a stage takes over from the model that its frozen parts come from.
+
+  Attributes:
+    name: of that model, for messages; None where there is none, and the parts are the config's.
+    parts: {part: fields of its module}.
+    sections: of its model.json.
+  """
+
+  name: str | None
+  parts: Mapping[str, Mapping[str, Any]]
+  sections: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+
+
+class Stage:
+  """A training stage: what is trained, on which loss, and which figure says that weights are better.
+
+  A stage is made from a config and reads nothing else; its methods are pure functions of a `StepContext` and a batch,
+  to be compiled by the trainer.
+
+  Attributes:
+    trains: the trained parts that are exported.
+    needs: the frozen parts.
+    metric: the validation scalar that decides which weights are better.
+    higher_is_better: its direction.
+    depth: whether batches have true depth: 'needs' it (of rendered scenes where the source has none), 'uses' what there
+      is, or 'none'.
+    fixed: regular expressions of parameters that stay as they are, beside those of `config.train.frozen`.
+    sections: of model.json that the exported parts are useless without.
+    measures: {part: its config fields that `export` measures}.
+    origin: what a start from nothing is called.
+    modules: {part: module} of the trained and the frozen parts.
+  """
+
+  trains: tuple[str, ...] = ()
+  needs: tuple[str, ...] = ()
+  metric: str = ''
+  higher_is_better: bool = False
+  depth: str = 'none'
+  fixed: tuple[str, ...] = ()
+  sections: Mapping[str, Mapping[str, Any]] = {}
+  measures: Mapping[str, tuple[str, ...]] = {}
+  origin: str = 'scratch'
+  modules: Mapping[str, Any]
+
+  def init(self, key: Any) -> tuple[Tree, Tree, Tree]:
+    """Fresh variables: (params, batch statistics, constants), {part: tree} each."""
+    raise NotImplementedError
+
+  def prepare(self, ctx: StepContext, batch: Tree, inherited: bool) -> tuple[Tree, Tree]:
+    """New (params, stats) before the first step of a run, not of a resumed one.
+
+    Args:
+      ctx: of the fresh or loaded variables.
+      batch: the first one.
+      inherited: whether the weights were loaded (`config.init_from`).
+    """
+    del batch, inherited
+    return ctx.params, ctx.stats
+
+  def loss(self, ctx: StepContext, batch: Tree) -> tuple[Any, tuple[dict[str, Any], Tree]]:
+    """(loss, (scalars to log, new batch statistics)), means over the batch."""
+    raise NotImplementedError
+
+  def validate(self, ctx: StepContext, batch: Tree) -> dict[str, Any]:
+    """Scalars, means over a batch of held-out images; `metric` is among them."""
+    raise NotImplementedError
+
+  def figures(self, ctx: StepContext, batch: Tree) -> dict[str, Any]:
+    """{name: images [b, H, W, 3]}, shown side by side."""
+    raise NotImplementedError
+
+  def export(self, ctx: StepContext, batch: Tree) -> dict[str, dict[str, Any]]:
+    """{part: {config field: value}}, measured on held-out images."""
+    del ctx, batch
+    return {}

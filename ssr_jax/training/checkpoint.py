@@ -173,7 +173,8 @@ def read_weights(run: pathlib.Path, step: int | None = None) -> tuple[dict[str, 
   with ocp.CheckpointManager(directory.absolute(), item_handlers=handlers) as manager:
     stored = manager.item_metadata(step)['state'].tree
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    wanted = {'state': {name: stored['state'][name] for name in ('ema', 'stats')}, 'constants': stored['constants']}
+    stats = 'ema_stats' if 'ema_stats' in stored['state'] else 'stats'  # which runs before 0.2 did not average
+    wanted = {'state': {name: stored['state'][name] for name in ('ema', stats)}, 'constants': stored['constants']}
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
     arguments = ocp.args.Composite(
       state=ocp.args.PyTreeRestore(
@@ -183,7 +184,7 @@ def read_weights(run: pathlib.Path, step: int | None = None) -> tuple[dict[str, 
     )
     found = manager.restore(step, args=arguments)
   tree, about = jax.device_get(found['state']), found['about']
-  return collect(tree['state']['ema'], tree['state']['stats'], tree['constants'], about['export']['parts']), about, step
+  return collect(tree['state']['ema'], tree['state'][stats], tree['constants'], about['export']['parts']), about, step
 
 
 def collect(params: Tree, stats: Tree, constants: Tree, parts) -> dict[str, Any]:

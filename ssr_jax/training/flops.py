@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from ssr_jax import xla
-from ssr_jax.systems.ssr import stages
+from ssr_jax.training import stages
 from ssr_jax.training import state as state_lib
 
 PEAKS = {
@@ -64,7 +64,7 @@ def of_step(config, params: Any, stats: Any, frozen: Any, batch: Any) -> int:
   once = config.copy_and_resolve_references()
   once.train.remat = ''
   stage = stages.build(once)
-  loss = stage.loss
+  loss = state_lib.loss_of(stage)
   mask = state_lib.trainable(params, (*stage.fixed, *config.train.frozen))
 
   def gradient(params, *arguments):

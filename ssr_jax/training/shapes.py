@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssr_jax.systems.ssr import stages
-from ssr_jax.systems.ssr.stages import base
+from ssr_jax.systems.base import Stage
+from ssr_jax.training import stages
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 
@@ -23,16 +23,16 @@ def without_weights(config) -> str | None:
   return None
 
 
-def of_run(config) -> tuple[base.Stage, Tree, Tree, Tree]:
+def of_run(config) -> tuple[Stage, Tree, Tree, Tree]:
   """The stage of a config, and shapes as `state.program` takes them: parameters, batch statistics, what is frozen."""
   stage = stages.build(config)
   params, stats, constants = jax.eval_shape(stage.init, jax.random.key(0))
-  fields = base.frozen_fields(config, stage.needs) if stage.needs else {}
+  fields = stages.inherited(config).parts if stage.needs else {}
   frozen = {part: registry.unflatten(registry.abstract_variables(part, fields[part])) for part in stage.needs}
   return stage, params, stats, frozen | {'constants': constants}
 
 
-def of_batch(stage: base.Stage, config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+def of_batch(stage: Stage, config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
   """What `train.py` makes of so many records, 'record' left out, for photos without depth of their own."""
   from ssr_jax.data import pipeline  # brings grain along
 

@@ -112,7 +112,7 @@ def put(tree: Tree, places: Tree) -> Tree:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process' records of a batch, `piece(mesh)` of it -> the global batch, split over data and fsdp."""
+  """This process' records of a batch, `host_shard(mesh)` of it -> the global batch, split over data and fsdp."""
   place = NamedSharding(mesh, BATCH)
   with jax.transfer_guard_host_to_device('allow'):  # the one transfer that a training loop asks for
     return {name: jax.make_array_from_process_local_data(place, np.asarray(value)) for name, value in batch.items()}
@@ -128,13 +128,13 @@ def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
   return {name: put(value, place(value)) for name, value in batch.items()}
 
 
-def piece(mesh: Mesh) -> tuple[int, int]:
+def host_shard(mesh: Mesh) -> tuple[int, int]:
   """Which part of each batch this process reads: (index, count), the index-th of count equal pieces.
 
-  Processes that differ along `tensor` alone read the same piece.
+  Processes that differ along `tensor` alone read the same shard.
 
   Raises:
-    SSRError: a mesh whose processes would read overlapping pieces.
+    SSRError: a mesh whose processes would read overlapping shards.
   """
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   rows = mesh.devices.reshape(ways, -1)
@@ -142,11 +142,11 @@ def piece(mesh: Mesh) -> tuple[int, int]:
   for row, devices in enumerate(rows):
     for device in devices:
       seen.setdefault(device.process_index, set()).add(row)
-  pieces = sorted({tuple(sorted(found)) for found in seen.values()})
-  if sum(map(len, pieces)) != ways or len({len(p) for p in pieces}) != 1:
+  shards = sorted({tuple(sorted(found)) for found in seen.values()})
+  if sum(map(len, shards)) != ways or len({len(p) for p in shards}) != 1:
     named = dict(mesh.shape)
     raise SSRError(f'config.mesh is {named}: its tensor axis cuts across processes unevenly; make it smaller')
-  return pieces.index(tuple(sorted(seen[jax.process_index()]))), len(pieces)
+  return shards.index(tuple(sorted(seen[jax.process_index()]))), len(shards)
 
 
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:

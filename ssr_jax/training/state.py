@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from ssr_jax import xla
-from ssr_jax.training import sharding
+from ssr_jax.systems.base import Stage
+from ssr_jax.training import sharding, stages
 from ssr_jax.types import Array, SSRError
 
 Tree = Any
@@ -28,6 +29,7 @@ class TrainState:
     params: {part: parameters} of the trained parts.
     stats: {part: batch statistics}, empty dicts where there are none.
     ema: exponential moving average of `params`, what is validated and exported.
+    ema_stats: likewise of `stats`: averaged weights make features with averaged statistics.
     optimizer: optax state.
   """
 
@@ -36,6 +38,7 @@ class TrainState:
   params: Tree
   stats: Tree
   ema: Tree
+  ema_stats: Tree
   optimizer: Tree
 
 
@@ -104,6 +107,7 @@ def create(params: Tree, stats: Tree, optimizer: optax.GradientTransformation) -
     params=params,
     stats=stats,
     ema=jax.tree.map(jnp.copy, params),
+    ema_stats=jax.tree.map(jnp.copy, stats),
     optimizer=optimizer.init(params),
   )
 
@@ -167,11 +171,13 @@ def make_step(
     params = optax.apply_updates(state.params, updates)
     n = state.step.astype(jnp.float32)
     decay = jnp.minimum(ema, (1 + n) / (10 + n))
-    average = jax.tree.map(lambda a, p: decay * a + (1 - decay) * p, state.ema, params)
+    mean = lambda a, p: decay * a + (1 - decay) * p
+    average = jax.tree.map(mean, state.ema, params)
+    stats_average = jax.tree.map(mean, state.ema_stats, stats)
     if mask is not None:  # a mean of equal numbers may round to another one
       average = jax.tree.map(lambda a, p, train_it: a if train_it else p, average, params, mask)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
-    new = TrainState(state.step, state.skipped, params, stats, average, optimizer_state)
+    new = TrainState(state.step, state.skipped, params, stats, average, stats_average, optimizer_state)
     state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, state)
     state = state.replace(step=state.step + 1, skipped=state.skipped + ~finite)
     scalars = {
@@ -216,7 +222,18 @@ def knowing(mesh: sharding.Mesh, function: Callable[..., Any]) -> Callable[..., 
   return call
 
 
-def program(stage, config, mesh: sharding.Mesh, params: Tree, stats: Tree, frozen: Mapping[str, Tree]) -> Program:
+def loss_of(stage: Stage) -> Callable[..., tuple[Array, tuple[dict[str, Array], Tree]]]:
+  """A stage's loss as a function `(params, stats, frozen, batch, key, step)`, for `make_step`."""
+
+  def loss(params, stats, frozen, batch, key, step):
+    return stage.loss(stages.context(params, stats, frozen, key, step), batch)
+
+  return loss
+
+
+def program(
+  stage: Stage, config, mesh: sharding.Mesh, params: Tree, stats: Tree, frozen: Mapping[str, Tree]
+) -> Program:
   """The one step of a stage, for a mesh. Nothing is computed: arrays and their shapes do as well.
 
   Args:
@@ -237,7 +254,7 @@ def program(stage, config, mesh: sharding.Mesh, params: Tree, stats: Tree, froze
   places = sharding.shardings(jax.eval_shape(start, params, stats), mesh, config.mesh.min_size)
   frozen_places = sharding.shardings(frozen, mesh, config.mesh.min_size)
   step = make_step(
-    knowing(mesh, stage.loss),
+    knowing(mesh, loss_of(stage)),
     optimizer,
     train.ema,
     mask=mask,

@@ -88,7 +88,7 @@ def test_ddim_equals_a_python_loop_of_eq_12():
     eps = np.asarray(gaussian(S)(jnp.asarray(z, jnp.float32), jnp.full(3, t[i])), np.float64)
     x0 = (z - np.sqrt(1 - a) * eps) / np.sqrt(a)
     sigma = eta * np.sqrt((1 - b) / (1 - a)) * np.sqrt(1 - a / b)
-    z = np.sqrt(b) * x0 + np.sqrt(1 - b - sigma**2) * eps + sigma * np.asarray(samplers._noise(KEYS, i, SHAPE))
+    z = np.sqrt(b) * x0 + np.sqrt(1 - b - sigma**2) * eps + sigma * np.asarray(samplers.image_noise(KEYS, i, SHAPE))
   got = ddim(gaussian(S), S, KEYS, jnp.asarray(z0, jnp.float32), steps, eta=eta)
   np.testing.assert_allclose(got, z, atol=1e-3)
 

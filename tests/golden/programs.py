@@ -54,8 +54,7 @@ def sample(model: str, how: str) -> dict[str, np.ndarray]:
 def step(size: str, stage: str, model: str) -> dict[str, np.ndarray]:
   """Scalars of a stage's first step and of its validation, and norms of the parameters after two."""
   from ssr_jax import xla
-  from ssr_jax.systems.ssr import stages
-  from ssr_jax.training import sharding
+  from ssr_jax.training import sharding, stages
   from ssr_jax.training import state as state_lib
   from ssr_jax.weights import registry
 
@@ -75,11 +74,12 @@ def step(size: str, stage: str, model: str) -> dict[str, np.ndarray]:
   params, stats, constants = built.init(jax.random.key(0))
   frozen = dict(registry.load_model(model, parts=built.needs).variables) if built.needs else {}
   frozen['constants'] = constants
-  params, stats = built.prepare(params, stats, frozen, batch)
+  params, stats = built.prepare(stages.context(params, stats, frozen), batch, False)
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   program = state_lib.program(built, config, mesh, params, stats, frozen)
   state = program.create(params, stats)
-  validation = xla.jit(built.validate)(state.ema, state.stats, frozen, batch, jax.random.key(1))
+  context = stages.context(state.ema, state.stats, frozen, jax.random.key(1))
+  validation = xla.jit(built.validate)(context, batch)
   state, scalars = program.step(state, frozen, batch, np.int32(0))
   state, _ = program.step(state, frozen, batch, np.int32(0))
   found = {f'step/{key}': value for key, value in scalars.items()}

@@ -6,5 +6,6 @@
 import types
 
 from ssr_jax.systems.ssr.parts import PARTS
+from ssr_jax.systems.ssr.stages import STAGES
 
-SSR = types.SimpleNamespace(name='ssr', parts=PARTS)
+SSR = types.SimpleNamespace(name='ssr', parts=PARTS, stages=STAGES)

@@ -1,18 +1,73 @@
-"""AMF-UNet: the UNet whose every residual branch is modulated by kernel, depth and LR features."""
+"""AMF (Eq. 3) and AMF-UNet: the UNet whose every residual branch is modulated by kernel, depth and LR features."""
 
 from collections.abc import Sequence
+import functools
 from typing import Any
 
 from flax import linen as nn
 from flax import traverse_util
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ssr_jax.nn.blocks import AMF, BN_EPS
 from ssr_jax.nn.unet import UNet
 from ssr_jax.systems.ssr.encoders import Conditions, Heads, LREncoder, MapEncoder
 
-__all__ = ['AMF', 'AMFUNet', 'Conditions', 'calibrate']
+BN_EPS = 1e-5
+"""Epsilon of AMF's batch norms."""
+
+
+class AMF(nn.Module):
+  """Adaptive multi-modal fusion, Eq. 3: F <- (1 + M_alpha_i(f_i)) * BN_i(F) + M_beta_i(f_i), i = 1, 2, 3 in turn.
+
+  Each M is an MLP applied per pixel: dense, ReLU, dense, the last layer zero at initialisation. What is left at
+  initialisation is BN; after `amf.calibrate` its scale and offset are the deviation and mean that it divides out, so
+  that the layer is the identity and a pretrained network keeps its prior.
+
+  With train, BN normalises by the statistics of the (global) batch and updates the running ones in the collection
+  'batch_stats'; without, it uses the running ones. Where the collection 'calibration' is mutable, BN is left out and
+  the mean and variance of what enters it are sown there instead.
+
+  Attributes:
+    hidden: width of each MLP; the paper uses 128.
+    momentum: of the running statistics.
+    dtype: dtype of the computation; BN's statistics stay float32.
+  """
+
+  hidden: int = 128
+  momentum: float = 0.99
+  dtype: Any = jnp.float32
+
+  @nn.compact
+  def __call__(self, features: jax.Array, modalities: Sequence[jax.Array], *, train: bool = False) -> jax.Array:
+    """Features F [b, h, w, c] and modalities f_i, each [b, h, w, c_i] -> [b, h, w, c]."""
+    calibrating = self.is_mutable_collection('calibration') and not self.is_initializing()
+    for i, f in enumerate(modalities, start=1):
+      if f.shape[:3] != features.shape[:3]:
+        raise ValueError(f'f_{i} is {f.shape[:3]}, the features are {features.shape[:3]}')
+      if calibrating:
+        x = features.astype(jnp.float32)
+        self.sow('calibration', f'bn_{i}', {'mean': x.mean((0, 1, 2)), 'var': x.var((0, 1, 2))}, reduce_fn=_last)
+      else:
+        features = nn.BatchNorm(
+          use_running_average=not train,
+          momentum=self.momentum,
+          epsilon=BN_EPS,
+          dtype=self.dtype,
+          use_fast_variance=False,
+          name=f'bn_{i}',
+        )(features)
+      alpha, beta = (self._mlp(f, features.shape[-1], f'{name}_{i}') for name in ('alpha', 'beta'))
+      features = (1 + alpha) * features + beta
+    return features
+
+  def _mlp(self, f: jax.Array, channels: int, name: str) -> jax.Array:
+    x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name=f'{name}_hidden')(f))
+    return nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name=f'{name}_out')(x)
+
+
+def _last(_, new):
+  return new
 
 
 class AMFUNet(nn.Module):
@@ -22,9 +77,10 @@ class AMFUNet(nn.Module):
   'lr_encoder', 'heads' (training only; may be left out of what is shipped).
 
   Attributes:
-    channels, latent_channels, blocks, attention, mid_attention, heads, head_dim, cross_attention_dim, groups,
-      amf_hidden: as in UNet.
-    kernel_channels: widths of the kernel encoder, one per UNet level.
+    channels, latent_channels, blocks, attention, mid_attention, heads, head_dim, cross_attention_dim, groups:
+      as in UNet.
+    amf_hidden: hidden width of AMF's MLPs.
+      kernel_channels: widths of the kernel encoder, one per UNet level.
     depth_channels: widths of the depth encoder.
     lr_channels: widths of the LR encoder, the largest.
     lr_blocks: residual blocks per level of the LR encoder.
@@ -73,7 +129,7 @@ class AMFUNet(nn.Module):
       self.head_dim,
       self.cross_attention_dim,
       self.groups,
-      self.amf_hidden,
+      functools.partial(AMF, self.amf_hidden, dtype=self.dtype, name='amf'),
       self.dtype,
       self.remat,
     )
@@ -132,7 +188,8 @@ class AMFUNet(nn.Module):
     features = (*maps, self.lr_encoder(conditions.lr, conditions.lr_latent, t))
     if self.is_initializing():
       self.reconstruction(features)
-    prediction = self.unet(z_t, t, context, features, train=train)
+    by_level = tuple(zip(*features, strict=True))
+    prediction = self.unet(z_t, t, context, by_level, train=train)
     return (prediction, features) if return_features else prediction
 
   def encode_maps(self, conditions: Conditions) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
@@ -173,3 +230,10 @@ def calibrate(module: nn.Module, variables: dict, *args: Any, **kwargs: Any) -> 
     params[*path[:-1], 'bias' if is_mean else 'scale'] = value if is_mean else jnp.sqrt(value + BN_EPS)
   params, stats = traverse_util.unflatten_dict(params), traverse_util.unflatten_dict(stats)
   return {**variables, 'params': params, 'batch_stats': stats}
+
+
+def is_fresh(params: Any) -> bool:
+  """Whether every AMF in a tree of parameters is untrained: the last layers of all its MLPs are zero."""
+  flat = traverse_util.flatten_dict(params)
+  last = [value for path, value in flat.items() if path[-2].startswith(('alpha', 'beta')) and path[-2].endswith('_out')]
+  return bool(last) and not any(np.any(np.asarray(value)) for value in last)

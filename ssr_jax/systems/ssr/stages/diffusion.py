@@ -1,112 +1,108 @@
 """AMF-UNet on the latents of the frozen autoencoder, conditioned by the frozen SVKR."""
 
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ssr_jax import diffusion
-from ssr_jax.degrade import degrade
 from ssr_jax.image.resize import upscale
-from ssr_jax.systems.ssr import amf as amf_lib
+from ssr_jax.systems.base import Inherited, StepContext, Tree
+from ssr_jax.systems.ssr import amf, core
+from ssr_jax.systems.ssr.encoders import Conditions
 from ssr_jax.systems.ssr.loss import diffusion_loss
-from ssr_jax.systems.ssr.parts import PARTS
-from ssr_jax.systems.ssr.stages import base
+from ssr_jax.systems.ssr.stages import common
+from ssr_jax.systems.ssr.svkr import SVKR
+from ssr_jax.types import Array
 
 
-def build(config) -> base.Stage:
-  """The stage `diffusion`."""
-  module = base.build_part(config, 'unet')
-  recipe = base.read_recipe(config)
-  schedule = diffusion.Schedule(**config.schedule.to_dict())
-  lambdas = tuple(config.loss.constraints)
-  draws = config.loss.draws
+class DiffusionStage(common.SSRStage):
+  """Eq. 5: the prediction loss and the constraints on the modalities' features."""
+
+  trains = ('unet',)
   needs = ('depth', 'dkenet', 'nbsr', 'vae')
-  fixed = base.frozen_modules(config, needs)
+  metric = 'noise'
 
-  latents = functools.partial(base.latents, fixed)
+  def __init__(self, config: Any, inherited: Inherited):
+    """As of `SSRStage`."""
+    super().__init__(config, inherited)
+    self.schedule = diffusion.Schedule(**config.schedule.to_dict())
+    self.sections = {'schedule': config.schedule.to_dict()}
 
-  def inputs(frozen, batch, iterations):
-    hr = base.images(batch)
-    low = degrade(base.record_keys(batch), hr, recipe)
-    refined = base.refine(fixed, frozen, low.lr, config.svkr, recipe.scale, iterations=iterations)
-    return low.target, low.lr, refined, base.conditions(fixed, frozen, low.lr, refined, recipe.scale)
+  def inputs(
+    self, variables: core.Variables, batch: common.Batch, iterations: int
+  ) -> tuple[Array, Array, SVKR, Conditions]:
+    """Target, LR, what SVKR found and what conditions the UNet."""
+    low = self.degrade(batch)
+    refined = self.refine(variables, low.lr, iterations=iterations)
+    return low.target, low.lr, refined, core.observe(self.modules, variables, low.lr, refined, self.recipe.scale)
 
-  def variables(params, stats, frozen):  # the constant is the prompt's embedding, where there is one
-    return {'params': params['unet'], 'batch_stats': stats['unet'], 'constants': frozen['constants']['unet']}
-
-  def objective(params, stats, frozen, batch, key, train):
-    hr, _, _, conditions = inputs(frozen, batch, config.svkr.iterations)
+  def objective(self, ctx: StepContext, batch: common.Batch, key: Array, train: bool) -> tuple[Array, dict[str, Any]]:
+    """Eq. 5 and its terms."""
+    module, variables = self.modules['unet'], ctx.variables['unet']
+    hr, _, _, conditions = self.inputs(ctx.frozen, batch, self.config.svkr.iterations)
     conditions = jax.lax.stop_gradient(conditions)
     latent_key, loss_key = jax.random.split(key)
-    z0 = jax.lax.stop_gradient(latents(frozen, hr, latent_key))
+    z0 = jax.lax.stop_gradient(core.encode(self.modules, ctx.frozen, hr, latent_key))
+    draws = self.config.loss.draws
     if train and draws > 1:
       conditions, z0 = jax.tree.map(lambda x: jnp.repeat(x, draws, 0), (conditions, z0))
 
     def predict(z_t, t):
-      v = variables(params, stats, frozen)
       if train:
         (prediction, features), updated = module.apply(
-          v, z_t, t, conditions, train=True, return_features=True, mutable=['batch_stats']
+          variables, z_t, t, conditions, train=True, return_features=True, mutable=['batch_stats']
         )
       else:
-        (prediction, features), updated = module.apply(v, z_t, t, conditions, return_features=True), {}
-      return prediction, module.apply(v, features, method='reconstruct'), updated
+        (prediction, features), updated = module.apply(variables, z_t, t, conditions, return_features=True), {}
+      return prediction, module.apply(variables, features, method='reconstruct'), updated
 
     targets = (conditions.kernel_code, conditions.depth, z0)
-    return diffusion_loss(loss_key, predict, z0, schedule, targets, lambdas, tuple(config.loss.focus))
+    constraints, focus = tuple(self.config.loss.constraints), tuple(self.config.loss.focus)
+    return diffusion_loss(loss_key, predict, z0, self.schedule, targets, constraints, focus)
 
-  def loss(params, stats, frozen, batch, key, step):
-    del step
-    value, out = objective(params, stats, frozen, batch, key, True)
+  def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
+    """Eq. 5 with batch statistics in AMF's norms."""
+    value, out = self.objective(ctx, batch, ctx.key, True)
     names = ('kernel', 'depth', 'image')
-    scalars = {f'constraint_{n}': c for n, c in zip(names, out['constraints'], strict=True) if c is not None}
+    constraints = zip(names, out['constraints'], strict=True)
+    scalars = {f'constraint_{name}': value for name, value in constraints if value is not None}
     return value, ({'noise': out['noise'], **scalars}, {'unet': out['aux']['batch_stats']})
 
-  def validate(params, stats, frozen, batch, key):
-    keys = jax.random.split(key, 4)  # four draws of (t, noise): the loss depends on t more than on the image
-    return {'noise': jnp.mean(jnp.stack([objective(params, stats, frozen, batch, k, False)[1]['noise'] for k in keys]))}
+  def validate(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
+    """The prediction's mean squared error over four draws: it depends on the time step more than on the image."""
+    keys = jax.random.split(ctx.key, 4)
+    errors = [self.objective(ctx, batch, key, False)[1]['noise'] for key in keys]
+    return {'noise': jnp.mean(jnp.stack(errors))}
 
-  def figures(params, stats, frozen, batch, key):
-    batch = {name: value[:4] for name, value in batch.items()}
-    hr, lr, refined, conditions = inputs(frozen, batch, 3)
-    z = diffusion.sample(
-      lambda z_t, t: module.apply(variables(params, stats, frozen), z_t, t, conditions),
-      schedule,
-      jax.random.split(key, len(hr)),
-      latent=latents(frozen, refined.image),
-      steps=10,
-      start=0.4,
-    )
-    decode = lambda z: fixed['vae'].apply(frozen['vae'], z, method='from_latents')
+  def figures(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
+    """Bicubic, restored, a sample in ten steps, the autoencoder's reconstruction, truth."""
+    variables = ctx.variables
+    hr, lr, refined, conditions = self.inputs(ctx.frozen, common.some(batch), 3)
+    keys = jax.random.split(ctx.key, len(hr))
+    first = core.encode(self.modules, variables, refined.image)
+    eps = core.image_noise(keys, first.shape[1:])
+    z = core.generate(self.modules, variables, conditions, first, eps, keys, self.schedule, steps=10, start=0.4)
     return {
-      'bicubic': upscale(lr, recipe.scale),
+      'bicubic': upscale(lr, self.recipe.scale),
       'restored': refined.image,
-      'result': decode(z),
-      'autoencoder': decode(latents(frozen, hr)),
+      'result': core.decode(self.modules, variables, z),
+      'autoencoder': core.decode(self.modules, variables, core.encode(self.modules, variables, hr)),
       'truth': hr,
     }
 
-  def prepare(params, stats, frozen, batch):
-    """BN's scale and offset start at the deviation and mean of what they normalise."""
-    target, _, _, conditions = inputs(frozen, batch, config.svkr.iterations)
-    z0 = latents(frozen, target)
-    t = jnp.linspace(0, schedule.steps - 1, len(z0)).astype(jnp.int32)
-    noise = jax.random.normal(jax.random.key(0), z0.shape)
-    z_t = schedule.add_noise(z0, noise, t)
-    calibrated = amf_lib.calibrate(module, variables(params, stats, frozen), z_t, t, conditions)
-    return {'unet': calibrated['params']}, {'unet': calibrated['batch_stats']}
+  def prepare(self, ctx: StepContext, batch: common.Batch, inherited: bool) -> tuple[Tree, Tree]:
+    """Gives AMF's batch norms the statistics of what they normalise, so that the UNet starts as its base.
 
-  return base.Stage(
-    parts=('unet',),
-    needs=needs,
-    modules={'unet': module},
-    init=base.initialiser({'unet': lambda: PARTS['unet'].example(module)}, {'unet': module}),
-    loss=loss,
-    validate=validate,
-    metric='noise',
-    higher_is_better=False,
-    figures=figures,
-    sections={'schedule': config.schedule.to_dict()},
-    prepare=prepare,
-  )
+    Also where the UNet was loaded and its AMF is fresh, as that of an imported Stable Diffusion is: in training mode
+    uncalibrated norms would change the pretrained features.
+    """
+    if inherited and not amf.is_fresh(ctx.params['unet']):
+      return ctx.params, ctx.stats
+    target, _, _, conditions = self.inputs(ctx.frozen, batch, self.config.svkr.iterations)
+    z0 = core.encode(self.modules, ctx.frozen, target)
+    t = jnp.linspace(0, self.schedule.steps - 1, len(z0)).astype(jnp.int32)
+    noise = jax.random.normal(jax.random.key(0), z0.shape)
+    z_t = self.schedule.add_noise(z0, noise, t)
+    calibrated = amf.calibrate(self.modules['unet'], ctx.variables['unet'], z_t, t, conditions)
+    return {**ctx.params, 'unet': calibrated['params']}, {**ctx.stats, 'unet': calibrated['batch_stats']}

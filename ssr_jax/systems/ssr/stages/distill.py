@@ -3,183 +3,199 @@
 The teacher's sampler needs many steps and starts from what it was never trained on, the latent of the restored image.
 The student is the same network, starts as the teacher, and is trained on the very calls that sampling makes: its image
 is decoded, gets its low frequencies from the restored one, and is judged as the user sees it (adversarial diffusion
-distillation, Sauer et al. 2023, with a patch discriminator). A decoder of its own can learn along: the one that was
-trained on the latents of photos shows those of a network with the marks of its up-sampling.
+distillation, Sauer et al. 2023, with a patch discriminator). It can train a decoder of its own: the decoder that was
+trained on the latents of photos shows upsampling artefacts on a network's latents.
 """
 
 import dataclasses
-import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from ssr_jax import diffusion
-from ssr_jax.degrade import degrade
 from ssr_jax.image import colour, colourfix
 from ssr_jax.image.resize import upscale
 from ssr_jax.nn import discriminator as disc_lib
 from ssr_jax.nn import vae as vae_lib
-from ssr_jax.systems.ssr.parts import PARTS
-from ssr_jax.systems.ssr.stages import base
+from ssr_jax.systems.base import Inherited, StepContext, Tree
+from ssr_jax.systems.ssr import core
+from ssr_jax.systems.ssr.encoders import Conditions
+from ssr_jax.systems.ssr.stages import common
 from ssr_jax.types import Array, SSRError
-from ssr_jax.weights import registry
 
 _SAMPLING = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # what sampling has to know
 _WINDOW = 32  # pixels: texture is compared within squares of this size
 
 
-def build(config) -> base.Stage:
-  """The stage `distill`."""
-  module = base.build_part(config, 'student')
-  recipe = base.read_recipe(config)
-  schedule = diffusion.Schedule(**config.schedule.to_dict())
-  how, weights = config.distill, config.loss
-  needs = ('depth', 'dkenet', 'nbsr', 'vae', 'unet')
-  fixed = base.frozen_modules(config, needs)
-  critic = disc_lib.Discriminator(dtype=base.compute_dtype(config))
-  modules = {'student': module}
-  if how.decoder:
-    modules['student_vae'] = fixed['vae'].clone(remat=module.remat)
-  _check_teacher(config, modules, fixed, schedule)
-  begin = int(weights.adversarial_start * config.train.steps)
+class DistillStage(common.SSRStage):
+  """Adversarial distillation of the UNet into a student."""
 
-  def inputs(frozen, batch):
-    """The photo, the restored image, and what conditions student and teacher; no gradient flows into them."""
-    low = degrade(base.record_keys(batch), base.images(batch), recipe)
-    refined = base.refine(fixed, frozen, low.lr, config.svkr, recipe.scale, unroll=True)
-    conditions = base.conditions(fixed, frozen, low.lr, refined, recipe.scale)
+  trains = ('student',)
+  needs = ('depth', 'dkenet', 'nbsr', 'vae', 'unet')
+  metric = 'texture'
+  origin = 'its teacher'
+
+  def __init__(self, config: Any, inherited: Inherited):
+    """As of `SSRStage`; SSRError also where the student could not start as its teacher."""
+    super().__init__(config, inherited)
+    self.schedule = diffusion.Schedule(**config.schedule.to_dict())
+    self.critic = disc_lib.Discriminator(dtype=self.dtype)
+    self.begin = int(config.loss.adversarial_start * config.train.steps)
+    self.sections = {
+      'schedule': config.schedule.to_dict(),
+      'sampling': {'student': {name: config.distill[name] for name in _SAMPLING}},
+    }
+    self.autoencoder = 'vae'
+    if config.distill.decoder:
+      self.autoencoder = 'student_vae'
+      self.trains = ('student', 'student_vae')
+      own = self.modules['vae'].clone(remat=self.modules['student'].remat)
+      self.modules = {**self.modules, 'student_vae': own}
+      self.measures = {'student_vae': ('scaling_factor',)}
+      self.fixed = ('student_vae/(encoder|quant_conv|shortcut_in)',)
+    self._check_teacher()
+
+  def init(self, key: Array) -> tuple[Tree, Tree, Tree]:
+    """Also the critic, which sees an image beside the restored one."""
+    params, stats, constants = super().init(key)
+    side = self.config.data.patch
+    params['critic'] = self.critic.init(jax.random.fold_in(key, 1), jnp.zeros((1, side, side, 6)))['params']
+    return params, stats, constants
+
+  def prepare(self, ctx: StepContext, batch: common.Batch, inherited: bool) -> tuple[Tree, Tree]:
+    """The student starts as its teacher, its decoder as the teacher's."""
+    del batch
+    if inherited:
+      return ctx.params, ctx.stats
+    teacher = ctx.frozen['unet']
+    params = {**ctx.params, 'student': {**ctx.params['student'], **teacher['params']}}
+    if self.config.distill.decoder:
+      params['student_vae'] = ctx.frozen['vae']['params']
+    return params, {**ctx.stats, 'student': teacher['batch_stats']}
+
+  def export(self, ctx: StepContext, batch: common.Batch) -> dict[str, dict[str, Any]]:
+    """The latents keep their scaling, since their encoder stays as it was."""
+    del ctx, batch
+    if not self.config.distill.decoder:
+      return {}
+    return {'student_vae': {'scaling_factor': jnp.asarray(self.modules['vae'].scaling_factor)}}
+
+  def inputs(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, Array, Array, Conditions]:
+    """Photo, LR, restored image, and what conditions student and teacher; no gradient flows into them."""
+    low = self.degrade(batch)
+    refined = self.refine(ctx.frozen, low.lr, unroll=True)
+    conditions = core.observe(self.modules, ctx.frozen, low.lr, refined, self.recipe.scale)
     return jax.lax.stop_gradient((low.target, low.lr, jnp.clip(refined.image, 0, 1), conditions))
 
-  def draw(network, variables, frozen, restored, conditions, key, sampler, steps, **options):
-    return diffusion.sample(
-      lambda z_t, t: network.apply(variables, z_t, t, conditions),
-      schedule,
-      jax.random.split(key, len(restored)),
-      latent=base.latents(fixed, frozen, restored),
-      steps=steps,
-      start=how.start,
-      sampler=sampler,
-      **options,
+  def draw(self, variables: core.Variables, network: str, restored: Array, conditions: Conditions, key: Array, **how):
+    """Latents that a network samples from the restored image's."""
+    keys = jax.random.split(key, len(restored))
+    first = core.encode(self.modules, variables, restored)
+    eps = core.image_noise(keys, first.shape[1:])
+    start = self.config.distill.start
+    return core.generate(
+      self.modules, variables, conditions, first, eps, keys, self.schedule, network=network, start=start, **how
     )
 
-  def decode(params, frozen, z):
-    if how.decoder:
-      return modules['student_vae'].apply({'params': params['student_vae']}, z, method='from_latents')
-    return fixed['vae'].apply(frozen['vae'], z, method='from_latents')
+  def decode(self, ctx: StepContext, latents: Array) -> Array:
+    """Images by the student's decoder."""
+    return core.decode(self.modules, ctx.variables, latents, self.autoencoder)
 
-  def study(params, stats, frozen, restored, conditions, key):
-    """The student's latent, and the image as `SSR.sample` shows it."""
-    variables = {
-      'params': params['student'],
-      'batch_stats': stats['student'],
-      'constants': frozen['constants']['student'],
-    }
-    sampler, options = diffusion.STUDENT_SAMPLER, {'noise': how.noise, 'unroll': True}
-    z = draw(module, variables, frozen, restored, conditions, key, sampler, how.steps, **options)
-    image = decode(params, frozen, z)
-    return z, colourfix.wavelet(image, restored, how.wavelet_levels, how.chroma_levels)
+  def study(self, ctx: StepContext, restored: Array, conditions: Conditions) -> tuple[Array, Array]:
+    """The student's latent, and the image that sampling would show."""
+    how = self.config.distill
+    options = {'sampler': diffusion.STUDENT_SAMPLER, 'steps': how.steps, 'noise': how.noise, 'unroll': True}
+    z = self.draw(ctx.variables, 'student', restored, conditions, ctx.key, **options)
+    return z, colourfix.wavelet(self.decode(ctx, z), restored, how.wavelet_levels, how.chroma_levels)
 
-  def loss(params, stats, frozen, batch, key, step):
-    photo, _, restored, conditions = inputs(frozen, batch)
-    z, image = study(params, stats, frozen, restored, conditions, key)
-    pair = lambda image: jnp.concatenate([image, restored], -1)  # real is what is real for this restored image
+  def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
+    """Reconstruction, the critic's pull in the reconstruction's units, and the distance to the teacher's latent."""
+    weights = self.config.loss
+    photo, _, restored, conditions = self.inputs(ctx, batch)
+    z, image = self.study(ctx, restored, conditions)
+    pair = lambda image: jnp.concatenate([image, restored], -1)  # real means real for this restored image
 
     def faithful(image):
       value = vae_lib.reconstruction_loss(image, photo) + weights.detail * vae_lib.detail_loss(image, photo)
-      return value + weights.grid * grid_loss(image, photo, fixed['vae'].reduction) if weights.grid else value
+      if weights.grid:
+        value += weights.grid * grid_loss(image, photo, self.modules['vae'].reduction)
+      return value
 
     def believed(image):  # by a critic whose weights stay as they are
-      return disc_lib.generator_loss(critic.apply({'params': jax.lax.stop_gradient(params['critic'])}, pair(image)))
+      fixed = jax.lax.stop_gradient(ctx.params['critic'])
+      return disc_lib.generator_loss(self.critic.apply({'params': fixed}, pair(image)))
 
     value, pull = jax.value_and_grad(faithful)(jax.lax.stop_gradient(image))
-    scalars = {'reconstruction': value, 'psnr': base.y_psnr(image, photo).mean()}
+    scalars = {'reconstruction': value, 'psnr': common.y_psnr(image, photo).mean()}
     total = jnp.zeros(())
     if weights.realism:
       both = jnp.concatenate([pair(photo), pair(jax.lax.stop_gradient(image))])
-      real, fake = jnp.split(critic.apply({'params': params['critic']}, both), 2)
+      real, fake = jnp.split(self.critic.apply({'params': ctx.params['critic']}, both), 2)
       judge = disc_lib.hinge_loss(real, fake)
       fool, push = jax.value_and_grad(believed)(jax.lax.stop_gradient(image))
-      # In the reconstruction's measure, however steep the critic has become, and by how well it tells the two apart: 1
-      # is the loss of one that knows nothing, whose slope would be a pull at random.
+      # The pull is scaled to the reconstruction's gradient, however steep the critic has become, and by how well it
+      # tells the two apart: a critic with a loss of 1 knows nothing, and its slope would be a random pull.
       strength = weights.realism * jnp.clip(1 - jax.lax.stop_gradient(judge), 0, 1)
-      push *= jnp.where(step >= begin, strength, 0.0) * jnp.linalg.norm(pull) / (jnp.linalg.norm(push) + 1e-12)
+      push *= jnp.where(ctx.step >= self.begin, strength, 0.0) * jnp.linalg.norm(pull) / (jnp.linalg.norm(push) + 1e-12)
       pull += push
       total += judge
       scalars |= {'generator': fool, 'critic': judge}
     if weights.teacher:
-      variables = jax.lax.stop_gradient(frozen['unet'])
-      taught = draw(fixed['unet'], variables, frozen, restored, conditions, key, 'dpmpp_2m', how.teacher_steps)
+      variables = jax.lax.stop_gradient(ctx.frozen)
+      taught = self.draw(variables, 'unet', restored, conditions, ctx.key, steps=self.config.distill.teacher_steps)
       distance = jnp.mean((z - jax.lax.stop_gradient(taught)) ** 2)
       total += weights.teacher * distance
       scalars['teacher'] = distance
     # A term whose value is the reconstruction's and whose gradient on the image is `pull`.
     along = jnp.vdot(jax.lax.stop_gradient(pull), image)
-    return total + value + along - jax.lax.stop_gradient(along), (scalars, stats)
+    return total + value + along - jax.lax.stop_gradient(along), (scalars, ctx.stats)
 
-  def validate(params, stats, frozen, batch, key):
-    photo, _, restored, conditions = inputs(frozen, batch)
-    image = jnp.clip(study(params, stats, frozen, restored, conditions, key)[1], 0, 1)
+  def validate(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
+    """Texture distance and Y-PSNR of the student's and of the restored image."""
+    photo, _, restored, conditions = self.inputs(ctx, batch)
+    image = jnp.clip(self.study(ctx, restored, conditions)[1], 0, 1)
     own = {}
-    if how.decoder:
-      own['decoder_psnr'] = base.y_psnr(decode(params, frozen, base.latents(fixed, frozen, photo)), photo).mean()
+    if self.config.distill.decoder:
+      decoded = self.decode(ctx, core.encode(self.modules, ctx.frozen, photo))
+      own['decoder_psnr'] = common.y_psnr(decoded, photo).mean()
     return own | {
       'texture': texture_distance(image, photo),
-      'psnr': base.y_psnr(image, photo).mean(),
+      'psnr': common.y_psnr(image, photo).mean(),
       'restored_texture': texture_distance(restored, photo),
-      'restored_psnr': base.y_psnr(restored, photo).mean(),
+      'restored_psnr': common.y_psnr(restored, photo).mean(),
     }
 
-  def figures(params, stats, frozen, batch, key):
-    batch = {name: value[:4] for name, value in batch.items()}
-    photo, lr, restored, conditions = inputs(frozen, batch)
+  def figures(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
+    """Bicubic, restored, result, truth."""
+    photo, lr, restored, conditions = self.inputs(ctx, common.some(batch))
     return {
-      'bicubic': upscale(lr, recipe.scale),
+      'bicubic': upscale(lr, self.recipe.scale),
       'restored': restored,
-      'result': study(params, stats, frozen, restored, conditions, key)[1],
+      'result': self.study(ctx, restored, conditions)[1],
       'truth': photo,
     }
 
-  def init(key):
-    example = {part: functools.partial(PARTS[part].example, m) for part, m in modules.items()}
-    params, stats, constants = base.initialiser(example, modules)(key)
-    side = config.data.patch
-    params['critic'] = critic.init(jax.random.fold_in(key, 1), jnp.zeros((1, side, side, 6)))['params']
-    return params, stats, constants
-
-  def prepare(params, stats, frozen, batch):
-    """The student starts as its teacher, its decoder as the teacher's."""
-    del batch
-    teacher = frozen['unet']
-    params = params | {'student': params['student'] | teacher['params']}
-    if how.decoder:
-      params['student_vae'] = frozen['vae']['params']
-    return params, stats | {'student': teacher['batch_stats']}
-
-  def export(params, stats, frozen, batch):
-    """The latents are scaled as they were: what makes them is as it was."""
-    del params, stats, frozen, batch
-    return {'student_vae': {'scaling_factor': jnp.asarray(fixed['vae'].scaling_factor)}} if how.decoder else {}
-
-  return base.Stage(
-    parts=tuple(modules),
-    needs=needs,
-    modules=modules,
-    init=init,
-    loss=loss,
-    validate=validate,
-    metric='texture',
-    higher_is_better=False,
-    figures=figures,
-    sections={
-      'schedule': config.schedule.to_dict(),
-      'sampling': {'student': {name: how[name] for name in _SAMPLING}},
-    },
-    export=export,
-    measures={'student_vae': ('scaling_factor',)} if how.decoder else {},
-    fixed=('student_vae/(encoder|quant_conv|shortcut_in)',) if how.decoder else (),
-    prepare=prepare,
-    origin='its teacher',
-  )
+  def _check_teacher(self) -> None:
+    """SSRError where the student could not start as its teacher, or the decoder as the autoencoder's."""
+    name = self.inherited.name
+    if name is not None:
+      theirs = diffusion.Schedule(**self.inherited.sections['schedule'])
+      if theirs != self.schedule:
+        raise SSRError(
+          f'config.schedule is {self.schedule}, the teacher of parts_from={name} has {theirs}; use its values'
+        )
+    for part, other, skipped in (('student', 'unet', ()), ('student_vae', 'vae', ('scaling_factor',))):
+      if part not in self.trains:
+        continue
+      ours, theirs = self.build(part), self.modules[other]
+      for field in (f.name for f in dataclasses.fields(ours)):
+        a, b = getattr(ours, field), getattr(theirs, field)
+        if a != b and field not in ('parent', 'name', 'dtype', 'remat', *skipped):
+          raise SSRError(
+            f'config.model.{part}.{field} is {a}, that of parts_from={name} has {b}; the {part} starts as the {other} '
+            'there'
+          )
 
 
 def grid_loss(image: Array, target: Array, period: int, cells: int = 8) -> Array:
@@ -234,24 +250,3 @@ def texture_distance(image: Array, target: Array, filters: int = 16) -> Array:
     return jnp.sort(y.transpose(0, 1, 3, 5, 2, 4).reshape(b, rows, columns, n, _WINDOW**2), -1)
 
   return 255 * jnp.mean(jnp.abs(projections(image) - projections(target)))
-
-
-def _check_teacher(config, modules, fixed, schedule) -> None:
-  """SSRError where the student could not start as its teacher, or the decoder as it is."""
-  if config.parts_from:
-    theirs = diffusion.Schedule(**registry.read_config(registry.resolve(config.parts_from))['schedule'])
-    if theirs != schedule:
-      raise SSRError(
-        f'config.schedule is {schedule}, the teacher of parts_from={config.parts_from} has {theirs}; use its values'
-      )
-  for part, other, skipped in (('student', 'unet', ()), ('student_vae', 'vae', ('scaling_factor',))):
-    if part not in modules:
-      continue
-    ours, theirs = base.build_part(config, part), fixed[other]
-    for field in (f.name for f in dataclasses.fields(ours)):
-      a, b = getattr(ours, field), getattr(theirs, field)
-      if a != b and field not in ('parent', 'name', 'dtype', 'remat', *skipped):
-        raise SSRError(
-          f'config.model.{part}.{field} is {a}, that of parts_from={config.parts_from} has {b}; '
-          f'the {part} starts as the {other} there'
-        )

@@ -1,0 +1,161 @@
+"""The method as pure functions, which sampling and every training stage call alike.
+
+    refine (SVKR: depth, kernels, restored image) -> conditions -> generate (AMF-UNet) -> decode
+
+`modules` and `variables` are mappings from part names ('depth', 'dkenet', ...) to Flax modules and their variables.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from ssr_jax import diffusion
+from ssr_jax.image.kernels import pca_code
+from ssr_jax.image.resize import resize, upscale
+from ssr_jax.systems.ssr.encoders import Conditions
+from ssr_jax.systems.ssr.svkr import SVKR, svkr
+from ssr_jax.types import Array
+
+Modules = Mapping[str, Any]
+Variables = Mapping[str, Any]
+
+RESTORING = ('depth', 'dkenet', 'nbsr')
+"""The parts that `refine` runs."""
+
+
+def apply(modules: Modules, variables: Variables, part: str, *arguments: Any, **options: Any) -> Any:
+  """Calls a part's module with its variables."""
+  return modules[part].apply(variables[part], *arguments, **options)
+
+
+def refine(
+  modules: Modules,
+  variables: Variables,
+  lr: Array,
+  *,
+  scale: int = 4,
+  iterations: int = 3,
+  gamma: float = 0.9,
+  rule: str = 'algorithm1',
+  unroll: int | bool = 1,
+  depth: Array | None = None,
+) -> SVKR:
+  """SVKR (Algorithm 1) with the parts 'depth', 'dkenet' and 'nbsr'.
+
+  Args:
+    modules: of these parts.
+    variables: theirs.
+    lr: [b, h, w, 3] in [0, 1].
+    scale: s.
+    iterations: T.
+    gamma: weight of the newer kernel estimate.
+    rule: of the update, as in `svkr`.
+    unroll: as in `svkr`.
+    depth: [b, h, w, 1] at LR size; it then stands for every estimate of the depth net.
+  """
+
+  def estimate_depth(image: Array) -> Array:
+    if depth is None:
+      return apply(modules, variables, 'depth', image)
+    return jnp.clip(resize(depth, image.shape[1:3], 'bilinear'), 0, 1)
+
+  return svkr(
+    estimate_depth,
+    lambda lr, depth: apply(modules, variables, 'dkenet', lr, depth),
+    lambda lr, kernels: apply(modules, variables, 'nbsr', lr, kernels),
+    lr,
+    scale=scale,
+    iterations=iterations,
+    gamma=gamma,
+    rule=rule,
+    unroll=unroll,
+  )
+
+
+def encode(
+  modules: Modules, variables: Variables, image: Array, key: Array | None = None, autoencoder: str = 'vae'
+) -> Array:
+  """Scaled latents of images [b, H, W, 3] clipped to [0, 1]: sampled with a key, else the posterior's means."""
+  return apply(modules, variables, autoencoder, jnp.clip(image, 0, 1), key, method='to_latents')
+
+
+def decode(modules: Modules, variables: Variables, latents: Array, autoencoder: str = 'vae') -> Array:
+  """Images [b, H, W, 3] of scaled latents, not clipped."""
+  return apply(modules, variables, autoencoder, latents, method='from_latents')
+
+
+def conditions(variables: Variables, lr: Array, kernels: Array, depth: Array, lr_latent: Array) -> Conditions:
+  """What steers the UNet.
+
+  Args:
+    variables: those of 'nbsr' hold the PCA basis of the kernel code.
+    lr: [b, h, w, 3] in [0, 1].
+    kernels: [b, h, w, k*k].
+    depth: [b, H, W, 1] in [0, 1].
+    lr_latent: latent of the bicubic enlargement of `lr`.
+  """
+  code = pca_code(kernels, variables['nbsr']['constants']['pca'])
+  return Conditions(code, resize(depth, lr.shape[1:3], 'area'), lr, lr_latent)
+
+
+def observe(modules: Modules, variables: Variables, lr: Array, refined: SVKR, scale: int) -> Conditions:
+  """`conditions` of LR images and what `refine` found of them; the autoencoder is 'vae'."""
+  lr_latent = encode(modules, variables, upscale(lr, scale))
+  return conditions(variables, lr, refined.kernels, refined.depth, lr_latent)
+
+
+def generate(
+  modules: Modules,
+  variables: Variables,
+  steer: Conditions,
+  first: Array,
+  eps: Array,
+  keys: Array,
+  schedule: diffusion.Schedule,
+  *,
+  network: str = 'unet',
+  sampler: str = 'dpmpp_2m',
+  steps: int = 20,
+  start: float = 1.0,
+  noise: float = 1.0,
+  unroll: bool = False,
+  correct: Callable[[Array, Array], Array] | None = None,
+) -> Array:
+  """Samples latents.
+
+  Args:
+    modules: of the network, among others.
+    variables: its.
+    steer: what conditions it.
+    first: [b, hl, wl, c], latent of the restored image.
+    eps: standard normal noise of its shape.
+    keys: [b], of the noise that a sampler draws between its steps.
+    schedule: the forward process.
+    network: the part that samples, 'unet' or 'student'.
+    sampler: a name of `diffusion.SAMPLERS`.
+    steps: calls of the network.
+    start: fraction of the schedule to begin at, from `first` with that much noise; 1 is pure noise.
+    noise: share of that noise that is put on `first`; below 1 sampling begins from `first` even where start is 1.
+    unroll: no loop, to train through the sampler.
+    correct: hook of the samplers on the predicted clean latent.
+
+  Returns:
+    The clean latent, float32 [b, hl, wl, c].
+  """
+  module, own = modules[network], variables[network]
+  latents = eps
+  if start < 1 or noise < 1:
+    latents = schedule.add_noise(first, noise * eps, jnp.int32(schedule.timesteps(steps, start)[0]))
+  maps = module.apply(own, steer, method='encode_maps')  # they do not depend on the time step
+
+  def predict(z: Array, t: Array) -> Array:
+    return module.apply(own, z, t, steer, maps=maps)
+
+  sample = diffusion.SAMPLERS[sampler]
+  return sample(predict, schedule, keys, latents, steps, start, unroll=unroll, correct=correct)
+
+
+def image_noise(keys: Array, shape: tuple[int, ...]) -> Array:
+  """The noise that sampling begins with: standard normal [b, *shape], image by image from its own key."""
+  return diffusion.samplers.image_noise(keys, -1, shape)

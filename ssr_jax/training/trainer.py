@@ -1,0 +1,503 @@
+"""The training loop, the same for every stage of every system: `train(config, workdir)`.
+
+From top to bottom: devices, data, state, programs, loop, export.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import json
+import pathlib
+import platform
+from typing import Any
+
+from flax import traverse_util
+import jax
+import numpy as np
+
+from ssr_jax import xla
+from ssr_jax.data import pipeline, sources
+from ssr_jax.diffusion import Schedule
+from ssr_jax.systems import build
+from ssr_jax.systems.base import Stage, Tree
+from ssr_jax.training import checkpoint, distributed, export, flops, logging, sharding, stages
+from ssr_jax.training import state as state_lib
+from ssr_jax.types import SSRError
+from ssr_jax.weights import registry
+
+_HELD_BATCH = 8  # held-out patches to a batch
+_SCENES = 64  # held-out scenes of a stage that sees nothing else
+_EPOCH = 16  # scenes to a photo in its epoch
+
+
+def train(config: Any, workdir: str) -> int:
+  """Trains one stage; returns the exit code: 0, or `checkpoint.PREEMPTED` where it was asked to stop.
+
+  Args:
+    config: an ml_collections config with the fields of `configs.common.base`.
+    workdir: where checkpoints, scalars, pictures and the exported model go. A run that was stopped goes on from there.
+
+  Raises:
+    SSRError: a field, a photo or a weight file that cannot be used.
+  """
+  xla.keep_freed_memory()
+  xla.enable_compilation_cache()
+  jax.config.update('jax_debug_nans', config.debug)
+  jax.config.update('jax_enable_checks', config.debug)
+
+  # -- Devices ---------------------------------------------------------------------------------------------------------
+  distributed.start(config.distributed)
+  mesh = sharding.make_mesh(config.mesh)
+  sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
+  stage = stages.build(config)
+
+  # -- Data and state --------------------------------------------------------------------------------------------------
+  run = Run(config, pathlib.Path(workdir).absolute(), stage, mesh, read_data(config, stage, mesh))
+
+  # -- Loop ------------------------------------------------------------------------------------------------------------
+  if not run.loop():
+    return checkpoint.PREEMPTED
+
+  # -- Export ----------------------------------------------------------------------------------------------------------
+  run.export()
+  return 0
+
+
+# -- Data --------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """What a run reads.
+
+  Attributes:
+    photos: the training photos.
+    batches: batches made of them, this process's shard of each.
+    held: batches of held-out photos, always the same.
+  """
+
+  photos: sources.Source
+  batches: pipeline.Dataset
+  held: list[pipeline.Batch]
+
+  @property
+  def first(self) -> pipeline.Batch:
+    """The whole first batch, on every process."""
+    return dataclasses.replace(self.batches, process_index=0, process_count=1)[0]
+
+  def name(self, record: int) -> str:
+    """What a batch's record came from."""
+    source = self.batches.source
+    return source.name(record) if isinstance(source, sources.Source) else f'scene {record}'
+
+
+def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
+  """Opens `config.data.train` for a stage.
+
+  Where the source has no depth of its own, rendered scenes supply it: all records of a stage that needs depth, the
+  share `config.data.scenes` of one that uses it.
+  """
+  settings = config.data
+  everything = sources.from_spec(settings.train, ('hr',), optional=() if stage.depth == 'none' else ('depth',))
+  rendered = {'needs': 1.0, 'uses': settings.scenes, 'none': 0.0}[stage.depth] * ('depth' not in everything.keys)
+  photos, held_photos = sources.split(everything, settings.holdout)
+  held_photos = held_photos if len(held_photos) else photos
+  cache = settings.cache_mb << 20
+  record, held_record = pipeline.photo_record(settings.patch, settings.shrink), pipeline.photo_record(settings.patch)
+  source, held_source = photos, held_photos
+  if rendered:
+    # A scene draws its photos itself, so each worker keeps those it drew.
+    textures = [sources.Cached(p, cache // max(1, settings.workers)) for p in (photos, held_photos)]
+    record, held_record = (pipeline.scene_record(p, settings.patch, settings.patch) for p in textures)
+    if rendered < 1:
+      record = pipeline.partly(rendered, record, settings.patch, settings.shrink)
+      held_record = pipeline.partly(rendered, held_record, settings.patch)
+    else:
+      source, held_source = range(len(photos) * _EPOCH), range(_SCENES)
+  options = dict(max_bad_records=settings.max_bad_records, cache_bytes=cache)
+  index, count = sharding.host_shard(mesh)
+  batches = pipeline.dataset(
+    source,
+    record,
+    config.train.batch_size,
+    config.train.seed,
+    process_index=index,
+    process_count=count,
+    **options,
+  )
+  # Held-out crops and their degradation do not depend on the run's seed.
+  held_out = pipeline.dataset(held_source, held_record, _HELD_BATCH, seed=0, **options)
+  held = [held_out[i] for i in range(config.train.validation_batches)]
+  for batch in held:
+    del batch['record']
+  return Data(photos, batches, held)
+
+
+# -- State -------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Start:
+  """Where a run starts.
+
+  Attributes:
+    params: {part: parameters} of the trained parts.
+    stats: {part: batch statistics}.
+    constants: {part: constants}.
+    frozen: {part: variables} of the frozen parts.
+    origin: where the weights come from, for people.
+    parent: the name of the model that they come from; a local path is meaningless elsewhere.
+    inherited: {part: {field: value}}, the measured config fields that loaded weights bring along: an autoencoder's
+      scaling is what the UNet was trained on, and stays however its decoder is trained on.
+    earlier: {part: steps} that made the weights before this run.
+  """
+
+  params: Tree
+  stats: Tree
+  constants: Tree
+  frozen: Tree
+  origin: str
+  parent: str
+  inherited: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  earlier: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+def start_from(config: Any, stage: Stage, data: Data, resumed: bool) -> Start:
+  """The variables that a run starts with: of `config.init_from`, or fresh; a resumed run needs only their shapes."""
+  params, stats, constants = stage.init(jax.random.key(config.train.seed))
+  frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
+  start = Start(params, stats, constants, frozen, stage.origin, stage.origin)
+  if resumed:
+    return start
+  if config.init_from:
+    start.origin, variables, about = read_initial(config.init_from, stage.trains)
+    start.inherited = check_same_meaning(config, stage, about)
+    start.earlier, start.parent = about['steps'], about['name']
+    for part in stage.trains:
+      for name, tree in (('params', params), ('batch_stats', stats), ('constants', constants)):
+        loaded = variables[part].get(name, {})
+        _check_same_shapes(f'{config.init_from}: {part}/{name}', tree[part], loaded)
+        tree[part] = loaded
+  # Every process prepares from the whole first batch, so that all come to the same.
+  ctx = stages.context(params, stats, frozen | {'constants': constants})
+  start.params, start.stats = stage.prepare(ctx, data.first, bool(config.init_from))
+  return start
+
+
+def read_initial(place: str, parts: Sequence[str]) -> tuple[str, dict[str, Tree], dict[str, Any]]:
+  """Weights to start from: of another run's workdir, or of a model.
+
+  Returns:
+    where they come from, for people; {part: variables}; and about them 'name', 'parts' and 'sections', as
+    `export.write` takes them, and 'steps', {part: how many made it so far}.
+  """
+  if (pathlib.Path(place) / 'checkpoints').is_dir():
+    variables, facts, step = checkpoint.read_weights(pathlib.Path(place))
+    missing = [part for part in parts if part not in variables]
+    if missing:
+      raise SSRError(f'init_from={place}: that run trains {", ".join(variables)}, not {missing[0]}')
+    about = facts['export']
+    steps = {part: _steps(part, about['training']) for part in parts}
+    return f'checkpoint {place}/checkpoints/{step}', variables, about | {'steps': steps}
+  model = registry.load_model(place, parts=parts)
+  entries = {part: model.config['parts'][part] for part in parts}
+  about = {
+    'name': model.config['name'],
+    'parts': {part: entry['config'] for part, entry in entries.items()},
+    'sections': {'schedule': model.config['schedule']},
+    'steps': {part: _steps(part, entry['training']) for part, entry in entries.items()},
+  }
+  return f'weights {place}', model.variables, about
+
+
+def _steps(part: str, training: Mapping[str, Any]) -> int:
+  """Steps that made a part's weights, those of earlier runs too; 0 for imported weights."""
+  return training.get('steps', 0) + training.get('earlier_steps', {}).get(part, 0)
+
+
+def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+  """SSRError where the config would read weights otherwise than they were trained.
+
+  Shapes do not tell: the number of a norm's groups or what a UNet predicts leave none of them different.
+
+  Args:
+    config: of this run.
+    stage: of this run.
+    about: from `read_initial`.
+
+  Returns:
+    {part: {field: value}} of the fields that are measured, not configured.
+  """
+  how = ('parent', 'name', 'dtype', 'remat')  # of the computation, not of its meaning
+  inherited: dict[str, dict[str, Any]] = {}
+  for part in stage.trains:
+    ours, theirs = stage.modules[part], build(part, system=config.system, **about['parts'][part])
+    for name in (field.name for field in dataclasses.fields(ours) if field.name not in how):
+      a, b = getattr(ours, name), getattr(theirs, name, None)
+      if name in stage.measures.get(part, ()):
+        inherited.setdefault(part, {})[name] = b
+      elif a != b and name != 'resolution':  # a depth net may be trained on at another one
+        raise SSRError(
+          f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}'
+        )
+  if 'schedule' in stage.sections:
+    a, b = (dataclasses.asdict(Schedule(**fields)) for fields in (config.schedule, about['sections']['schedule']))
+    for name in a:
+      if a[name] != b[name]:
+        raise SSRError(
+          f'init_from={config.init_from}: config.schedule.{name} is {a[name]!r}, the UNet was trained with '
+          f'{b[name]!r}; go on with --config.schedule.{name}={b[name]}, or start from scratch'
+        )
+  return inherited
+
+
+def _check_same_shapes(where: str, ours: Tree, theirs: Tree) -> None:
+  """SSRError unless two trees have the same names and shapes."""
+  a, b = (traverse_util.flatten_dict(t, sep='/') for t in (ours, theirs))
+  for name in sorted(a.keys() | b.keys()):
+    if name not in a or name not in b or a[name].shape != b[name].shape:
+      shapes = [str(t[name].shape) if name in t else 'absent' for t in (a, b)]
+      raise SSRError(f'{where}/{name}: config says {shapes[0]}, weights say {shapes[1]}; use the config they came from')
+
+
+# -- The run -----------------------------------------------------------------------------------------------------------
+
+
+class Run:
+  """A run of a stage: its state on the devices, its compiled programs, its files."""
+
+  def __init__(self, config: Any, workdir: pathlib.Path, stage: Stage, mesh: sharding.Mesh, data: Data):
+    """Makes or restores the state and compiles nothing yet."""
+    self.config, self.workdir, self.stage, self.mesh, self.data = config, workdir, stage, mesh, data
+    self.is_primary = jax.process_index() == 0  # the process that writes and prints
+    settings = config.train
+    self.store = checkpoint.Checkpoints(workdir / 'checkpoints', settings.keep, stage.metric, stage.higher_is_better)
+    step = self.store.latest()
+    if step is not None and step > settings.steps:
+      raise SSRError(
+        f'{workdir}: its last checkpoint is of step {step}, beyond train.steps={settings.steps}; name another '
+        '--workdir, or take its weights with `ssr export`'
+      )
+    self.resumed, self.first_step, self.position = step is not None, step or 0, None
+    self.start = start = start_from(config, stage, data, self.resumed)
+    host = jax.tree.map(np.asarray, (start.params, start.stats, start.constants))
+    params, stats, self.constants = host
+    frozen = start.frozen | {'constants': self.constants}
+    self.program = state_lib.program(stage, config, mesh, params, stats, frozen)
+    self.state = jax.jit(self.program.create, out_shardings=self.program.places)(params, stats)
+    if step is not None:
+      self.state, self.constants, self.position, facts = self.store.restore(step, self.state, self.constants)
+      recorded = facts['export']['training']
+      start.origin = f'checkpoint {workdir}/checkpoints/{step}'
+      start.inherited = facts['inherited'] if 'inherited' in facts else facts['brought']  # its name before 0.2
+      start.earlier, start.parent = recorded.get('earlier_steps', {}), recorded['started_from']
+    self.frozen = sharding.put(frozen | {'constants': self.constants}, self.program.frozen_places)
+    self._compile()
+    self._open(sum(x.size for part in stage.trains for x in jax.tree.leaves(params[part])))
+
+  def _compile(self) -> None:
+    """Wraps the stage's functions into programs for the mesh."""
+    whole = sharding.replicated(self.mesh)
+
+    def program(method):
+      def call(params, stats, frozen, batch, key=None):
+        return method(stages.context(params, stats, frozen, key), batch)
+
+      return xla.jit(state_lib.knowing(self.mesh, call), out_shardings=whole)
+
+    stage = self.stage
+    self._validate, self._figures, self._measure = map(program, (stage.validate, stage.figures, stage.export))
+    self._gather = jax.jit(lambda tree: tree, out_shardings=whole)
+    # What steps read beside the state goes to the devices once: in the loop an implicit transfer is an error.
+    self.held = [sharding.put_whole(batch, self.mesh) for batch in self.data.held]
+    count = len(self.held)
+    self.keys = jax.jit(lambda: [jax.random.key(i) for i in range(count)], out_shardings=whole)()
+    self.seed = sharding.put(np.int32(self.config.train.seed), whole)
+
+  def _open(self, parameters: int) -> None:
+    """Opens the run's files and says what it is."""
+    settings, workdir = self.config.train, self.workdir
+    if self.is_primary:
+      workdir.mkdir(parents=True, exist_ok=True)
+      (workdir / 'config.json').write_text(self.config.to_json_best_effort(indent=2) + '\n')
+      photos = len(self.data.photos)
+      where = f'{parameters:,} parameters from {self.start.origin}; {photos} photos; step {self.first_step}'
+      print(f'{self.config.stage}: {where}', flush=True)
+      print(f'{self.mesh.size} x {self.device}, mesh {dict(self.mesh.shape)}', flush=True)
+    self.scalars = logging.Scalars(workdir, self.first_step) if self.is_primary else logging.Nothing()
+    self.progress = logging.Progress(settings.steps, self.first_step, settings.batch_size, self._peak_share())
+    self.skipped: list[int] = []
+    self.validation: dict[str, float] = {}
+    self.before = self._validate_start()
+
+  @property
+  def device(self) -> str:
+    """Kind of the mesh's devices."""
+    return self.mesh.devices.flat[0].device_kind
+
+  def _peak_share(self) -> float:
+    """Seconds that a step's matrix products take at the peak of all chips; 0 for chips whose peak is not known."""
+    peak = flops.peak(self.mesh.devices.flat[0])
+    if not peak:
+      return 0.0
+    batch = jax.eval_shape(lambda: self.data.first)
+    return flops.of_step(self.config, self.state.params, self.state.stats, self.frozen, batch) / peak / self.mesh.size
+
+  def _validate_start(self) -> dict[str, float] | None:
+    """Validation of the weights that the run started from, which `tools/improve.py` compares with."""
+    file = self.workdir / 'before.json'
+    before = None
+    if self.config.init_from and not self.resumed:
+      before = self.validate()
+      self.scalars.write(0, before, 'validation/')
+    elif self.resumed and file.exists():
+      before = json.loads(file.read_text())
+    if before and self.is_primary:
+      file.write_text(json.dumps(before) + '\n')
+      print('before: ' + _words(before), flush=True)
+    return before
+
+  @property
+  def _averages(self) -> tuple[Tree, Tree]:
+    """Parameters and batch statistics that are validated and exported: the moving averages."""
+    return self.state.ema, self.state.ema_stats
+
+  def validate(self) -> dict[str, float]:
+    """Mean validation scalars over the held-out batches."""
+    pairs = zip(self.held, self.keys, strict=True)
+    rows = jax.device_get([self._validate(*self._averages, self.frozen, batch, key) for batch, key in pairs])
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+
+  def about(self, step: int) -> dict[str, Any]:
+    """What an export of the present weights has to know."""
+    measured = self.start.inherited
+    if not measured:
+      found = jax.device_get(self._measure(*self._averages, self.frozen, self.held[0]))
+      measured = jax.tree.map(lambda x: x.tolist(), found)
+    config, trained = self.config, self.stage.trains
+    training = {
+      'stage': config.stage,
+      'steps': step,
+      **({'earlier_steps': self.start.earlier} if self.start.earlier else {}),
+      'batch_size': config.train.batch_size,
+      'photos': len(self.data.photos),
+      'started_from': self.start.parent,
+      'machine': f'{self.mesh.size} x {self.device}, {platform.machine()}',
+      'validation': {name: round(value, 6) for name, value in self.validation.items()},
+    }
+    return {
+      'name': config.name,
+      'parts': {part: config.model[part].to_dict() | measured.get(part, {}) for part in trained},
+      'sections': dict(self.stage.sections),
+      'training': training,
+    }
+
+  def save(self, step: int, iterator: pipeline.Batches, validated: bool) -> None:
+    """Begins to write a checkpoint."""
+    facts = {
+      'config': json.loads(self.config.to_json_best_effort()),
+      'export': self.about(step),
+      'inherited': self.start.inherited,
+    }
+    metrics = self.validation if validated else None
+    self.store.save(step, self.state, self.constants, iterator.get_state(), facts, metrics)
+
+  def report(self, step: int, values: Mapping[str, jax.Array], records: np.ndarray) -> None:
+    """Looks at a finished step: counts it where it was skipped, writes its scalars where they are due.
+
+    Raises:
+      SSRError: more than `train.max_skipped` steps were not finite.
+    """
+    limit = self.config.train.max_skipped
+    if not jax.device_get(values['finite']):
+      self.skipped.append(step)
+      names = ', '.join(self.data.name(int(i)) for i in records)
+      if self.is_primary:
+        self.scalars.write(step, {'skipped': len(self.skipped)})
+        print(f'step {step}: loss or gradient is not finite; skipped. It saw {names}', flush=True)
+      if len(self.skipped) > limit:
+        raise SSRError(
+          f'steps {self.skipped}: loss or gradient is not finite, more than train.max_skipped={limit} '
+          f'times; the last one saw {names}; lower train.learning_rate or look at these records'
+        )
+    if step % self.config.train.log_every == 0 and self.is_primary:
+      floats = {name: float(value) for name, value in jax.device_get(dict(values)).items() if name != 'finite'}
+      self.scalars.write(step, floats | self.progress.report(step, floats))
+
+  def loop(self) -> bool:
+    """Evaluates, saves, reads the next batch, steps, and logs the step before; False where it was asked to stop."""
+    config, settings = self.config, self.config.train
+    read = config.data
+    iterator = pipeline.batches(self.data.batches, self.first_step, read.threads, read.prefetch, read.workers)
+    if self.position:
+      iterator.set_state(self.position)
+    pending, stopped = None, False
+    profile = tuple(config.profile)
+    with checkpoint.Preemption() as preemption, jax.transfer_guard('disallow'):
+      for step in range(self.first_step, settings.steps + 1):
+        last, fresh = step == settings.steps, step == self.first_step
+        due = functools.partial(_due, step, last, fresh)
+        validated = due(settings.validate_every)
+        if validated or (last and not self.validation):
+          self.validation = self.validate()
+          self.scalars.write(step, self.validation, 'validation/')
+          if self.is_primary:
+            print(f'step {step}: validation ' + _words(self.validation), flush=True)
+        if due(settings.figures_every):
+          figures = jax.device_get(self._figures(*self._averages, self.frozen, self.held[0], self.keys[0]))
+          self.scalars.picture(step, logging.image_grid(figures))
+        stopped = preemption.reached(step) and not last
+        if not fresh and (stopped or due(settings.checkpoint_every)):
+          self.save(step, iterator, validated)
+        if last or stopped:
+          break
+        if profile and step == self.first_step + profile[0]:
+          jax.profiler.start_trace(self.workdir / 'profile')
+        batch = next(iterator)
+        records = batch.pop('record')
+        self.state, values = self.program.step(self.state, self.frozen, sharding.put_batch(batch, self.mesh), self.seed)
+        if pending:
+          self.report(*pending)
+        pending = step + 1, values, records
+        if profile and step + 1 == self.first_step + sum(profile):
+          jax.block_until_ready(self.state)
+          jax.profiler.stop_trace()
+      if pending:
+        self.report(*pending)
+    iterator.close()
+    self.store.wait()
+    self.scalars.close()
+    if stopped and self.is_primary:
+      saved = f'saved step {step}' if step > self.first_step or self.resumed else 'nothing was trained yet'
+      print(f'asked to stop: {saved}; run the same command again to go on', flush=True)
+    return not stopped
+
+  def export(self) -> None:
+    """Writes the model and a summary: what `ssr export WORKDIR DIR` makes of the last checkpoint."""
+    params, stats = jax.device_get(self._gather(self._averages))
+    parts = self.stage.trains
+    summary = {
+      'stage': self.config.stage,
+      'step': int(jax.device_get(self.state.step)),
+      'skipped': int(jax.device_get(self.state.skipped)),
+      'parts': parts,
+      'metric': self.stage.metric,
+      'higher_is_better': self.stage.higher_is_better,
+      'before': self.before,
+      'validation': self.validation,
+    }
+    about = self.about(self.config.train.steps)
+    self.store.close()
+    if self.is_primary:
+      export.write(checkpoint.collect(params, stats, self.constants, parts), about, self.workdir / 'model')
+      (self.workdir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+      print(json.dumps(summary))
+
+
+def _due(step: int, last: bool, fresh: bool, every: int) -> bool:
+  """Whether something that happens every so many steps, and after the last one, happens now."""
+  return not fresh and (last or step % every == 0)
+
+
+def _words(values: Mapping[str, float]) -> str:
+  return '  '.join(f'{name} {value:.4f}' for name, value in values.items())

@@ -14,10 +14,10 @@ from typing import Any
 __version__ = '0.1.0'
 
 _LAZY = {
-  'SSR': 'ssr_jax.pipeline',
-  'Result': 'ssr_jax.pipeline',
-  'load': 'ssr_jax.pipeline',
-  'sample': 'ssr_jax.pipeline',
+  'Restorer': 'ssr_jax.runtime',
+  'Result': 'ssr_jax.runtime',
+  'load': 'ssr_jax.runtime',
+  'sample': 'ssr_jax.runtime',
   'SSRError': 'ssr_jax.types',
 }
 __all__ = sorted(_LAZY)

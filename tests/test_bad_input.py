@@ -73,9 +73,9 @@ def test_odd_sizes_work(tmp_path, capsys, tiny_model_dir):
 
 
 def test_a_size_that_the_format_cannot_hold_is_told_before_the_work(tmp_path, capsys, tiny_model_dir, monkeypatch):
-  from ssr_jax import pipeline
+  from ssr_jax import runtime
 
-  monkeypatch.setattr(pipeline.SSR, 'sample', lambda *_, **__: pytest.fail('must not run'))
+  monkeypatch.setattr(runtime.Restorer, 'sample', lambda *_, **__: pytest.fail('must not run'))
   _save(tmp_path / 'strip.png', np.zeros((2, 20000, 3), np.uint8))
   out = tmp_path / 'o.jpg'
   code, lines = _run(capsys, 'upscale', tmp_path / 'strip.png', '-o', out, '--model', tiny_model_dir, '--restored-only')

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from ssr_jax import pipeline, xla
+from ssr_jax import runtime, xla
 from ssr_jax.degrade import NAMES, Recipe, degrade
+from ssr_jax.diffusion.noise import NoiseField
 from ssr_jax.image import kernels
+from ssr_jax.systems.base import Window
 
 _FAULTS = """
 import resource, sys
@@ -103,14 +105,17 @@ def test_degradations_keep_float32_on_every_device(recipe, coarse):
 
 
 def test_sampling_keeps_float32_between_the_networks_on_every_device(tiny_model_dir, coarse):
-  ssr = pipeline.load(tiny_model_dir)
+  ssr = runtime.load(tiny_model_dir)
   lr = jnp.zeros((1, 32, 32, 3))
-  restore, generate = ssr._restore.__wrapped__, ssr._generate.__wrapped__
-  assert not coarse(lambda variables, lr: restore(variables, lr, None), ssr.variables, lr)
-  depth, _, restored, code = jax.eval_shape(lambda variables, lr: restore(variables, lr, None), ssr.variables, lr)
-  options = ssr.check(scale=4)[0]
-  place = jax.ShapeDtypeStruct((3,), jnp.uint32)
-  assert not coarse(lambda *a: generate(*a, **options), ssr.variables, lr, code, depth, restored, place)
+  window, noise = Window(jnp.array([32, 32]), jnp.zeros(2, int)), NoiseField(jnp.uint32(0), jnp.zeros(2, int))
+  plan = ssr.check()
+
+  def run(variables, lr, window, noise, context):
+    return ssr.system.restore(ssr.modules, variables, lr, window, context, noise, plan)
+
+  depth = jnp.zeros((3, 1, *ssr.modules['depth'].resolution, 1))
+  for context in (None, depth):
+    assert not coarse(run, ssr.variables, lr, window, noise, context)
 
 
 def test_statistics_of_kernels_keep_float32_on_every_device(coarse):

@@ -65,16 +65,16 @@ def measure(call: Callable[[], Any], repeat: int) -> dict[str, float]:
 
 def sample(options: argparse.Namespace, restore: bool = False) -> list[dict[str, Any]]:
   """SSR.sample on one image, or its restored image only, then on a smaller one of the same bucket."""
-  from ssr_jax import pipeline
+  from ssr_jax import runtime
 
-  ssr = pipeline.load(options.model, dtype=options.dtype)
+  ssr = runtime.load(options.model, dtype=options.dtype)
   steps = 0 if restore else options.steps
   case = ' restored only' if restore else ' sample' if steps is None else f' sample, {steps} steps'
   what = ssr.config['name'] + case
   if options.dtype != 'float32':
     what += f', {options.dtype}'
   lr = _photo(options.side)
-  same_bucket = [side for side in range(1, options.side) if pipeline.bucket(side) == pipeline.bucket(options.side)]
+  same_bucket = [side for side in range(1, options.side) if runtime.bucket(side) == runtime.bucket(options.side)]
   other = lr[: max(min(same_bucket), options.side // 2), : max(same_bucket)]
   # A result holds host arrays, so the call is over when it returns.
   rows = [

@@ -6,7 +6,9 @@ import io as iolib
 import os
 import pathlib
 import time
+import typing
 
+from ssr_jax import systems
 from ssr_jax.cli import console
 from ssr_jax.image import io
 from ssr_jax.nn import DTYPES
@@ -33,12 +35,6 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   up.add_argument('-r', '--recursive', action='store_true', help="take a folder's sub-folders too")
   up.add_argument('--model', default='compact', help="'compact', or the path of a model directory (default: compact)")
   up.add_argument(
-    '--steps',
-    type=int,
-    metavar='N',
-    help="diffusion steps, by the UNet (default: the model's own way, by its student where it has one)",
-  )
-  up.add_argument(
     '--seed',
     type=int,
     default=0,
@@ -46,20 +42,10 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     help="of the diffusion noise, of which a model's own way may have none: try it with --steps (default: 0)",
   )
   up.add_argument('--scale', type=int, default=4, metavar='S', help='4 is what there is')
-  up.add_argument('--sampler', metavar='NAME', help="ddpm, ddim or dpmpp_2m (default: the model's)")
-  up.add_argument(
-    '--start',
-    type=float,
-    metavar='T',
-    help="1: from pure noise; less: from the restored image with that much noise (default: the model's)",
-  )
-  up.add_argument('--colour-fix', metavar='HOW', help="none, adain or wavelet (default: the model's)")
-  up.add_argument(
-    '--strength',
-    type=float,
-    metavar='S',
-    help="how much of diffusion's detail to keep, 0 (none) to 1 (default: the model's)",
-  )
+  for name, field in _system_options().items():
+    kind = next(kind for kind in (int, float, str) if kind in typing.get_args(field.type))
+    flag = f'--{name.replace("_", "-")}'
+    up.add_argument(flag, type=kind, metavar=field.metadata.get('metavar'), help=field.metadata['help'])
   up.add_argument(
     '--dtype',
     default='float32',
@@ -104,7 +90,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
 
   from tqdm import tqdm
 
-  from ssr_jax import pipeline, xla
+  from ssr_jax import runtime, xla
   from ssr_jax.weights import registry
 
   total = {job.source: _pixels(job.source) for job in jobs}
@@ -113,7 +99,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
     xla.enable_compilation_cache()
     registry.resolve(arguments.model)
     try:
-      model = pipeline.load(arguments.model, dtype=arguments.dtype)
+      model = runtime.load(arguments.model, dtype=arguments.dtype)
     except SSRError as error:  # a damaged model is no wrong usage
       return console.say(str(error), 1)
     # Wrong options are told once, not for each image.
@@ -154,9 +140,9 @@ def _upscale(arguments: argparse.Namespace) -> int:
 
 def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[str]]:
   """Reads, super-resolves and writes one image; returns the result's height and width and what could not be kept."""
-  from ssr_jax import pipeline
+  from ssr_jax import runtime
 
-  picture = io.read(job.source, max_pixels=pipeline.MAX_PIXELS)
+  picture = io.read(job.source, max_pixels=runtime.MAX_PIXELS)
   height, width = (model.config['scale'] * side for side in picture.rgb.shape[:2])
   io.check_format(job.target, height, width)  # told now, not after minutes of work
   result = model.sample(picture.rgb, progress=progress, keep_kernels=arguments.figures, **_options(arguments))
@@ -175,9 +161,16 @@ def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[
   return height, width, notes
 
 
+def _system_options() -> dict[str, dataclasses.Field]:
+  """The options of all systems, by name."""
+  return {field.name: field for name in systems.SYSTEMS for field in dataclasses.fields(systems.options(name))}
+
+
 def _options(arguments) -> dict:
-  names = ('steps', 'seed', 'scale', 'sampler', 'start', 'colour_fix', 'strength')
-  options = {name: getattr(arguments, name) for name in names}
+  """Arguments of `Restorer.sample`; options that were not given are left to the model."""
+  options = {'seed': arguments.seed, 'scale': arguments.scale}
+  given = {name: getattr(arguments, name) for name in _system_options()}
+  options |= {name: value for name, value in given.items() if value is not None}
   if arguments.restored_only:
     options['steps'] = 0
   return options | ({'tile': arguments.tile} if arguments.tile else {})

@@ -101,6 +101,29 @@ def resampling_weights(method: Array, source: Array, target: Array, columns: int
   return jnp.where(i < target, weights, 0.0)
 
 
+def window_weights(source: Array, target: Array, start: Array, columns: int, rows: int) -> Array:
+  """One axis of an antialiased bilinear resize between sizes that are known only on the device, for a window of it.
+
+  The filter is that of `resize` with 'bilinear': a triangle, widened when shrinking.
+
+  Args:
+    source: samples of the input, scalar integer, 1 to `columns`; what the canvas has beyond them does not matter.
+    target: samples of the whole output, scalar integer.
+    start: first output sample of the window, scalar integer.
+    columns: length of the input's canvas.
+    rows: output samples of the window; those past the end of the output repeat the last one.
+
+  Returns:
+    float32 [rows, columns], rows that sum to one.
+  """
+  i = jnp.minimum(start + jnp.arange(rows), target - 1)[:, None].astype(jnp.float32)
+  j = jnp.arange(columns)[None, :]
+  ratio = source.astype(jnp.float32) / target
+  distance = jnp.abs(j + 0.5 - (i + 0.5) * ratio) / jnp.maximum(ratio, 1.0)
+  weights = jnp.where(j < source, jnp.maximum(1 - distance, 0.0), 0.0)
+  return weights / weights.sum(1, keepdims=True)
+
+
 def resample(planes: Array, rows: Array, columns: Array) -> Array:
   """Applies `resampling_weights` to both axes: [b, c, H, W], rows [b, H', H], columns [b, W', W] -> [b, c, H', W']."""
   planes = jnp.einsum('brh,bchw->bcrw', rows, planes, precision='highest')

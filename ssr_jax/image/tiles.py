@@ -13,7 +13,7 @@ import numpy as np
 from ssr_jax.types import Array, ArrayLike
 
 
-def starts(size: int, tile: int, overlap: int) -> tuple[int, ...]:
+def starts(size: int, tile: int, overlap: int, multiple: int = 1) -> tuple[int, ...]:
   """Where the tiles of one axis start: every tile - overlap from 0 on, the last one flush with the end.
 
   An axis no longer than a tile has one tile, at 0; where it is shorter the tile reaches past its end: pad it.
@@ -22,6 +22,7 @@ def starts(size: int, tile: int, overlap: int) -> tuple[int, ...]:
     size: length of the axis.
     tile: length of a tile.
     overlap: samples that neighbours share at least; below `tile` where there is more than one tile.
+    multiple: every start is a multiple of it. The last tile then reaches past the end by less than that.
 
   Raises:
     ValueError: an overlap that leaves no way forward.
@@ -30,11 +31,13 @@ def starts(size: int, tile: int, overlap: int) -> tuple[int, ...]:
     return (0,)
   if not 0 <= overlap < tile:
     raise ValueError(f'overlap must lie in [0, tile) = [0, {tile}); got {overlap}')
-  return (*range(0, size - tile, tile - overlap), size - tile)
+  stride = max((tile - overlap) // multiple, 1) * multiple
+  last = -(-(size - tile) // multiple) * multiple
+  return (*range(0, last, stride), last)
 
 
 def origins(
-  size: tuple[int, int], tile: int | tuple[int, int], overlap: int | tuple[int, int]
+  size: tuple[int, int], tile: int | tuple[int, int], overlap: int | tuple[int, int], multiple: int = 1
 ) -> list[tuple[int, int]]:
   """Top left corners (y, x) of the tiles that cover an image, row by row.
 
@@ -42,9 +45,10 @@ def origins(
     size: (H, W).
     tile: (th, tw), or one number for both.
     overlap: samples that neighbours share at least, (y, x) or one number for both.
+    multiple: y and x are multiples of it, as in `starts`.
   """
   (th, tw), (oy, ox) = (value if isinstance(value, tuple) else (value, value) for value in (tile, overlap))
-  return [(y, x) for y in starts(size[0], th, oy) for x in starts(size[1], tw, ox)]
+  return [(y, x) for y in starts(size[0], th, oy, multiple) for x in starts(size[1], tw, ox, multiple)]
 
 
 def gaussian_weights(tile: int | tuple[int, int], deviation: float = 0.1) -> np.ndarray:

@@ -1,29 +1,40 @@
 """The systems of the house. A new one is a folder here and a line in `SYSTEMS`."""
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ssr_jax.types import SSRError
 
+if TYPE_CHECKING:
+  from ssr_jax.systems.base import System
+
 SYSTEMS = {
-  'ssr': 'ssr_jax.systems.ssr:SSR',
+  'ssr': 'ssr_jax.systems.ssr',
 }
-"""{name: 'module:object'}, imported when it is asked for."""
+"""{name: package}. A package's module `system` has the object SYSTEM, its module `options` the class Options."""
 
 DEFAULT = 'ssr'
 """What a model.json without the field 'system' is of."""
 
 
-def get(name: str) -> Any:
+def get(name: str) -> 'System':
   """The system of that name.
 
   Raises:
     SSRError: there is none; the message lists the known ones.
   """
+  return importlib.import_module(f'{_package(name)}.system').SYSTEM
+
+
+def options(name: str) -> type:
+  """The system's `Options`, imported without the system: the command line needs no networks to show its help."""
+  return importlib.import_module(f'{_package(name)}.options').Options
+
+
+def _package(name: str) -> str:
   if name not in SYSTEMS:
     raise SSRError(f'unknown system {name!r}; known: {", ".join(SYSTEMS)}')
-  module, _, attribute = SYSTEMS[name].partition(':')
-  return getattr(importlib.import_module(module), attribute)
+  return SYSTEMS[name]
 
 
 def build(part: str, *, system: str = DEFAULT, family: str | None = None, **config: Any) -> Any:

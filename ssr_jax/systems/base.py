@@ -180,3 +180,120 @@ class Stage:
     """{part: {config field: value}}, measured on held-out images."""
     del ctx, batch
     return {}
+
+
+@flax.struct.dataclass
+class Window:
+  """Which part of an image a tile is; the tile may reach past the image's bottom and right, where it is padded.
+
+  Attributes:
+    size: (h, w) of the whole image in LR pixels, int32 [2].
+    origin: (y, x) of the tile's top left corner in it, int32 [2].
+  """
+
+  size: Any
+  origin: Any
+
+
+class System:
+  """A method of super-resolution, as the floors above see it.
+
+  `prepare`, `advance` and `restore` are pure and compiled; `plan` and `finish` run on the host. `plan` gives a frozen,
+  hashable object that has at least the attributes `steps` (diffusion steps, 0 for none), `scale` and `parts` (those
+  that it needs, in the order in which they run).
+
+  Attributes:
+    name: by which configs and model files name it.
+    parts: {name: Part}.
+    outputs: what it returns; the last one is the answer.
+    sections: defaults of the sections of model.json that are its own.
+    stages: {name: Stage class}.
+    Options: frozen dataclass of what a caller of `sample` may choose; a field at None takes the model's own. Its
+      fields' metadata ('help', 'metavar', 'choices') make the command line's options.
+  """
+
+  name: str
+  parts: Mapping[str, Part]
+  outputs: tuple[Output, ...]
+  sections: Mapping[str, Any]
+  stages: Mapping[str, type[Stage]]
+  Options: type
+
+  def plan(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: Any) -> Any:
+    """Checks options against a model.
+
+    Args:
+      config: the content of model.json.
+      modules: {part: module} of the parts that the model has.
+      options: an instance of `Options`.
+
+    Raises:
+      SSRError: an option or a field of model.json that cannot be used, or a part that is missing for it.
+    """
+    raise NotImplementedError
+
+  def required(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: Any) -> tuple[str, ...]:
+    """The parts that `plan` needs for these options, whether the model has them or not."""
+    raise NotImplementedError
+
+  def check_model(self, config: Mapping[str, Any], modules: Mapping[str, Any]) -> None:
+    """SSRError, naming the field, where the system's sections of model.json cannot be used."""
+
+  def alignment(self, modules: Mapping[str, Any], plan: Any) -> int:
+    """LR pixels of which every tile's origin must be a multiple."""
+    del modules, plan
+    return 1
+
+  def view_size(self, modules: Mapping[str, Any], plan: Any) -> tuple[int, int] | None:
+    """Size at which `prepare` and `advance` see the whole of an image that runs in tiles; None if they need not."""
+    del modules, plan
+    return None
+
+  def passes(self, plan: Any) -> int:
+    """How often an image in tiles is restored; after each pass but the last `advance` sees its answer, small."""
+    del plan
+    return 1
+
+  def prepare(self, modules: Mapping[str, Any], variables: Mapping[str, Tree], view: Any, plan: Any) -> Tree:
+    """What all tiles of an image share, from the whole image seen small, [1, *view_size, 3]."""
+    del modules, variables, view, plan
+
+  def advance(
+    self, modules: Mapping[str, Any], variables: Mapping[str, Tree], context: Tree, view: Any, plan: Any
+  ) -> Tree:
+    """The next pass's context, from this one's and what the pass made of the image, seen small."""
+    del modules, variables, view, plan
+    return context
+
+  def restore(
+    self,
+    modules: Mapping[str, Any],
+    variables: Mapping[str, Tree],
+    lr: Any,
+    window: Window,
+    context: Tree,
+    noise: Any,
+    plan: Any,
+    last: bool = True,
+  ) -> dict[str, Any]:
+    """Restores one tile.
+
+    Args:
+      modules: of the plan's parts.
+      variables: theirs.
+      lr: [1, h, w, 3] in [0, 1].
+      window: where it lies.
+      context: of `prepare` or `advance`; None where the image is a single tile.
+      noise: `diffusion.noise.NoiseField` of the tile.
+      plan: of `plan`.
+      last: whether this is the last pass. Before it there is one output, 'view', what `advance` sees.
+
+    Returns:
+      {name: array with a b axis} of `outputs`; the answer is left out where it is another output unchanged.
+    """
+    raise NotImplementedError
+
+  def finish(self, found: dict[str, Any], plan: Any) -> dict[str, Any]:
+    """The last step on the whole image, on the host: {name: NumPy array without a b axis}, the answer among them."""
+    del plan
+    return found

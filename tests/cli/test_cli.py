@@ -35,7 +35,7 @@ def photos(tmp_path):
 @pytest.fixture
 def ssr(tiny_model_dir, monkeypatch):
   """Runs the command with the tiny model, which is loaded once for all tests; restored image only."""
-  from ssr_jax import pipeline
+  from ssr_jax import runtime
 
   cache = _models
 
@@ -44,8 +44,8 @@ def ssr(tiny_model_dir, monkeypatch):
       cache[name, dtype] = original(name, dtype=dtype)
     return cache[name, dtype]
 
-  original = pipeline.load
-  monkeypatch.setattr(pipeline, 'load', load)
+  original = runtime.load
+  monkeypatch.setattr(runtime, 'load', load)
 
   def run(*arguments, steps=('--restored-only',)):
     return cli.main(['upscale', *map(str, arguments), '--model', str(tiny_model_dir), *steps])

@@ -1,11 +1,4 @@
 """SSR: blind super-resolution with spatially variant kernel refinement and adaptive multi-modal fusion.
 
-`core` is the method as pure functions, used by sampling and by training alike.
+`core` is the method as pure functions, used by sampling and by training alike; `system` describes it to the house.
 """
-
-import types
-
-from ssr_jax.systems.ssr.parts import PARTS
-from ssr_jax.systems.ssr.stages import STAGES
-
-SSR = types.SimpleNamespace(name='ssr', parts=PARTS, stages=STAGES)

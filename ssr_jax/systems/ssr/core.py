@@ -5,14 +5,15 @@
 `modules` and `variables` are mappings from part names ('depth', 'dkenet', ...) to Flax modules and their variables.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from ssr_jax import diffusion
 from ssr_jax.image.kernels import pca_code
-from ssr_jax.image.resize import resize, upscale
+from ssr_jax.image.resize import resize, upscale, window_weights
+from ssr_jax.systems.base import Window
 from ssr_jax.systems.ssr.encoders import Conditions
 from ssr_jax.systems.ssr.svkr import SVKR, svkr
 from ssr_jax.types import Array
@@ -29,48 +30,106 @@ def apply(modules: Modules, variables: Variables, part: str, *arguments: Any, **
   return modules[part].apply(variables[part], *arguments, **options)
 
 
+def see(image: Array, size: tuple[int, int], window: Window | None = None, scale: int = 1) -> Array:
+  """An image as the depth net sees it: bilinear, antialiased, its own content only.
+
+  Args:
+    image: [b, H, W, 3]; with a window it is a whole image, padded at the bottom and right.
+    size: working resolution of the net.
+    window: tells how much of it is content, `scale * window.size`; None: all of it.
+    scale: pixels of `image` to an LR pixel.
+
+  Returns:
+    [b, *size, 3].
+  """
+  if window is None:
+    return resize(image, size, 'bilinear')
+  zero = jnp.int32(0)
+  rows, columns = (
+    window_weights(scale * window.size[axis], jnp.int32(size[axis]), zero, image.shape[1 + axis], size[axis])
+    for axis in (0, 1)
+  )
+  image = jnp.einsum('rh,bhwc->brwc', rows, image, precision='highest')
+  return jnp.einsum('sw,brwc->brsc', columns, image, precision='highest')
+
+
+def spread_depth(depth: Array, shape: tuple[int, int], window: Window | None = None, scale: int = 1) -> Array:
+  """Depth at the net's resolution, brought to an image's size, or to that of one tile of it.
+
+  Args:
+    depth: [b, R, C, 1] in [0, 1], of the whole image.
+    shape: (h, w) of what comes out.
+    window: of the tile; where it reaches past the image, the border is repeated. None: `shape` is the whole image.
+    scale: samples of `shape` to an LR pixel.
+
+  Returns:
+    [b, *shape, 1] in [0, 1].
+  """
+  if window is None:
+    return jnp.clip(resize(depth, shape, 'bilinear'), 0, 1)
+  rows, columns = (
+    window_weights(
+      jnp.int32(depth.shape[1 + axis]),
+      scale * window.size[axis],
+      scale * window.origin[axis],
+      depth.shape[1 + axis],
+      shape[axis],
+    )
+    for axis in (0, 1)
+  )
+  depth = jnp.einsum('rh,bhwc->brwc', rows, depth, precision='highest')
+  return jnp.clip(jnp.einsum('sw,brwc->brsc', columns, depth, precision='highest'), 0, 1)
+
+
 def refine(
   modules: Modules,
   variables: Variables,
   lr: Array,
   *,
+  window: Window | None = None,
+  depths: Sequence[Array] | None = None,
   scale: int = 4,
   iterations: int = 3,
   gamma: float = 0.9,
   rule: str = 'algorithm1',
   unroll: int | bool = 1,
-  depth: Array | None = None,
 ) -> SVKR:
   """SVKR (Algorithm 1) with the parts 'depth', 'dkenet' and 'nbsr'.
 
   Args:
     modules: of these parts.
     variables: theirs.
-    lr: [b, h, w, 3] in [0, 1].
+    lr: [b, h, w, 3] in [0, 1]; with a window and without depths a whole image, padded.
+    window: which part of the image `lr` is; None: all of it, without padding.
+    depths: [b, R, C, 1] each, D^1 to D^t of the whole image, for a tile that cannot estimate them: round t is then the
+      last. The image of round t is what D^{t+1} is estimated from.
     scale: s.
-    iterations: T.
+    iterations: T, where there are no depths.
     gamma: weight of the newer kernel estimate.
     rule: of the update, as in `svkr`.
     unroll: as in `svkr`.
-    depth: [b, h, w, 1] at LR size; it then stands for every estimate of the depth net.
+
+  Returns:
+    An `SVKR` whose depth is [b, R, C, 1], the whole image's at the depth net's resolution: see `spread_depth`.
   """
+  size = tuple(modules['depth'].resolution)
 
   def estimate_depth(image: Array) -> Array:
-    if depth is None:
-      return apply(modules, variables, 'depth', image)
-    return jnp.clip(resize(depth, image.shape[1:3], 'bilinear'), 0, 1)
+    return apply(modules, variables, 'depth', see(image, size, window, scale))
 
-  return svkr(
-    estimate_depth,
-    lambda lr, depth: apply(modules, variables, 'dkenet', lr, depth),
-    lambda lr, kernels: apply(modules, variables, 'nbsr', lr, kernels),
-    lr,
-    scale=scale,
-    iterations=iterations,
-    gamma=gamma,
-    rule=rule,
-    unroll=unroll,
-  )
+  def estimate_kernels(lr: Array, depth: Array) -> Array:
+    return apply(modules, variables, 'dkenet', lr, spread_depth(depth, lr.shape[1:3], window))
+
+  def restore(lr: Array, kernels: Array) -> Array:
+    return apply(modules, variables, 'nbsr', lr, kernels)
+
+  options = {'scale': scale, 'iterations': iterations, 'gamma': gamma, 'rule': rule, 'unroll': unroll}
+  if depths is None:
+    return svkr(estimate_depth, estimate_kernels, restore, lr, **options)
+  if iterations:  # the estimates of depth are those given, one after the other; the loop must not be a loop for that
+    options |= {'iterations': len(depths), 'unroll': True}
+  given = iter([depths[0], *depths])
+  return svkr(lambda image: next(given), estimate_kernels, restore, lr, **options)
 
 
 def encode(
@@ -85,18 +144,21 @@ def decode(modules: Modules, variables: Variables, latents: Array, autoencoder: 
   return apply(modules, variables, autoencoder, latents, method='from_latents')
 
 
-def conditions(variables: Variables, lr: Array, kernels: Array, depth: Array, lr_latent: Array) -> Conditions:
+def conditions(
+  variables: Variables, lr: Array, kernels: Array, depth: Array, lr_latent: Array, window: Window | None = None
+) -> Conditions:
   """What steers the UNet.
 
   Args:
     variables: those of 'nbsr' hold the PCA basis of the kernel code.
     lr: [b, h, w, 3] in [0, 1].
     kernels: [b, h, w, k*k].
-    depth: [b, H, W, 1] in [0, 1].
+    depth: [b, R, C, 1], of `refine`.
     lr_latent: latent of the bicubic enlargement of `lr`.
+    window: which part of the image `lr` is.
   """
   code = pca_code(kernels, variables['nbsr']['constants']['pca'])
-  return Conditions(code, resize(depth, lr.shape[1:3], 'area'), lr, lr_latent)
+  return Conditions(code, spread_depth(depth, lr.shape[1:3], window), lr, lr_latent)
 
 
 def observe(modules: Modules, variables: Variables, lr: Array, refined: SVKR, scale: int) -> Conditions:

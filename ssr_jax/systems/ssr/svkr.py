@@ -5,7 +5,7 @@ from collections.abc import Callable
 import flax.struct
 import jax
 
-from ssr_jax.image.resize import resize, upscale
+from ssr_jax.image.resize import upscale
 from ssr_jax.types import Array
 
 RULES = ('algorithm1', 'eq2')
@@ -16,7 +16,7 @@ class SVKR:
   """What the refinement returns.
 
   Attributes:
-    depth: D^T, relative inverse depth, [b, H, W, 1].
+    depth: D^T, relative inverse depth, as `estimate_depth` gives it.
     kernels: K^T, [b, h, w, k*k], normalised.
     image: I^T, the restored image, [b, H, W, 3], not clipped; the bicubic LR when there was no iteration.
   """
@@ -40,8 +40,8 @@ def svkr(
 ) -> SVKR:
   """Refines depth, kernels and image in turn (Algorithm 1), as one `lax.scan` with a static trip count.
 
-  I_0 is the bicubic LR, so that the carry keeps one shape. Each iteration: D = DE(I); E = KE(LR, down(D)); K from E by
-  the rule; I = NBSR(LR, K). The paper's two update rules disagree:
+  I_0 is the bicubic LR, so that the carry keeps one shape. Each iteration: D = DE(I); E = KE(LR, D); K from E by the
+  rule; I = NBSR(LR, K). The paper's two update rules disagree:
     'algorithm1' (used): K^{t+1} = gamma E^{t+1} + (1 - gamma) K^t;
     'eq2': K^{t+1} = gamma E^t + (1 - gamma) E^{t-1}, the same blend with every index one step back, where E^0 is the
       initial estimate and E^{-1} = E^0. The paper names both K; E, the estimates, is the reading under which the loop
@@ -49,8 +49,8 @@ def svkr(
   Both are convex, so K stays normalised. iterations = 0 returns the initial D and K (the ablation without SVKR).
 
   Args:
-    estimate_depth: DE, [b, H, W, 3] -> [b, H, W, 1].
-    estimate_kernels: KE, (LR [b, h, w, 3], depth [b, h, w, 1]) -> [b, h, w, k*k].
+    estimate_depth: DE, [b, H, W, 3] -> depth at any resolution.
+    estimate_kernels: KE, (LR [b, h, w, 3], depth as DE gives it) -> [b, h, w, k*k]; brings depth to LR's size.
     restore: NBSR, (LR, K) -> [b, H, W, 3].
     lr: [b, h, w, 3] in [0, 1].
     scale: s.
@@ -70,21 +70,16 @@ def svkr(
     raise ValueError(f'unknown SVKR rule {rule!r}; known: {", ".join(RULES)}')
   if iterations < 0:
     raise ValueError(f'SVKR iterations must be 0 or more; got {iterations}')
-  h, w = lr.shape[1:3]
-
-  def down(depth):
-    return resize(depth, (h, w), 'area')
-
   image = upscale(lr, scale)
   depth = estimate_depth(image)
-  first = estimate_kernels(lr, down(depth))
+  first = estimate_kernels(lr, depth)
   if iterations == 0:
     return SVKR(depth=depth, kernels=first, image=image)
 
   def step(carry, _):
     _, kernels, image, newer, older = carry
     depth = estimate_depth(image)
-    estimate = estimate_kernels(lr, down(depth))
+    estimate = estimate_kernels(lr, depth)
     if rule == 'algorithm1':
       kernels = gamma * estimate + (1 - gamma) * kernels
     else:

@@ -109,7 +109,8 @@ class SSRStage(Stage):
     """
     hr = images(batch)
     h, w = hr.shape[1] // self.recipe.scale, hr.shape[2] // self.recipe.scale
-    depth = resize(core.apply(self.modules, variables, 'depth', hr), (h, w), 'area')
+    seen = core.see(hr, tuple(self.modules['depth'].resolution))
+    depth = core.spread_depth(core.apply(self.modules, variables, 'depth', seen), (h, w))
     return hr, self.degrade(batch, true_depth(batch, depth)), depth
 
 

@@ -4,6 +4,7 @@ import jax.numpy as jnp
 
 from ssr_jax.image.resize import upscale
 from ssr_jax.systems.base import StepContext, Tree
+from ssr_jax.systems.ssr import core
 from ssr_jax.systems.ssr.stages import common
 from ssr_jax.types import Array
 
@@ -47,7 +48,7 @@ class SVKRStage(common.KernelBasis, common.SSRStage):
       'bicubic': upscale(low.lr, scale),
       'restored': out.image,
       'truth': hr,
-      'depth': common.gray(out.depth),
+      'depth': common.gray(core.spread_depth(out.depth, hr.shape[1:3])),
       'estimate': common.variance_map(out.kernels, scale),
       'kernels': common.variance_map(low.kernels, scale),
     }

@@ -10,8 +10,11 @@ import pytest
 from skimage import data
 
 import ssr_jax
-from ssr_jax import pipeline, svkr
+from ssr_jax.diffusion.noise import noise_window
 from ssr_jax.image import colourfix, resize
+from ssr_jax.runtime import restorer
+from ssr_jax.systems.ssr import system as ssr_system
+from ssr_jax.systems.ssr.svkr import RULES
 from ssr_jax.types import SSRError
 from ssr_jax.weights import registry
 
@@ -30,7 +33,7 @@ def _photo(h=20, w=28, top=100, left=100):
 
 def test_bucket():
   sizes = (1, 32, 33, 96, 97, 128, 129, 192, 193, 300)
-  assert [pipeline.bucket(n) for n in sizes] == [32, 32, 64, 96, 128, 128, 192, 192, 256, 320]
+  assert [restorer.bucket(n) for n in sizes] == [32, 32, 64, 96, 128, 128, 192, 192, 256, 320]
 
 
 @pytest.mark.parametrize('dtype', [np.uint8, np.float32, np.float16])
@@ -54,19 +57,22 @@ def test_restored_is_svkr_on_the_padded_image(model):
   lr = _photo(32, 32).astype(np.float32) / 255  # a size of the bucket: nothing is padded
   apply = {part: model.modules[part].apply for part in ('depth', 'dkenet', 'nbsr')}
   image = resize.upscale(jnp.asarray(lr)[None], 4)
-  down = lambda depth: resize.resize(depth, (32, 32), 'area')
-  depth = apply['depth'](model.variables['depth'], image)
+  small = tuple(model.modules['depth'].resolution)
+  see = lambda image: apply['depth'](model.variables['depth'], jax.image.resize(image, (1, *small, 3), 'linear'))
+  down = lambda depth: jax.image.resize(depth, (1, 32, 32, 1), 'linear')
+  depth = see(image)
   kernels = apply['dkenet'](model.variables['dkenet'], lr[None], down(depth))
   for _ in range(3):
-    depth = apply['depth'](model.variables['depth'], image)
+    depth = see(image)
     kernels = 0.9 * apply['dkenet'](model.variables['dkenet'], lr[None], down(depth)) + 0.1 * kernels
     image = apply['nbsr'](model.variables['nbsr'], lr[None], kernels)
   found = model.sample(lr, steps=0)
   np.testing.assert_allclose(found.restored, np.clip(image[0], 0, 1), atol=2e-4)
   np.testing.assert_allclose(found.kernels, kernels[0], atol=2e-4)
-  np.testing.assert_allclose(found.depth, depth[0], atol=2e-4)
+  whole = jax.image.resize(depth, (1, 128, 128, 1), 'linear')
+  np.testing.assert_allclose(found.depth, whole[0], atol=2e-4)
   np.testing.assert_array_equal(found.image, found.restored)
-  assert set(svkr.RULES) == {'algorithm1', 'eq2'}
+  assert set(RULES) == {'algorithm1', 'eq2'}
 
 
 def test_a_second_size_of_the_bucket_does_not_compile(model):
@@ -114,12 +120,12 @@ def test_the_models_wavelet_levels_are_what_the_restored_image_gives(model, tiny
   for levels in (1, 3):
     shutil.copytree(tiny_model_dir, tmp_path / str(levels))
     registry.update(tmp_path / str(levels), sampling={'wavelet_levels': levels})
-    found = pipeline.load(tmp_path / str(levels)).sample(lr, colour_fix='wavelet')
+    found = restorer.load(tmp_path / str(levels)).sample(lr, colour_fix='wavelet')
     expected = np.clip(colourfix.wavelet(plain.image, plain.restored, levels), 0, 1)
     np.testing.assert_allclose(found.image, expected, atol=2e-3)  # the uncorrected one was clipped before
   registry.update(tmp_path / '1', sampling={'wavelet_levels': 0})
   with pytest.raises(SSRError, match='sampling.wavelet_levels 0 in model.json'):
-    pipeline.load(tmp_path / '1').sample(lr)
+    restorer.load(tmp_path / '1').sample(lr)
 
 
 def test_tiles_agree_with_the_whole_where_the_net_sees_the_same(model):
@@ -128,7 +134,7 @@ def test_tiles_agree_with_the_whole_where_the_net_sees_the_same(model):
   whole = model.sample(lr, steps=0, tile=128)
   calls = []
   tiled = model.sample(lr, steps=0, tile=64, progress=lambda done, total: calls.append((done, total)))
-  assert calls == [(i + 1, 4) for i in range(4)]
+  assert calls == [(i + 1, 12) for i in range(12)]  # four tiles in three passes, one for each round
   assert tiled.image.shape == whole.image.shape and tiled.kernels.shape == whole.kernels.shape
   np.testing.assert_allclose(tiled.kernels.sum(-1), 1, atol=1e-4)
   # The tiny nets are random and depth is seen at another size, so the images are alike, not equal.
@@ -145,7 +151,7 @@ def test_tiles_leave_no_seam(model):
 
 
 def test_the_noise_field_is_one_for_all_windows():
-  field = lambda y, x, h, w: np.asarray(pipeline._noise_field(jax.random.key(1), jnp.array([y, x]), (h, w, 2)))
+  field = lambda y, x, h, w: np.asarray(noise_window(jax.random.key(1), jnp.array([y, x]), (h, w, 2)))
   whole = field(0, 0, 150, 200)
   np.testing.assert_array_equal(field(30, 70, 64, 96), whole[30:94, 70:166])
   np.testing.assert_array_equal(field(64, 128, 32, 32), whole[64:96, 128:160])
@@ -189,15 +195,15 @@ def test_bad_options(model, options, words):
 
 def test_module_level_sample_loads_once(tiny_model_dir, monkeypatch):
   loads = []
-  monkeypatch.setattr(pipeline, 'load', lambda name, load=pipeline.load, **kw: loads.append(kw) or load(name, **kw))
-  pipeline._loaded.cache_clear()
+  monkeypatch.setattr(restorer, 'load', lambda name, load=restorer.load, **kw: loads.append(kw) or load(name, **kw))
+  restorer._loaded.cache_clear()
   first, second = (ssr_jax.sample(_photo(), tiny_model_dir, steps=0) for _ in range(2))
   np.testing.assert_array_equal(first.image, second.image)
   assert len(loads) == 1
   other = ssr_jax.sample(_photo() / 255, tiny_model_dir, steps=0, dtype='bfloat16')
   assert [load['dtype'] for load in loads] == ['float32', 'bfloat16']
   assert (other.image != ssr_jax.sample(_photo() / 255, tiny_model_dir, steps=0).image).any() and len(loads) == 2
-  pipeline._loaded.cache_clear()
+  restorer._loaded.cache_clear()
 
 
 def test_bfloat16_is_what_the_networks_compute_in_and_nothing_else(model, tiny_model_dir):
@@ -252,11 +258,12 @@ def with_student(tiny_model_dir, tmp_path):
 
 def test_a_student_answers_unless_something_is_asked_of_the_unet(with_student, model):
   ssr = ssr_jax.load(with_student)
-  assert ssr.parts()[-1] == 'student'
+  assert ssr.required()[-1] == 'student'
   for asked in ({'steps': 2}, {'start': 0.3}, {'sampler': 'ddpm'}):
-    assert ssr.parts(**asked)[-1] == 'unet'
-  options = {'network': 'student', 'steps': 1, 'sampler': 'ddim', 'start': 0.2, 'noise': 1.0}
-  assert ssr.check() == (options, {'colour_fix': 'wavelet', 'strength': 1.0})
+    assert ssr.required(**asked)[-1] == 'unet'
+  plan = ssr.check()
+  assert (plan.network, plan.steps, plan.sampler, plan.start, plan.noise) == ('student', 1, 'ddim', 0.2, 1.0)
+  assert (plan.colour_fix, plan.strength, plan.levels) == ('wavelet', 1.0, (2, 1))
   lr = _photo()
   found = ssr.sample(lr)
   np.testing.assert_array_equal(ssr.sample(lr, steps=2).image, model.sample(lr, steps=2).image)
@@ -311,7 +318,7 @@ def test_a_student_has_a_decoder_of_its_own_where_there_is_one(with_student):
   variables['params']['decoder'] = jax.tree.map(lambda x: 1.5 * x, variables['params']['decoder'])
   registry.save_part(with_student, 'student_vae', entry['config'], variables)
   ssr = ssr_jax.load(with_student)
-  assert ssr.parts()[-2:] == ('student_vae', 'student') and ssr.parts(steps=1)[-2:] == ('vae', 'unet')
+  assert ssr.required()[-2:] == ('student_vae', 'student') and ssr.required(steps=1)[-2:] == ('vae', 'unet')
   np.testing.assert_array_equal(ssr.sample(_photo(), steps=1).image, unet)
   image = ssr.sample(_photo()).image
   registry.save_part(with_student, 'vae', entry['config'], variables)
@@ -331,7 +338,7 @@ def test_colours_of_a_tall_image_are_those_of_the_whole(how):
   """They are fixed band by band, which must not show."""
   rng = np.random.default_rng(0)
   image, reference = rng.random((2, 1100, 20, 3), np.float32)
-  found = pipeline._fix_colours(image, reference, how, {'levels': 5, 'chroma_levels': 1})
+  found = ssr_system.fix_colours(image, reference, how, 5, 1)
   whole = colourfix.wavelet(image, reference, 5, 1) if how == 'wavelet' else colourfix.adain(image, reference)
   np.testing.assert_allclose(found, whole, atol=1e-5)
 

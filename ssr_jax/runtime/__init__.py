@@ -1,0 +1,5 @@
+"""Running models: loading, size buckets, tiles, compiled programs."""
+
+from ssr_jax.runtime.restorer import MAX_PIXELS, OVERLAP, TILE, Restorer, Result, bucket, load, sample
+
+__all__ = ['MAX_PIXELS', 'OVERLAP', 'TILE', 'Restorer', 'Result', 'bucket', 'load', 'sample']

@@ -1,0 +1,354 @@
+"""Any system's model as one call: LR image in, super-resolved image and whatever else the system finds out.
+
+Images are padded to a few fixed sizes, so that a compiled program serves every image of a size class. An image larger
+than a tile runs as overlapping tiles, which bounds memory. Each image, and each tile, runs by itself: its result does
+not depend on what else is in the batch.
+"""
+
+import collections
+from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import functools
+import os
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from ssr_jax import nn, systems, xla
+from ssr_jax.diffusion.noise import NoiseField
+from ssr_jax.image import tiles
+from ssr_jax.runtime.blend import Blend
+from ssr_jax.systems.base import System, Tree, Window
+from ssr_jax.types import Array, SSRError
+from ssr_jax.weights import registry
+
+TILE = 192
+"""Largest LR side that runs in one piece."""
+OVERLAP = 32
+"""LR pixels that neighbouring tiles share, at least."""
+MAX_PIXELS = 2**22
+"""Largest LR image (2048 x 2048): results are float32 until the end and lie in memory, about 0.7 kB per LR pixel."""
+
+
+class Result:
+  """What a system found for an image, or for a batch with a b axis in front.
+
+  Attributes:
+    image: [H, W, 3], the super-resolved image, dtype of the input.
+    outputs: {name: array} of the system's other outputs, which are attributes as well. SSR's are `depth` [H, W, 1]
+      float32, relative inverse depth in [0, 1] with 1 nearest; `kernels` [h, w, k*k] float32, one blur kernel per LR
+      pixel, None where `keep_kernels` was off; `restored` [H, W, 3], the image before diffusion, dtype of the input.
+  """
+
+  def __init__(self, image: np.ndarray, outputs: Mapping[str, np.ndarray | None]):
+    """Holds the arrays as they are."""
+    self.image, self.outputs = image, dict(outputs)
+
+  def __getattr__(self, name: str) -> Any:
+    outputs = self.__dict__.get('outputs', {})
+    if name in outputs:
+      return outputs[name]
+    raise AttributeError(f'this result has no {name!r}; it has image, {", ".join(outputs)}')
+
+  def __repr__(self) -> str:
+    shapes = {name: None if x is None else x.shape for name, x in {'image': self.image, **self.outputs}.items()}
+    return f'Result({", ".join(f"{name} {shape}" for name, shape in shapes.items())})'
+
+
+def bucket(size: int) -> int:
+  """Padded LR side of an image side: the next multiple of 32 up to 128, of 64 above."""
+  step = 32 if size <= 128 else 64
+  return max(1, -(-size // step)) * step
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Restorer:
+  """A model ready to run: variables on the device, programs compiled once per size class. Made by `load`.
+
+  Attributes:
+    system: the method.
+    config: the content of model.json.
+    variables: per part, its Flax variables.
+    modules: per part, its Flax module.
+    dtype: what the networks compute in, by name.
+    traces: how often each program ('restore', 'prepare', 'advance') was traced, which is how often it was compiled.
+  """
+
+  system: System
+  config: Mapping[str, Any]
+  variables: Mapping[str, Any] = dataclasses.field(repr=False)
+  modules: Mapping[str, Any] = dataclasses.field(repr=False)
+  dtype: str = 'float32'
+  traces: collections.Counter = dataclasses.field(default_factory=collections.Counter, repr=False)
+
+  def sample(
+    self,
+    lr: Any,
+    *,
+    seed: int | Sequence[int] = 0,
+    scale: int = 4,
+    keep_kernels: bool = True,
+    tile: int = TILE,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+  ) -> Result:
+    """Super-resolves images.
+
+    Args:
+      lr: [h, w, 3] or [b, h, w, 3], uint8 or float in [0, 1], any size up to `MAX_PIXELS` pixels.
+      seed: of the diffusion noise. One number serves every image of the batch, so that an image gets the same result
+        alone and in a batch; a sequence gives each image its own. A student that begins without noise has none to draw.
+      scale: must be the model's.
+      keep_kernels: False leaves outputs of the kind 'kernels' out; they take 1.8 kB per LR pixel.
+      tile: largest LR side that runs in one piece, one of `bucket`'s sizes, 64 or more. Larger images run as
+        overlapping tiles.
+      progress: called with (tiles done, tiles in all) after each tile; of several passes each counts its tiles.
+      **options: fields of the system's `Options`; None takes the model's own. SSR has steps, sampler, start,
+        colour_fix and strength (`ssr_jax.systems.ssr.options.Options` documents them).
+
+    Returns:
+      a `Result` of NumPy arrays.
+
+    Raises:
+      SSRError: an argument that cannot be used, or a model that lacks a part; the message says which.
+    """
+    plan = self.check(scale=scale, tile=tile, **options)
+    images, finish = _as_batch(lr)
+    b, h, w, _ = images.shape
+    if h * w > MAX_PIXELS:
+      raise SSRError(f'image of {w}x{h} pixels: more than {MAX_PIXELS} pixels; scale it down or cut it up')
+    seeds = [seed] * b if isinstance(seed, int | np.integer) else list(seed)
+    if len(seeds) != b:
+      raise SSRError(f'seed: {len(seeds)} numbers for {b} images; give one, or one for each image')
+    layout = _Layout.of(h, w, tile, self.system.alignment(self.modules, plan))
+    ticks = _Ticks(progress, b * layout.tiles * self._passes(layout, plan))
+    kept = tuple(o.name for o in self.system.outputs if keep_kernels or o.kind != 'kernels')
+    results = []
+    for image, number in zip(images, seeds, strict=True):
+      found = self.system.finish(self._restore_image(image, int(number), layout, plan, kept, ticks), plan)
+      results.append({o.name: self._typed(o.kind, found.get(o.name), finish) for o in self.system.outputs})
+    if np.ndim(lr) == 3:
+      found = results[0]
+    else:
+      found = {name: x if x is None else np.stack([r[name] for r in results]) for name, x in results[0].items()}
+    answer = self.system.outputs[-1].name
+    return Result(found.pop(answer), found)
+
+  @staticmethod
+  def _typed(kind: str, array: np.ndarray | None, finish: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
+    return finish(array) if kind == 'image' and array is not None else array
+
+  def _passes(self, layout: '_Layout', plan: Any) -> int:
+    return self.system.passes(plan) if layout.tiles > 1 else 1
+
+  def _restore_image(self, lr, seed, layout: '_Layout', plan, kept, ticks) -> dict[str, np.ndarray]:
+    """One image [h, w, 3] float32, in tiles; a small image is a single tile, padded."""
+    context = None
+    variables = {part: self.variables[part] for part in plan.parts}
+    view = self.system.view_size(self.modules, plan)
+    if layout.tiles > 1 and view is not None:
+      context = self._prepare(variables, shrink(lr, view)[None], plan=plan)
+      for _ in range(self._passes(layout, plan) - 1):
+        seen = self._pass(lr, seed, layout, context, variables, plan, (), ticks)['view']
+        context = self._advance(variables, context, shrink(seen, view)[None], plan=plan)
+    return self._pass(lr, seed, layout, context, variables, plan, kept, ticks)
+
+  def _pass(self, lr, seed, layout: '_Layout', context, variables, plan, kept, ticks) -> dict[str, np.ndarray]:
+    """Every tile once, blended; without names to keep, of what the next pass sees."""
+    h, w, _ = lr.shape
+    large, small = Blend((plan.scale * h, plan.scale * w), plan.scale), Blend((h, w), 1)
+    at_lr = {o.name for o in self.system.outputs if o.at_lr}
+    for y, x in layout.origins:
+      piece = pad(lr[y : y + layout.shape[0], x : x + layout.shape[1]], layout.shape)[None]
+      window = Window(np.array([h, w], np.int32), np.array([y, x], np.int32))
+      noise = NoiseField(np.uint32(seed % 2**32), np.array([y, x], np.int32))
+      found = self._restore(variables, piece, window, context, noise, plan=plan, kept=kept)
+      alone = layout.tiles == 1
+      small.add({name: v for name, v in found.items() if name in at_lr}, (y, x), alone)
+      large.add({name: v for name, v in found.items() if name not in at_lr}, (y, x), alone)
+      ticks()
+    return {**large.results(), **small.results()}
+
+  @functools.cached_property
+  def _restore(self) -> Callable[..., dict[str, Array]]:
+    """(variables, lr [1, h, w, 3], window, context, noise; plan, kept) -> {output: array}."""
+
+    def restore(variables, lr, window, context, noise, *, plan, kept):
+      self.traces['restore'] += 1
+      found = self.system.restore(self.modules, variables, lr, window, context, noise, plan, last=bool(kept))
+      return {name: value for name, value in found.items() if name in (kept or ('view',))}
+
+    return xla.jit(restore, static_argnames=('plan', 'kept'))
+
+  @functools.cached_property
+  def _prepare(self) -> Callable[..., Tree]:
+    def prepare(variables, view, *, plan):
+      self.traces['prepare'] += 1
+      return self.system.prepare(self.modules, variables, view, plan)
+
+    return xla.jit(prepare, static_argnames='plan')
+
+  @functools.cached_property
+  def _advance(self) -> Callable[..., Tree]:
+    def advance(variables, context, view, *, plan):
+      self.traces['advance'] += 1
+      return self.system.advance(self.modules, variables, context, view, plan)
+
+    return xla.jit(advance, static_argnames='plan')
+
+  def required(self, **options: Any) -> tuple[str, ...]:
+    """The parts that `sample` needs with these options, whether the model has them or not."""
+    return self.system.required(self.config, self.modules, self._options(options))
+
+  def check(self, *, scale: int = 4, tile: int = TILE, **options: Any) -> Any:
+    """Checks the options of `sample` without an image.
+
+    Returns:
+      the system's plan, with the model's own values filled in.
+
+    Raises:
+      SSRError: the option that cannot be used, or the parts that the model lacks for it.
+    """
+    plan = self.system.plan(self.config, self.modules, self._options(options))
+    if scale != self.config['scale']:
+      raise SSRError(f"scale {scale}: model '{self.config['name']}' makes {self.config['scale']} only; use that")
+    if tile != bucket(tile) or tile < 2 * OVERLAP:
+      raise SSRError(f'tile {tile}: not a size that tiles have; use {max(bucket(tile), 2 * OVERLAP)}')
+    return plan
+
+  def _options(self, options: Mapping[str, Any]) -> Any:
+    known = [field.name for field in dataclasses.fields(self.system.Options)]
+    unknown = [name for name in options if name not in known]
+    if unknown:
+      raise SSRError(f'sample: unknown option {unknown[0]!r}; system {self.system.name!r} has {", ".join(known)}')
+    return self.system.Options(**options)
+
+
+def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32') -> Restorer:
+  """Loads a model by name ('compact' comes with the package) or from a model directory.
+
+  Args:
+    name_or_path: of the model.
+    dtype: what the networks compute in, 'float32' or 'bfloat16': faster and smaller on GPUs and TPUs, with results
+      that differ by rounding. Kernels, latents between two steps and images are float32 with either; so are those
+      parameters that the networks do not round at once.
+
+  Raises:
+    SSRError: an unknown model or dtype, a damaged or missing file, a config field that does not exist.
+  """
+  compute = nn.dtype_of(dtype, 'dtype')
+  model = registry.load_model(name_or_path)
+  system = systems.get(model.config.get('system', systems.DEFAULT))
+  modules = {
+    part: registry.build(part, entry['config'], dtype=compute) for part, entry in model.config['parts'].items()
+  }
+  try:
+    system.check_model(model.config, modules)
+  except ValueError as error:  # SSRError is one
+    raise SSRError(f'{model.directory / registry.MODEL_FILE}: {error}') from error
+  variables = {
+    part: _stored(part, model.config['parts'][part]['config'], x, compute) for part, x in model.variables.items()
+  }
+  return Restorer(system, model.config, jax.device_put(variables), modules, dtype)
+
+
+def sample(
+  lr: Any, model: str | os.PathLike | Restorer = 'compact', *, dtype: str | None = None, **options: Any
+) -> Result:
+  """Super-resolves images with a model that is loaded once.
+
+  Args:
+    lr: as of `Restorer.sample`.
+    model: a name, a model directory, or what `load` returned.
+    dtype: as of `load`, for a model that this loads; default float32.
+    **options: as of `Restorer.sample`.
+  """
+  if not isinstance(model, Restorer):
+    changed = (registry.resolve(model) / registry.MODEL_FILE).stat().st_mtime_ns
+    model = _loaded(os.fspath(model), dtype or 'float32', changed)
+  elif dtype not in (None, model.dtype):
+    raise SSRError(f'dtype is {dtype!r}, but the model was loaded with {model.dtype!r}; load it with that dtype')
+  return model.sample(lr, **options)
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(name_or_path: str, dtype: str, changed: int) -> Restorer:
+  del changed  # a model that was trained further is another model
+  return load(name_or_path, dtype=dtype)
+
+
+def _stored(part: str, config: Mapping[str, Any], variables: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+  """A part's variables in the dtypes that its network needs them in: bfloat16 where it would round them anyway."""
+  wanted = registry.abstract_variables(part, config, dtype)
+  return registry.unflatten({k: x.astype(wanted[k].dtype, copy=False) for k, x in registry.flatten(variables).items()})
+
+
+# -- Images and tiles --------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+  """The tiles of an image: their shape, and the (y, x) of each."""
+
+  shape: tuple[int, int]
+  origins: list[tuple[int, int]]
+
+  @property
+  def tiles(self) -> int:
+    return len(self.origins)
+
+  @classmethod
+  def of(cls, h: int, w: int, tile: int, multiple: int) -> '_Layout':
+    shape = min(bucket(h), tile), min(bucket(w), tile)
+    return cls(shape, tiles.origins((h, w), shape, OVERLAP, multiple))
+
+
+class _Ticks:
+  """Counts finished tiles for a progress callback."""
+
+  def __init__(self, progress: Callable[[int, int], None] | None, total: int):
+    self._progress, self._total, self._done = progress, total, 0
+
+  def __call__(self) -> None:
+    self._done += 1
+    if self._progress:
+      self._progress(self._done, self._total)
+
+
+def _as_batch(lr: Any) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
+  """Images as [b, h, w, 3] float32, and the function that gives an image of a result the input's dtype."""
+  lr = np.asarray(lr)
+  if lr.ndim not in (3, 4) or lr.shape[-1] != 3 or 0 in lr.shape:
+    raise SSRError(f'lr must be [h, w, 3] or [b, h, w, 3] with RGB last; got shape {list(lr.shape)}')
+  dtype = lr.dtype
+  if dtype == np.uint8:
+    images = lr.astype(np.float32) / 255
+  elif jnp.issubdtype(dtype, jnp.floating):
+    images = lr.astype(np.float32)
+    if not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):  # written so that NaN fails too
+      raise SSRError(f'lr of dtype {dtype} must lie in [0, 1]; got [{images.min():.4g}, {images.max():.4g}]')
+    images = np.clip(images, 0, 1)
+  else:
+    raise SSRError(f'lr must be uint8, or float in [0, 1]; got {dtype}')
+
+  def finish(image: np.ndarray) -> np.ndarray:
+    image = np.clip(image, 0, 1)
+    return np.rint(image * 255).astype(np.uint8) if dtype == np.uint8 else image.astype(dtype)
+
+  return images if images.ndim == 4 else images[None], finish
+
+
+def pad(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """[h, w, c] grown to `shape` at the bottom and right: reflected, so that texture goes on."""
+  h, w, _ = image.shape
+  grow = ((0, shape[0] - h), (0, shape[1] - w), (0, 0))
+  return np.pad(image, grow, mode='reflect') if any(high for _, high in grow) else image
+
+
+def shrink(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+  """[h, w, c] float32 resized bilinearly, antialiased, on the host, where a new size costs no compilation."""
+  planes = (Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)) for c in range(image.shape[-1]))
+  return np.stack([np.asarray(p.resize(shape[::-1], Image.Resampling.BILINEAR)) for p in planes], -1)

@@ -1,0 +1,178 @@
+"""From the options of `sample` and a model.json to the plan of SSR's sampling."""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from ssr_jax import diffusion
+from ssr_jax.systems.ssr import core
+from ssr_jax.systems.ssr.options import Options
+from ssr_jax.systems.ssr.svkr import RULES
+from ssr_jax.types import SSRError
+
+COLOUR_FIXES = ('none', 'adain', 'wavelet')
+
+SECTIONS: dict[str, Any] = {
+  'svkr': {'iterations': 3, 'gamma': 0.9, 'rule': 'algorithm1'},
+  'schedule': {},
+  'sampling': {'sampler': 'dpmpp_2m', 'steps': 8, 'start': 0.5},
+}
+"""SSR's sections of model.json, as a new one has them."""
+
+_FIELDS = {
+  'svkr': ('iterations', 'gamma', 'rule', 'unroll'),
+  'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
+  'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'strength', 'student'),
+}
+_STUDENT = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # of the section sampling.student
+_WAVELET_LEVELS = 5  # of the colour fix, where model.json does not say otherwise: what varies over some 32 pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Options with the model's own values filled in; hashable, a static argument of the compiled programs.
+
+  Attributes:
+    network: the part that samples, 'unet' or 'student'.
+    autoencoder: the part whose latents it samples.
+    steps: its calls; 0 stops at the restored image.
+    sampler: a name of `diffusion.SAMPLERS`.
+    start: fraction of the schedule to begin at.
+    noise: share of that step's noise that it begins with.
+    colour_fix: one of `COLOUR_FIXES`.
+    strength: share of the change that is kept.
+    levels: wavelet levels of the colour fix, of brightness and of colour (None: like brightness).
+    schedule: the forward process.
+    scale: s.
+    iterations: T of SVKR.
+    gamma: of SVKR.
+    rule: of SVKR.
+    unroll: of SVKR.
+  """
+
+  network: str
+  autoencoder: str
+  steps: int
+  sampler: str
+  start: float
+  noise: float
+  colour_fix: str
+  strength: float
+  levels: tuple[int, int | None]
+  schedule: diffusion.Schedule
+  scale: int
+  iterations: int = 3
+  gamma: float = 0.9
+  rule: str = 'algorithm1'
+  unroll: int | bool = 1
+
+  @property
+  def parts(self) -> tuple[str, ...]:
+    """The parts that run."""
+    return core.RESTORING if not self.steps else (*core.RESTORING, self.autoencoder, self.network)
+
+  @property
+  def svkr(self) -> dict[str, Any]:
+    """Keyword arguments of `core.refine`."""
+    return {name: getattr(self, name) for name in ('scale', 'iterations', 'gamma', 'rule', 'unroll')}
+
+
+def required(modules: Mapping[str, Any], options: Options) -> tuple[str, ...]:
+  """The parts that options need; the last one samples, the one before it is its autoencoder."""
+  if options.steps == 0:
+    return core.RESTORING
+  chosen = (options.steps, options.sampler, options.start)
+  network = 'student' if 'student' in modules and chosen == (None,) * 3 else 'unet'
+  return *core.RESTORING, autoencoder_of(modules, network), network
+
+
+def autoencoder_of(modules: Mapping[str, Any], network: str) -> str:
+  """The part whose latents a network samples: a student can have its own."""
+  return 'student_vae' if network == 'student' and 'student_vae' in modules else 'vae'
+
+
+def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options) -> Plan:
+  """Checks options against a model and fills in its own; SSRError as of `System.plan`."""
+  needed = required(modules, options)
+  own = _own_sampling(config, needed[-1])
+  asked = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
+  values = {name: own[name] if value is None else value for name, value in asked.items()}
+  steps, start, strength = values['steps'], values['start'], values['strength']
+  schedule = diffusion.Schedule(**config['schedule'])
+  if not isinstance(steps, int | np.integer) or steps < 0:
+    raise SSRError(f'steps {steps!r}: must be a whole number, 0 for the restored image only')
+  if not isinstance(strength, int | float) or not 0 <= strength <= 1:
+    raise SSRError(f'strength {strength!r}: must lie in [0, 1], 0 being the restored image')
+  if not 0 < start <= 1:
+    raise SSRError(f'start {start!r}: must be above 0 and up to 1 (pure noise)')
+  if steps > round(start * schedule.steps):
+    raise SSRError(f'steps {steps}: more than the {round(start * schedule.steps)} that start {start} leaves')
+  for field, known in (('sampler', tuple(diffusion.SAMPLERS)), ('colour_fix', COLOUR_FIXES)):
+    if values[field] not in known:
+      raise SSRError(f"{field} '{values[field]}': unknown; known: {', '.join(known)}")
+  lacking = [part for part in needed if part not in modules]
+  if lacking:
+    restores = all(part in modules for part in core.RESTORING)
+    advice = 'use steps=0 (--restored-only)' if restores else 'train them or choose another model'
+    raise SSRError(f"model '{config['name']}' has no part {', '.join(lacking)}; {advice}")
+  return Plan(
+    network=needed[-1],
+    autoencoder=needed[-2],
+    steps=int(steps),
+    sampler=values['sampler'],
+    start=float(start),
+    noise=float(own['noise']),
+    colour_fix=values['colour_fix'],
+    strength=float(strength),
+    levels=(own['wavelet_levels'], own.get('chroma_levels')),
+    schedule=schedule,
+    scale=config['scale'],
+    **config['svkr'],
+  )
+
+
+def check_model(config: Mapping[str, Any], modules: Mapping[str, Any]) -> None:
+  """SSRError, naming the field, where model.json's sections cannot be used; as of `System.check_model`."""
+  for section, known in _FIELDS.items():
+    for field in config[section]:
+      if field not in known:
+        raise SSRError(f"unknown field '{section}.{field}'; known: {', '.join(known)}")
+  if config['svkr']['rule'] not in RULES:
+    raise SSRError(f"svkr.rule '{config['svkr']['rule']}'; known: {', '.join(RULES)}")
+  student = config['sampling'].get('student', {})
+  if 'student' in modules and set(student) != set(_STUDENT):
+    raise SSRError(f'sampling.student has {", ".join(student) or "nothing"}; it needs {", ".join(_STUDENT)}')
+  restores = all(part in modules for part in core.RESTORING)
+  choices = [Options(steps=0)] if restores else []
+  if restores and {autoencoder_of(modules, 'student'), 'student'} <= modules.keys():
+    choices.append(Options())
+  for options in choices:  # and with them every value that model.json gives
+    plan(config, modules, options)
+
+
+def _own_sampling(config: Mapping[str, Any], network: str) -> dict[str, Any]:
+  """How model.json says that a network samples.
+
+  Raises:
+    SSRError: a value there that cannot be used.
+  """
+  own = {
+    'colour_fix': 'wavelet',
+    'wavelet_levels': _WAVELET_LEVELS,
+    'noise': 1.0,
+    'strength': 1.0,
+    **config['sampling'],
+  }
+  student = own.pop('student', {})
+  if network == 'student':
+    own |= student | {'sampler': diffusion.STUDENT_SAMPLER}
+  levels, chroma, noise = own['wavelet_levels'], own.get('chroma_levels'), own['noise']
+  if not isinstance(levels, int) or levels < 1:
+    raise SSRError(f'sampling.wavelet_levels {levels!r} in model.json: must be a whole number from 1')
+  if chroma is not None and (not isinstance(chroma, int) or chroma < 0):
+    raise SSRError(f'sampling.student.chroma_levels {chroma!r} in model.json: must be a whole number or null')
+  if not isinstance(noise, int | float) or not 0 <= noise <= 1:
+    raise SSRError(f'sampling.student.noise {noise!r} in model.json: must lie in [0, 1]')
+  return own

@@ -1,0 +1,173 @@
+"""SSR as a system of the house."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ssr_jax.diffusion.noise import NoiseField
+from ssr_jax.image import colourfix
+from ssr_jax.image.resize import upscale
+from ssr_jax.systems.base import Output, System, Window
+from ssr_jax.systems.ssr import core
+from ssr_jax.systems.ssr import plan as plan_lib
+from ssr_jax.systems.ssr.options import Options
+from ssr_jax.systems.ssr.parts import PARTS
+from ssr_jax.systems.ssr.stages import STAGES
+from ssr_jax.systems.ssr.svkr import SVKR
+from ssr_jax.types import Array
+
+_BAND = 512  # rows whose colours are fixed at a time
+
+
+class SSRSystem(System):
+  """Spatially variant kernels refined together with depth, fused with the photo to steer a latent diffusion model."""
+
+  name = 'ssr'
+  parts = PARTS
+  outputs = (
+    Output('depth', 'depth', 'depth'),
+    Output('kernels', 'kernels', 'kernels'),
+    Output('restored', 'image', 'restored'),
+    Output('image', 'image', 'result'),
+  )
+  sections = plan_lib.SECTIONS
+  stages = STAGES
+  Options = Options
+
+  def plan(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: Options) -> plan_lib.Plan:
+    """As of `System`."""
+    return plan_lib.plan(config, modules, options)
+
+  def required(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: Options) -> tuple[str, ...]:
+    """As of `System`."""
+    del config
+    return plan_lib.required(modules, options)
+
+  def check_model(self, config: Mapping[str, Any], modules: Mapping[str, Any]) -> None:
+    """As of `System`."""
+    plan_lib.check_model(config, modules)
+
+  def alignment(self, modules: Mapping[str, Any], plan: plan_lib.Plan) -> int:
+    """A latent pixel's LR pixels: between two of them there is no window of the noise field."""
+    if not plan.steps:
+      return 1
+    return max(1, modules[plan.autoencoder].reduction // plan.scale)
+
+  def view_size(self, modules: Mapping[str, Any], plan: plan_lib.Plan) -> tuple[int, int]:
+    """The depth net's working resolution."""
+    del plan
+    return tuple(modules['depth'].resolution)
+
+  def passes(self, plan: plan_lib.Plan) -> int:
+    """One for each round of SVKR: the depth of the next is that of the whole restored image."""
+    return max(plan.iterations, 1)
+
+  def prepare(self, modules: core.Modules, variables: core.Variables, view: Array, plan: plan_lib.Plan) -> Array:
+    """The depth that the first round sees, [1, 1, R, C, 1]: those of all rounds so far, along the first axis."""
+    del plan
+    return core.apply(modules, variables, 'depth', view)[None]
+
+  def advance(
+    self, modules: core.Modules, variables: core.Variables, context: Array, view: Array, plan: plan_lib.Plan
+  ) -> Array:
+    """Adds the depth of what the last round restored."""
+    del plan
+    return jnp.concatenate([context, core.apply(modules, variables, 'depth', view)[None]])
+
+  def restore(
+    self,
+    modules: core.Modules,
+    variables: core.Variables,
+    lr: Array,
+    window: Window,
+    context: Array | None,
+    noise: NoiseField,
+    plan: plan_lib.Plan,
+    last: bool = True,
+  ) -> dict[str, Array]:
+    """SVKR, then diffusion where the plan has steps."""
+    depths = None if context is None else tuple(context)
+    refined = core.refine(modules, variables, lr, window=window, depths=depths, **plan.svkr)
+    if not last:
+      return {'view': refined.image}
+    H, W = (plan.scale * side for side in lr.shape[1:3])
+    restored = jnp.clip(refined.image, 0, 1)
+    depth = core.spread_depth(refined.depth, (H, W), window, plan.scale)
+    found = {'depth': depth, 'kernels': refined.kernels, 'restored': restored}
+    if plan.steps:
+      found['image'] = self._generate(modules, variables, lr, refined, restored, window, noise, plan)
+    return found
+
+  def _generate(
+    self,
+    modules: core.Modules,
+    variables: core.Variables,
+    lr: Array,
+    refined: SVKR,
+    restored: Array,
+    window: Window,
+    noise: NoiseField,
+    plan: plan_lib.Plan,
+  ) -> Array:
+    """The image that the network samples from the restored one, before the colour fix."""
+    b, h, _, _ = lr.shape
+    both = jnp.concatenate([upscale(lr, plan.scale), restored])  # one pass, for half the compilation
+    latents = core.encode(modules, variables, both, autoencoder=plan.autoencoder)
+    lr_latent, first = latents[:b], latents[b:]
+    steer = core.conditions(variables, lr, refined.kernels, refined.depth, lr_latent, window)
+    eps, key = noise.window(first.shape[1:], h)
+    latents = core.generate(
+      modules,
+      variables,
+      steer,
+      first,
+      eps[None],
+      key[None],
+      plan.schedule,
+      network=plan.network,
+      sampler=plan.sampler,
+      steps=plan.steps,
+      start=plan.start,
+      noise=plan.noise,
+    )
+    return jnp.clip(core.decode(modules, variables, latents, plan.autoencoder), 0, 1)
+
+  def finish(self, found: dict[str, Any], plan: plan_lib.Plan) -> dict[str, Any]:
+    """The colour fix against the restored image, then the blend with it."""
+    if not plan.steps:
+      return {**found, 'image': found['restored']}
+    image = fix_colours(found['image'], found['restored'], plan.colour_fix, *plan.levels)
+    if plan.strength < 1:
+      image = found['restored'] + np.float32(plan.strength) * (image - found['restored'])
+    return {**found, 'image': image}
+
+
+def fix_colours(
+  image: np.ndarray, reference: np.ndarray, how: str, levels: int = 5, chroma_levels: int | None = None
+) -> np.ndarray:
+  """Gives an image [H, W, 3] the colours of a reference, in bands of rows, which bounds memory.
+
+  Args:
+    image: what to fix.
+    reference: whose colours it gets.
+    how: 'none', 'adain' or 'wavelet'.
+    levels: of the wavelet.
+    chroma_levels: of the wavelet in the colour channels; None takes `levels`.
+  """
+  if how == 'none':
+    return image
+  if how == 'adain':
+    return np.concatenate([colourfix.adain(image[..., c : c + 1], reference[..., c : c + 1]) for c in range(3)], -1)
+  # What lies this far away from a pixel does not reach it.
+  reach = 2 ** max(levels, chroma_levels or 0)
+  out = np.empty_like(image)
+  for top in range(0, len(image), _BAND):
+    first, last = max(top - reach, 0), min(top + _BAND + reach, len(image))
+    fixed = colourfix.wavelet(image[first:last], reference[first:last], levels, chroma_levels)
+    out[top : top + _BAND] = fixed[top - first : top - first + _BAND]
+  return out
+
+
+SYSTEM = SSRSystem()

@@ -1,3 +1,6 @@
+import functools
+
+from flax import linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,9 +9,7 @@ import pytest
 from ssr_jax.nn.blocks import Attention, ResBlock, Transformer, UpConv, resize_map, timestep_embedding
 from ssr_jax.nn.unet import UNet
 
-SMALL = dict(
-  channels=(8, 16), blocks=1, attention=(False, True), heads=2, cross_attention_dim=None, groups=4, amf_hidden=8
-)
+SMALL = dict(channels=(8, 16), blocks=1, attention=(False, True), heads=2, cross_attention_dim=None, groups=4)
 shape = jax.ShapeDtypeStruct
 
 
@@ -113,6 +114,58 @@ def test_unet_uses_every_parameter_time_and_each_image_by_itself():
   later = run(v, z, t.at[1].set(100))[0]
   np.testing.assert_allclose(later[0], y[0], atol=1e-5)
   assert jnp.abs(later[1] - y[1]).max() > 1e-3
+
+
+def test_residuals_are_added_to_the_skips_and_the_middle():
+  """Zeros change nothing; each array reaches the output; a skip's residual is that of a shifted skip."""
+  unet = UNet(**SMALL)
+  z, t = jax.random.normal(jax.random.key(0), (1, 8, 4, 4)), jnp.array([3])
+  v = filled(unet, z, t)
+  plain, state = unet.apply(v, z, t, capture_intermediates=True)
+  found = state['intermediates']
+  names = ('conv_in', 'down_0_res_0', 'down_0_conv', 'down_1_attn_0', 'mid_res_1')
+  shapes = [found[name]['__call__'][0].shape for name in names]
+  zeros = [jnp.zeros(shape) for shape in shapes]
+  run = jax.jit(lambda residuals: unet.apply(v, z, t, residuals=(residuals[:-1], residuals[-1])))
+  np.testing.assert_allclose(run(zeros), plain, atol=1e-5)
+  moved = [jnp.abs(run([*zeros[:i], zeros[i] + 0.1, *zeros[i + 1 :]]) - plain).max() for i in range(len(zeros))]
+  assert min(moved) > 1e-4 and len({f'{m:.6f}' for m in moved}) == len(moved)
+  with pytest.raises(ValueError, match='3 residuals for 4 skip connections'):
+    unet.apply(v, z, t, residuals=(zeros[:3], zeros[-1]))
+
+
+class _Scale(nn.Module):
+  """A fusion that a test can follow: features times the condition's mean, plus a parameter."""
+
+  @nn.compact
+  def __call__(self, features, conditions, *, train=False):
+    del train
+    (f,) = conditions
+    return features * f.mean() + self.param('shift', nn.initializers.zeros, (features.shape[-1],))
+
+
+def test_a_fusion_sits_on_every_residual_branch_with_its_own_levels_conditions():
+  fusion = functools.partial(_Scale, name='fusion')
+  z, t = jax.random.normal(jax.random.key(0), (1, 8, 4, 4)), jnp.array([3])
+  unet = UNet(**SMALL, fusion=fusion)
+  levels = [(jnp.ones((1, 8, 4, 1)),), (jnp.ones((1, 4, 2, 1)),)]
+  v = filled(unet, z, t, None, levels)
+  v['params'] = jax.tree_util.tree_map_with_path(lambda p, x: 0 * x if 'shift' in str(p) else x, v['params'])
+  blocks = [name for name in v['params'] if '_res_' in name]
+  assert len(blocks) == 2 + 2 + 4 and all('fusion' in v['params'][name] for name in blocks)
+  plain = UNet(**SMALL).apply({'params': drop(v['params'], 'fusion')}, z, t)
+  np.testing.assert_allclose(unet.apply(v, z, t, None, levels), plain, atol=1e-6)  # a factor of one
+  for level in (0, 1):
+    changed = [*levels]
+    changed[level] = (0.5 * levels[level][0],)
+    assert jnp.abs(unet.apply(v, z, t, None, changed) - plain).max() > 1e-3
+  with pytest.raises(ValueError, match=r'one entry per level \(2\); got 1'):
+    unet.apply(v, z, t, None, levels[:1])
+
+
+def drop(tree, name):
+  """A tree without the branches of that name."""
+  return {k: drop(x, name) if isinstance(x, dict) else x for k, x in tree.items() if k != name}
 
 
 @pytest.mark.parametrize(

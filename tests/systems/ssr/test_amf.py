@@ -8,11 +8,10 @@ from ssr_jax.systems import build
 from ssr_jax.systems.ssr.amf import AMF, AMFUNet, calibrate
 from ssr_jax.systems.ssr.encoders import Conditions
 
-UNET = dict(
-  channels=(8, 16), blocks=1, attention=(False, False), heads=2, cross_attention_dim=None, groups=4, amf_hidden=6
-)
+UNET = dict(channels=(8, 16), blocks=1, attention=(False, False), heads=2, cross_attention_dim=None, groups=4)
 SMALL = dict(
   **UNET,
+  amf_hidden=6,
   kernel_channels=(4, 4),
   depth_channels=(4, 4),
   lr_channels=(8, 8),

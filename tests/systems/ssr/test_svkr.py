@@ -22,18 +22,17 @@ def parts():
   def depth(image):  # smooth and bounded, as a normalised depth is
     return jax.nn.sigmoid(3 * image.mean(-1, keepdims=True))
 
-  return lr, depth, lambda lr, d: dkenet.apply(vk, lr, d), lambda lr, k: nbsr.apply(vn, lr, k)
+  return lr, depth, lambda lr, d: dkenet.apply(vk, lr, resize(d, (8, 8), 'area')), lambda lr, k: nbsr.apply(vn, lr, k)
 
 
 def _python_loop(lr, DE, KE, NBSR, T, gamma, rule):
-  down = lambda d: resize(d, lr.shape[1:3], 'area')
   I = upscale(lr, 4)
   D = DE(I)
-  K = KE(lr, down(D))
+  K = KE(lr, D)
   estimates = [K, K]  # E^{-1}, E^0
   for t in range(T):
     D = DE(I)
-    E = KE(lr, down(D))
+    E = KE(lr, D)
     estimates.append(E)
     K = gamma * E + (1 - gamma) * K if rule == 'algorithm1' else gamma * estimates[t + 1] + (1 - gamma) * estimates[t]
     I = NBSR(lr, K)

@@ -1,0 +1,146 @@
+"""The pure core: every input reaches where it belongs, told by spies in place of networks."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ssr_jax import diffusion
+from ssr_jax.diffusion.noise import NoiseField
+from ssr_jax.image import resize as resize_lib
+from ssr_jax.systems.base import Window
+from ssr_jax.systems.ssr import core
+from ssr_jax.systems.ssr import plan as plan_lib
+from ssr_jax.systems.ssr.options import Options
+from ssr_jax.systems.ssr.system import SYSTEM
+
+VARIABLES = {part: part for part in ('depth', 'dkenet', 'unet', 'vae')} | {
+  'nbsr': {'constants': {'pca': jnp.eye(441, 15)}}
+}
+
+
+class Spy:
+  """A module whose `apply` calls a function with what it got but the variables, and remembers that."""
+
+  def __init__(self, **methods):
+    self._methods, self.seen = methods, []
+    self.resolution, self.reduction = (32, 48), 4
+
+  def apply(self, variables, *arguments, method='__call__', **options):
+    self.seen.append((variables, method, arguments, options))
+    return self._methods[method](*arguments, **options)
+
+
+def _modules():
+  """Networks that a reader can follow: depth is brightness, kernels two taps by depth, restored a darker LR."""
+  gray = lambda image: image.mean(-1, keepdims=True)
+
+  def kernels(lr, depth):
+    return jnp.concatenate([depth, 1 - depth, jnp.zeros((*depth.shape[:3], 439))], -1)
+
+  def latents(image, key=None):
+    b, h, w, _ = image.shape
+    return image.reshape(b, h // 4, 4, w // 4, 4, 3).mean((2, 4))
+
+  up = lambda z: jnp.repeat(jnp.repeat(z, 4, 1), 4, 2)
+  return {
+    'depth': Spy(__call__=gray),
+    'dkenet': Spy(__call__=kernels),
+    'nbsr': Spy(__call__=lambda lr, kernels: 0.9 * resize_lib.upscale(lr, 4) + 0.05 * kernels[..., :1].mean()),
+    'vae': Spy(to_latents=latents, from_latents=up),
+    'unet': Spy(__call__=lambda z, t, steer, maps: 0.5 * z, encode_maps=lambda steer: 'maps'),
+  }
+
+
+def _photo(h=16, w=24, seed=0):
+  small = jax.random.uniform(jax.random.key(seed), (1, 4, 4, 3))
+  return jnp.clip(jax.image.resize(small, (1, h, w, 3), 'linear'), 0.05, 0.95)
+
+
+def _plan(**changes):
+  config = {'name': 'spies', 'scale': 4, 'svkr': {}, 'schedule': {'prediction': 'v'}}
+  config['sampling'] = {'sampler': 'ddim', 'steps': 3, 'start': 0.6}
+  return plan_lib.plan(config, dict.fromkeys((*core.RESTORING, 'vae', 'unet')), Options(**changes))
+
+
+def _window(h=16, w=24, y=0, x=0):
+  return Window(jnp.array([h, w]), jnp.array([y, x]))
+
+
+def test_the_unet_gets_code_depth_lr_and_latents_of_its_tile():
+  modules, lr, plan = _modules(), _photo(), _plan()
+  noise = NoiseField(jnp.uint32(7), jnp.array([0, 0]))
+  found = SYSTEM.restore(modules, VARIABLES, lr, _window(), None, noise, plan)
+  (_, _, (steer,), _), *calls = modules['unet'].seen
+  depth = found['depth'].reshape(1, 16, 4, 24, 4, 1).mean((2, 4))
+  np.testing.assert_allclose(steer.depth, depth, atol=0.02)  # near is near: not flipped, not transposed
+  np.testing.assert_allclose(steer.kernel_code, found['kernels'][..., :15], atol=1e-6)  # the basis is the identity
+  np.testing.assert_array_equal(steer.lr, lr)
+  np.testing.assert_allclose(steer.lr_latent, lr, atol=0.03)  # of the bicubic enlargement, not of the restored image
+  schedule = plan.schedule
+  steps = schedule.timesteps(3, 0.6)
+  assert [len(c[2]) for c in calls] == [3] and all(c[3] == {'maps': 'maps'} for c in calls)  # traced once, in a loop
+  eps, key = noise.window((16, 24, 3), 16)
+  first = found['restored'].reshape(1, 16, 4, 24, 4, 3).mean((2, 4))
+  z = schedule.add_noise(first, eps[None], jnp.int32(steps[0]))
+  z = diffusion.ddim(lambda z, t: 0.5 * z, schedule, key[None], z, 3, 0.6)
+  expected = jnp.clip(jnp.repeat(jnp.repeat(z, 4, 1), 4, 2), 0, 1)
+  np.testing.assert_allclose(found['image'], expected, atol=1e-5)
+  assert np.abs(np.asarray(found['image']) - np.asarray(found['restored'])).max() > 0.05
+
+
+def test_dkenet_sees_the_depth_of_the_restored_image_at_lr_size():
+  modules, lr = _modules(), _photo()
+  refined = core.refine(modules, VARIABLES, lr, iterations=2, unroll=True)
+  depths = [arguments[1] for _, _, arguments, _ in modules['dkenet'].seen]
+  bicubic, again, restored = depths  # of the bicubic image twice, then of the first restored one
+  np.testing.assert_array_equal(bicubic, again)
+  np.testing.assert_allclose(bicubic, lr.mean(-1, keepdims=True), atol=0.03)
+  assert np.abs(np.asarray(restored) - np.asarray(bicubic)).mean() > 0.02
+  kernels = 0.9 * restored + 0.1 * bicubic
+  np.testing.assert_allclose(refined.kernels[..., :1], kernels, atol=1e-5)
+  np.testing.assert_array_equal(modules['nbsr'].seen[-1][2][1], refined.kernels)
+
+
+@pytest.mark.parametrize('iterations', [0, 1, 2, 3])
+@pytest.mark.parametrize('rule', ['algorithm1', 'eq2'])
+def test_a_tile_with_the_wholes_depths_is_the_crop_of_the_whole(iterations, rule):
+  lr = _photo(24, 32)
+  whole_modules, modules = _modules(), _modules()
+  seen = []
+  spied = whole_modules['depth']
+  spied.apply = lambda v, image, seen=seen: seen.append(image.mean(-1, keepdims=True)) or seen[-1]
+  options = {'iterations': iterations, 'rule': rule, 'gamma': 0.7, 'unroll': True}
+  whole = core.refine(whole_modules, VARIABLES, lr, window=_window(24, 32), **options)
+  depths = seen[:1] if iterations == 0 else seen[1:]
+  y, x = 8, 12
+  # An NBSR without the field's mean, which a tile cannot know.
+  for m in (whole_modules, modules):
+    m['nbsr'] = Spy(__call__=lambda lr, kernels: 0.9 * resize_lib.upscale(lr, 4))
+  tile = core.refine(
+    modules, VARIABLES, lr[:, y : y + 16, x : x + 16], window=_window(24, 32, y, x), depths=depths, **options
+  )
+  np.testing.assert_allclose(tile.kernels, whole.kernels[:, y : y + 16, x : x + 16], atol=1e-6)
+  np.testing.assert_array_equal(tile.depth, whole.depth)
+  large = core.spread_depth(whole.depth, (96, 128), _window(24, 32), 4)
+  small = core.spread_depth(tile.depth, (64, 64), _window(24, 32, y, x), 4)
+  np.testing.assert_allclose(small, large[:, 4 * y : 4 * y + 64, 4 * x : 4 * x + 64], atol=1e-6)
+
+
+def test_seeing_a_padded_image_is_seeing_its_content():
+  image = jax.random.uniform(jax.random.key(0), (2, 52, 36, 3))
+  padded = jnp.pad(image, ((0, 0), (0, 12), (0, 28), (0, 0)), constant_values=7.0)
+  for size in ((8, 8), (64, 80)):  # smaller and larger
+    wanted = jax.image.resize(image, (2, *size, 3), 'linear')
+    np.testing.assert_allclose(core.see(image, size), wanted, atol=1e-5)
+    np.testing.assert_allclose(core.see(padded, size, _window(13, 9), 4), wanted, atol=1e-5)
+
+
+def test_spreading_depth_is_a_bilinear_resize_and_repeats_the_border():
+  depth = jax.random.uniform(jax.random.key(0), (1, 8, 8, 1))
+  wanted = jax.image.resize(depth, (1, 20, 5, 1), 'linear')
+  np.testing.assert_allclose(core.spread_depth(depth, (20, 5)), wanted, atol=1e-6)
+  found = core.spread_depth(depth, (12, 8), _window(20, 5, 13, 0))
+  np.testing.assert_allclose(found[:, :7, :5], wanted[:, 13:], atol=1e-6)
+  np.testing.assert_allclose(found[:, 7:, :5], jnp.broadcast_to(wanted[:, -1:], (1, 5, 5, 1)), atol=1e-6)
+  np.testing.assert_allclose(found[:, :7, 5:], jnp.broadcast_to(wanted[:, 13:, -1:], (1, 7, 3, 1)), atol=1e-6)

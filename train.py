@@ -22,7 +22,8 @@ def main(config, workdir: str) -> int:
   import numpy as np
 
   from ssr_jax import xla
-  from ssr_jax.data import pipeline, sources
+  from ssr_jax.data import loader as pipeline
+  from ssr_jax.data import sources
   from ssr_jax.systems.ssr import stages
   from ssr_jax.training import checkpoint, distributed, export, logging, sharding
   from ssr_jax.training import state as state_lib

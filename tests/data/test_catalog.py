@@ -1,11 +1,17 @@
 """The catalogue of known sets: finds what is there, names what is missing; a known set is a source like any other."""
 
+import pathlib
+import subprocess
+import sys
+
 import numpy as np
 from PIL import Image
 import pytest
 
 from ssr_jax.data import catalog, check, sources
 from ssr_jax.types import SSRError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def _images(folder, names, side=8):
@@ -37,6 +43,11 @@ def test_the_counts_of_the_issue_are_all_there():
     assert definition.url.startswith('http') and definition.places
     if definition.numbers:
       assert definition.numbers[1] - definition.numbers[0] + 1 == definition.count
+
+
+def test_specs_import_the_catalogue_and_not_the_other_way_round():
+  code = 'import sys; from ssr_jax.data import catalog; assert "ssr_jax.data.sources" not in sys.modules'
+  subprocess.run([sys.executable, '-c', code], cwd=ROOT, check=True)
 
 
 def test_missing_files_are_named_by_their_numbers(tmp_path):

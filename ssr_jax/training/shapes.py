@@ -34,7 +34,7 @@ def of_run(config) -> tuple[Stage, Tree, Tree, Tree]:
 
 def of_batch(stage: Stage, config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
   """What `train.py` makes of so many records, 'record' left out, for photos without depth of their own."""
-  from ssr_jax.data import pipeline  # brings grain along
+  from ssr_jax.data import loader as pipeline  # brings grain along
 
   patch = config.data.patch
   photo = {'hr': np.zeros((patch, patch, 3), np.uint8)}

@@ -30,7 +30,7 @@ def test_check_is_0_for_clean_images_and_1_with_a_line_for_each_problem(photos, 
   assert 'cut.png: cannot be read' in err and f'twin.png: the same pixels as {photos}/0.png' in err
 
 
-def test_check_of_a_ready_set_names_what_is_missing(photos, tmp_path, capsys):
+def test_check_of_a_known_set_names_what_is_missing(photos, tmp_path, capsys):
   photos.rename(tmp_path / 'set5')
   assert cli.main(['data', 'check', 'set5', '--root', str(tmp_path)]) == 1
   out, err = capsys.readouterr()
@@ -56,7 +56,7 @@ def test_pack_says_how_to_read_it_and_what_was_left_out(photos, tmp_path, capsys
   assert '4 records' in out and '2 shards' in out
   assert f"read it as 'array_record:{tmp_path}/out/images.array_record-*'" in out
   assert cli.main(['data', 'check', f'array_record:{tmp_path}/out']) == 0
-  assert cli.main(arguments) == 0 and '2 of them from before' in capsys.readouterr().out
+  assert cli.main(arguments) == 0 and '2 of them from an earlier run' in capsys.readouterr().out
   (photos / 'bad.png').write_bytes(b'no image')
   assert cli.main(['data', 'pack', f'folder:{photos}', str(tmp_path / 'tfds'), '--tfds', 'mine']) == 1
   out, err = capsys.readouterr()
@@ -67,7 +67,7 @@ def test_pack_says_how_to_read_it_and_what_was_left_out(photos, tmp_path, capsys
 @pytest.mark.parametrize(
   'arguments,message',
   [
-    (['check', '{photos}'], "a folder reads 'folder:"),
+    (['check', '{photos}'], "to check a folder, write 'folder:"),
     (['check', 'imagenet'], 'known: div2k-train'),
     (['check', 'folder:/does/not/exist'], 'not a folder'),
     (['check', 'folder:{photos}', '--workers', '0'], '1 or more'),

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from ssr_jax.data import pack, pipeline, sources
+from ssr_jax.data import check, loader, pack, records, sources
 from ssr_jax.types import SSRError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -202,7 +202,7 @@ def test_pairs_and_depth_survive(tmp_path):
 _ROUND_TRIP = """
 import os, sys
 import numpy as np
-from ssr_jax.data import pack, pipeline, sources
+from ssr_jax.data import loader, pack, records, sources
 photos, root = sys.argv[1:]
 done = [pack.pack(f'folder:{photos}/part{k}', root, tfds_name='mine', split=split, shard_records=2)
         for k, split in enumerate(('train', 'validation'))]
@@ -221,7 +221,7 @@ try:
   sources.from_spec('tfds:mine:test')
 except ValueError as error:
   assert "no split 'test'; there are train, validation" in str(error), error
-batches = pipeline.batches(pipeline.dataset(ours, pipeline.photo_record(16), 2, 0))
+batches = loader.batches(loader.dataset(ours, records.photo_record(16), 2, 0))
 assert next(batches)['hr'].shape == (2, 16, 16, 3)
 assert 'tensorflow' not in sys.modules
 print('recoded', done[0].recoded, done[1].recoded)
@@ -262,7 +262,7 @@ def test_check_finds_what_is_cut_small_or_double(photos):
   Image.fromarray(_noise(8, 90)).save(photos / 'part1' / 'small.png')
   Image.open(photos / 'part1' / '1.png').save(photos / 'part1' / 'twin.bmp')  # other bytes, the same pixels
   source = sources.from_spec(f'folder:{photos}')
-  found = pack.check(source, min_side=20, workers=2)
+  found = check.check(source, min_side=20, workers=2)
   assert found.records == 12 and found.sizes.shape == (11, 2) and found.sizes.min() == 8
   lines = sorted(pathlib.Path(line).name if ':' not in line else line.split('photos/')[1] for line in found.problems)
   assert len(lines) == 3
@@ -270,13 +270,13 @@ def test_check_finds_what_is_cut_small_or_double(photos):
   assert lines[1] == 'part1/small.png: 90x8, a side is shorter than 20'
   assert lines[2].startswith('part1/twin.bmp: the same pixels as ') and found.problems[-1].endswith('part1/1.png')
   clean = sources.Folder([p for p in source.paths if p.stem not in ('cut', 'small', 'twin')])
-  assert pack.check(clean, min_side=20).problems == ()
+  assert check.check(clean, min_side=20).problems == ()
 
 
-def test_what_check_finds_the_pipeline_skips(photos):
+def test_what_check_finds_the_loader_skips(photos):
   _cut(photos)
   source = sources.from_spec(f'folder:{photos}')
-  iterator = pipeline.batches(pipeline.dataset(source, pipeline.photo_record(16), 5, 0, max_bad_records=1))
+  iterator = loader.batches(loader.dataset(source, records.photo_record(16), 5, 0, max_bad_records=1))
   for _ in range(4):
     assert next(iterator)['hr'].shape == (5, 16, 16, 3)
-  assert list(iterator.bad_records) == list(pack.check(source).problems)
+  assert list(iterator.bad_records) == list(check.check(source).problems)

@@ -7,6 +7,8 @@ import pytest
 import skimage.data
 
 from ssr_jax.data import scenes
+from ssr_jax.data.scenes import silhouettes
+from ssr_jax.data.scenes.canvas import FAR
 
 HEIGHT, WIDTH = 24, 32
 
@@ -94,7 +96,7 @@ def test_the_ground_has_the_inverse_depth_of_a_plane(camera):
   canvas = scenes.Canvas(camera, HEIGHT, WIDTH)
   canvas.quad(np.array([0, camera.height, 0.0]), np.array([1.0, 0, 0]), np.array([0, 0, 1.0]), white, endless=True)
   expected = world_rays(camera)[..., 1] / camera.height  # z * ray_y = height
-  expected = np.where(expected > scenes._FAR, expected, 0)
+  expected = np.where(expected > FAR, expected, 0)
   np.testing.assert_allclose(canvas.inverse_depth, expected, atol=1e-6)
   assert (canvas.inverse_depth == 0).any() and (canvas.inverse_depth > 0).any()
 
@@ -176,7 +178,7 @@ def test_the_nearer_surface_wins_whatever_the_order(camera):
 
 def test_a_cut_out_covers_its_silhouette_only():
   canvas = scenes.Canvas(scenes.Camera(40.0, 0.0, 0.0, 1.0), 64, 64)
-  canvas.quad(np.array([-1.0, -1, 2]), np.array([2.0, 0, 0]), np.array([0, 2.0, 0]), white, scenes._ellipse)
+  canvas.quad(np.array([-1.0, -1, 2]), np.array([2.0, 0, 0]), np.array([0, 2.0, 0]), white, silhouettes.ellipse)
   share = (canvas.inverse_depth > 0).sum() / (2 * 40 / 2) ** 2
   assert share == pytest.approx(math.pi / 4, rel=0.03)
 
@@ -188,7 +190,7 @@ def test_a_shadow_darkens_and_leaves_depth_alone(camera):
   before = canvas.inverse_depth.copy()
   corner = np.array([-1, camera.height - 0.002, 3.0])
   half = lambda u, v, footprint: np.full((len(u), 1), 0.5)
-  canvas.quad(corner, 2 * plane[1], 2 * plane[2], half, scenes._ellipse, decal=True)
+  canvas.quad(corner, 2 * plane[1], 2 * plane[2], half, silhouettes.ellipse, decal=True)
   np.testing.assert_array_equal(canvas.inverse_depth, before)
   assert ((canvas.image > 0) & (canvas.image < 0.6)).any()
 
@@ -221,15 +223,6 @@ def test_a_far_texture_is_its_mean():
   np.testing.assert_allclose(texture(*places, np.full(100, 1.0)), 0.5, atol=1e-6)
   fine = texture(*places, np.full(100, 1 / 64))
   assert fine.std() > 0.1 and fine.min() >= 0 and fine.max() <= 1
-
-
-def test_a_batch_is_its_scenes(photos):
-  images, depths = scenes.scene_batch((7, 2), 3, 32, 48, photos)
-  assert images.shape == (3, 32, 48, 3) and depths.shape == (3, 32, 48, 1)
-  image, depth = scenes.render_scene(np.random.default_rng([7, 2, 1]), photos, 32, 48)
-  np.testing.assert_array_equal(images[1], image)
-  np.testing.assert_array_equal(depths[1, ..., 0], depth)
-  np.testing.assert_array_equal(scenes.scene_batch((7, 2), 2, 32, 48, photos)[0], images[:2])
 
 
 def test_textures_that_will_not_do_are_refused():

@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 from ssr_jax.data import sources
+from ssr_jax.data.sources import array_record
 from ssr_jax.types import SSRError
 
 
@@ -43,7 +44,7 @@ def _noise(shape, seed=0):
 
 
 def test_reads_recursively_in_order_and_keeps_to_its_memory(folder):
-  files = sources.parse(f'folder:{folder}')
+  files = sources.from_spec(f'folder:{folder}').paths
   assert sorted(f.name for f in files) == [f'{i}.png' for i in range(6)] and files == sorted(files)
   source = sources.Cached(sources.from_spec(f'folder:{folder}'), limit=2 * 40 * 50 * 3)
   for _ in range(2):
@@ -119,11 +120,6 @@ def test_wrong_sources_are_one_line(spec, message):
   assert '\n' not in str(caught.value)
 
 
-def test_parse_is_for_folders_only(folder):
-  with pytest.raises(SSRError, match='only'):
-    sources.parse(f'paired:{folder},{folder}')
-
-
 # ---- joining and splitting -------------------------------------------------------------------------------------------
 
 
@@ -131,7 +127,7 @@ def test_joined_records_come_in_order_and_split_is_fixed_and_disjoint(folder):
   a, b = f'folder:{folder}', f'folder:{folder / "sub"}'
   whole = sources.from_spec(f'{a};{b}')
   names = [whole.name(i) for i in range(len(whole))]
-  assert names == [str(p) for p in sources.parse(a) + sources.parse(b)] and whole.groups() is None
+  assert names == [str(p) for spec in (a, b) for p in sources.from_spec(spec).paths] and whole.groups() is None
   train, held = sources.split(whole, 4)
   assert [held.name(i) for i in range(len(held))] == names[3::4]
   assert [train.name(i) for i in range(len(train))] == [n for k, n in enumerate(names) if k % 4 != 3]
@@ -216,7 +212,7 @@ def test_pairs_that_do_not_fit_are_named(tmp_path):
   (lr / 'alone.png').unlink()
   _write(lr / '1.png', _noise((6, 9, 3)))
   source = sources.from_spec(spec)  # one bad pair does not keep the others from being used
-  with pytest.raises(sources.BadRecord, match='1.png: 9x6, of which its HR image of 32x24 is no whole multiple'):
+  with pytest.raises(sources.BadRecord, match='1.png: 9x6, but its HR image of 32x24 is not a whole multiple of that'):
     source[1]
   assert source[0]['lr'].shape == (6, 8, 3)
   _write(lr / '1.png', _noise((6, 8, 3)))
@@ -317,7 +313,7 @@ def test_photo_and_depth_pairs(tmp_path, layout):
   inverse = sources.from_spec(f'rgbd-inverse:{place}')
   assert inverse[0]['depth'][0, 0] < 0.05
   np.save(tmp_path / depth.format(0), np.linspace(1, 2, 24 * 24).reshape(24, 24))
-  with pytest.raises(sources.BadRecord, match='another shape'):
+  with pytest.raises(sources.BadRecord, match='24x24 has another aspect ratio'):
     source[0]
 
 
@@ -328,7 +324,10 @@ def test_shards_of_bare_images_and_of_examples(tmp_path):
   from array_record.python import array_record_module
 
   images = [_noise((12, 10 + k, 3), k) for k in range(5)]
-  for name, encode in (('bare', _png), ('named', lambda a: sources.make_example({'image': _png(a), 'name': b'photo'}))):
+  for name, encode in (
+    ('bare', _png),
+    ('named', lambda a: array_record.make_example({'image': _png(a), 'name': b'photo'})),
+  ):
     for shard in range(2):
       writer = array_record_module.ArrayRecordWriter(str(tmp_path / f'{name}.array_record-{shard}'), 'group_size:1')
       for image in images[3 * shard : 3 * shard + 3]:

@@ -139,7 +139,7 @@ def test_tiles_agree_with_the_whole_where_the_net_sees_the_same(model):
   np.testing.assert_allclose(tiled.kernels.sum(-1), 1, atol=1e-4)
   # Near a tile's border convolutions see zeros, which the blend dampens; elsewhere the two are the same.
   difference = np.abs(tiled.image.astype(float) - whole.image)
-  assert difference.mean() < 0.02 * whole.image.std()
+  assert difference.mean() < 0.05 * whole.image.std()
   assert np.abs(tiled.depth - whole.depth).mean() < 0.05 * whole.depth.std()
 
 

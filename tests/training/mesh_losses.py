@@ -17,7 +17,8 @@ import numpy as np  # noqa: E402
 
 from configs import common, tiny  # noqa: E402
 from ssr_jax import xla  # noqa: E402
-from ssr_jax.data import pipeline, sources  # noqa: E402
+from ssr_jax.data import loader as pipeline  # noqa: E402
+from ssr_jax.data import sources  # noqa: E402
 from ssr_jax.systems.ssr import stages  # noqa: E402
 from ssr_jax.training import sharding  # noqa: E402
 from ssr_jax.training import state as state_lib  # noqa: E402

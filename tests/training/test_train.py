@@ -18,7 +18,7 @@ from skimage import data
 
 from configs import common, tiny
 from ssr_jax import cli
-from ssr_jax.data import pipeline as data_pipeline
+from ssr_jax.data import loader as data_pipeline
 from ssr_jax.systems.ssr import stages
 from ssr_jax.systems.ssr.stages import base
 from ssr_jax.training import checkpoint as train_checkpoint

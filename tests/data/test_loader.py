@@ -1,4 +1,4 @@
-"""The input pipeline: a record's bytes depend on (source, seed, index) alone, and bad records are few or an error."""
+"""Records and loader: a record's bytes depend on (source, seed, index) alone, and bad records are few or an error."""
 
 import collections
 import hashlib
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from ssr_jax.data import pipeline, sources
+from ssr_jax.data import loader, records, sources
 from ssr_jax.types import SSRError
 
 
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
 
 def _data(place, batch=4, seed=3, patch=16, spec='folder:{}', **options):
   source = sources.from_spec(spec.format(place))
-  return pipeline.dataset(source, pipeline.photo_record(patch), batch, seed, **options)
+  return loader.dataset(source, records.photo_record(patch), batch, seed, **options)
 
 
 def _same(a, b):
@@ -40,7 +40,7 @@ def _same(a, b):
 
 
 def _take(data, count, start=0, **options):
-  iterator = pipeline.batches(data, start, **options)
+  iterator = loader.batches(data, start, **options)
   try:
     return [{name: np.array(value) for name, value in next(iterator).items()} for _ in range(count)]
   finally:
@@ -88,7 +88,7 @@ def _mixture_with_a_damaged_file(folder, place):
 
 def test_four_worker_processes_give_the_same_bytes_and_the_same_bad_records(folder, tmp_path):
   data = _mixture_with_a_damaged_file(folder, tmp_path)
-  alone, four = pipeline.batches(data), pipeline.batches(data, workers=4)
+  alone, four = loader.batches(data), loader.batches(data, workers=4)
   for _ in range(9):
     _same(next(alone), next(four))
     assert alone.get_state() == four.get_state()
@@ -98,9 +98,9 @@ def test_four_worker_processes_give_the_same_bytes_and_the_same_bad_records(fold
 
 def test_a_worker_process_goes_on_after_a_restore_in_the_middle_of_an_epoch(folder, tmp_path, caplog):
   data = _mixture_with_a_damaged_file(folder, tmp_path)
-  alone = pipeline.batches(data)
+  alone = loader.batches(data)
   expected = [next(alone) for _ in range(9)]
-  iterator = pipeline.batches(data, workers=1)
+  iterator = loader.batches(data, workers=1)
   for batch in expected[:3]:
     _same(batch, next(iterator))
   state = json.loads(json.dumps(iterator.get_state()))
@@ -123,16 +123,16 @@ def test_two_processes_read_the_batch_of_one(folder):
   for step, batch in enumerate(whole):
     for name in batch:
       np.testing.assert_array_equal(batch[name], np.concatenate([half[step][name] for half in halves]))
-  with pytest.raises(SSRError, match='train.batch_size=6 is no multiple of the 4 processes'):
+  with pytest.raises(SSRError, match='train.batch_size=6 is not a multiple of the 4 processes'):
     _data(folder, batch=6, process_count=4)
 
 
 def test_state_serves_another_number_of_processes(folder):
   """A run on two hosts, restored on one."""
-  iterator = pipeline.batches(_data(folder, process_index=1, process_count=2))
+  iterator = loader.batches(_data(folder, process_index=1, process_count=2))
   for _ in range(5):
     next(iterator)
-  other = pipeline.batches(_data(folder), threads=1)
+  other = loader.batches(_data(folder), threads=1)
   other.set_state(iterator.get_state())
   _same(next(other), _data(folder)[5])
 
@@ -140,14 +140,14 @@ def test_state_serves_another_number_of_processes(folder):
 def test_orbax_saves_and_restores_the_iterator(folder, tmp_path):
   import orbax.checkpoint as ocp
 
-  iterator = pipeline.batches(_data(folder))
+  iterator = loader.batches(_data(folder))
   for _ in range(3):
     next(iterator)
   with ocp.CheckpointManager(tmp_path / 'c') as manager:
     manager.save(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointSave(iterator)))
     expected = next(iterator)
     manager.wait_until_finished()
-    again = pipeline.batches(_data(folder))
+    again = loader.batches(_data(folder))
     manager.restore(3, args=ocp.args.Composite(data=grain.checkpoint.CheckpointRestore(again)))
   _same(next(again), expected)
 
@@ -155,7 +155,7 @@ def test_orbax_saves_and_restores_the_iterator(folder, tmp_path):
 def test_every_record_comes_once_an_epoch_in_a_new_order(folder):
   source = sources.from_spec(f'folder:{folder}')
   seen = []
-  data = pipeline.dataset(source, lambda record, rng: {'sum': record['hr'].astype(np.int64).sum()}, 3, 0)
+  data = loader.dataset(source, lambda record, rng: {'sum': record['hr'].astype(np.int64).sum()}, 3, 0)
   for i in range(8):
     seen += list(data[i]['sum'])
   epochs = [seen[k : k + 6] for k in range(0, 24, 6)]
@@ -174,7 +174,7 @@ def test_weights_are_kept_exactly_and_each_part_runs_through_epochs_of_its_own(f
       path.parent.mkdir(exist_ok=True)
       Image.fromarray(np.full((8, 8, 3), 10 * k + i, np.uint8)).save(path)
   spec = ';'.join(f'{w}*folder:{tmp_path / str(k)}' for k, w in enumerate((0.2, 0.5, 0.3)))
-  data = pipeline.dataset(sources.from_spec(spec), lambda record, rng: {'value': record['hr'][0, 0, 0]}, 10, seed=0)
+  data = loader.dataset(sources.from_spec(spec), lambda record, rng: {'value': record['hr'][0, 0, 0]}, 10, seed=0)
   values = np.concatenate([data[i]['value'] for i in range(40)])
   for n in range(1, 401):  # at every moment, not just in the mean
     shares = np.bincount(values[:n] // 10, minlength=3)
@@ -190,14 +190,14 @@ def test_a_weighted_part_without_records_is_an_error(folder):
   whole = sources.from_spec(f'0.5*folder:{folder};0.5*folder:{folder / "sub"}')
   held = sources.Subset(whole, range(6))
   with pytest.raises(SSRError, match='data.holdout'):
-    pipeline.dataset(held, pipeline.photo_record(16), 2, 0)[0]
+    loader.dataset(held, records.photo_record(16), 2, 0)[0]
 
 
 def test_scenes_draw_their_photos_by_weight(folder, monkeypatch):
   """600 draws at 0.9: the share of the light part lies within 5 sigma of 0.1."""
   drawn = []
   monkeypatch.setattr(
-    pipeline.scenes,
+    records.scenes,
     'render_scene',
     lambda rng, textures, h, w: (
       drawn.extend(texture[0, 0, 2] // 7 for texture in textures) or (np.zeros((h, w, 3)), np.zeros((h, w)))
@@ -205,7 +205,7 @@ def test_scenes_draw_their_photos_by_weight(folder, monkeypatch):
   )
   photos = sources.from_spec(f'0.1*folder:{folder / "sub"};0.9*folder:{folder}')  # sub holds 1, 3, 5
   photos = sources.Subset(photos, [0, 1, 2, 3, 4, 5])  # of the second part 0, 2, 4: its first by path
-  data = pipeline.dataset(range(100), pipeline.scene_record(photos, 16, 16), 100, 0)
+  data = loader.dataset(range(100), records.scene_record(photos, 16, 16), 100, 0)
   data[0]
   share = np.isin(drawn, [1, 3, 5]).mean()
   assert len(drawn) == 600 and abs(share - 0.1) < 5 * (0.1 * 0.9 / 600) ** 0.5
@@ -220,7 +220,7 @@ def test_a_crop_is_one_of_the_eight_views_of_the_photo():
   image[..., 1] = np.arange(40)[None, :]
   seen = set()
   for seed in range(60):
-    crop = pipeline.crop_patch(image, 16, np.random.default_rng(seed)).astype(int)
+    crop = records.photo_record(16)({'hr': image}, np.random.default_rng(seed))['hr'].astype(int)
     steps = tuple(crop[1, 0, :2] - crop[0, 0, :2]), tuple(crop[0, 1, :2] - crop[0, 0, :2])
     assert sorted(abs(v) for pair in steps for v in pair) == [0, 0, 1, 1]
     seen.add(steps)
@@ -233,21 +233,40 @@ def test_hr_lr_and_depth_are_cut_and_turned_together():
   record = {'hr': hr, 'lr': hr[::4, ::4].copy(), 'depth': (y.astype(np.float32) * 64 + x) / 4096}
   corners = set()
   for seed in range(40):
-    batch = pipeline.photo_record(16)(record, np.random.default_rng(seed))
+    batch = records.photo_record(16)(record, np.random.default_rng(seed))
     np.testing.assert_allclose(batch['depth'] * 4096, batch['hr'][..., 0] * 64.0 + batch['hr'][..., 1])
     coarse = np.sort(batch['hr'].reshape(4, 4, 4, 4, 3).transpose(0, 2, 1, 3, 4).reshape(4, 4, 16, 3), axis=2)[:, :, 0]
     np.testing.assert_array_equal(coarse, batch['lr'])  # its first pixel is the smallest, however it is turned
     corners.add(tuple(batch['lr'].min((0, 1))[:2]))
   assert len(corners) > 15
-  with pytest.raises(SSRError, match='data.patch=18 is no multiple of 4'):
-    pipeline.photo_record(18)(record, np.random.default_rng(0))
+  with pytest.raises(SSRError, match='data.patch=18 is not a multiple of 4'):
+    records.photo_record(18)(record, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize('shrink', [(1, 1), (0.5, 0.5)])
+def test_records_with_depth_are_mirrored_left_right_and_never_turned(shrink):
+  """Down in the patch is down in the photo, because that is a cue for depth; right may be left."""
+  y, x = np.mgrid[:64, :80].astype(np.uint8)
+  hr, depth = np.stack([2 * y, 2 * x, y], -1), x / np.float32(79)
+  make = records.photo_record(16, shrink)
+  mirrored = set()
+  for seed in range(60):
+    batch = make({'hr': hr, 'depth': depth}, np.random.default_rng(seed))
+    patch = batch['hr'][2:-2, 2:-2].astype(int)
+    down, right = np.diff(patch, axis=0), np.diff(patch, axis=1)
+    assert (down[..., 0] > 0).all() and (down[..., 1] == 0).all() and (right[..., 0] == 0).all()
+    sign = np.sign(right[..., 1])
+    assert abs(sign[0, 0]) == 1 and (sign == sign[0, 0]).all()
+    assert (np.sign(np.diff(batch['depth'], axis=1)) == sign[0, 0]).all()  # with its photo
+    mirrored.add(sign[0, 0])
+  assert mirrored == {-1, 1}
 
 
 def test_photos_are_reduced_by_factors_over_the_whole_range_and_their_depth_with_them():
   """A ramp's slope in the patch tells by how much: with patches of 16 out of 64x80 by all of 1 to 0.4."""
   y, x = np.mgrid[:64, :80]
   record = {'hr': np.stack([2 * x, 2 * y, 2 * x], -1).astype(np.uint8), 'depth': x.astype(np.float32)}
-  make = pipeline.photo_record(16, shrink=(0.4, 1))
+  make = records.photo_record(16, shrink=(0.4, 1))
   factors = []
   for seed in range(300):
     batch = make(record, np.random.default_rng(seed))
@@ -262,7 +281,7 @@ def test_photos_are_reduced_by_factors_over_the_whole_range_and_their_depth_with
   # The least that leaves a patch, where the photo is hardly larger.
   slopes = [
     np.diff(
-      pipeline.photo_record(60, (0.1, 0.1))(record, np.random.default_rng(s))['hr'][30, 5:55, :2].astype(float), axis=0
+      records.photo_record(60, (0.1, 0.1))(record, np.random.default_rng(s))['hr'][30, 5:55, :2].astype(float), axis=0
     )
     for s in range(20)
   ]
@@ -272,17 +291,17 @@ def test_photos_are_reduced_by_factors_over_the_whole_range_and_their_depth_with
 def test_reducing_is_refused_where_it_cannot_be():
   for shrink in ((0, 1), (0.5, 1.5), (0.8, 0.4)):
     with pytest.raises(SSRError, match=re.escape(f'data.shrink={shrink}: must be two factors above 0 and up to 1')):
-      pipeline.photo_record(16, shrink)
+      records.photo_record(16, shrink)
   record = {'hr': np.zeros((64, 64, 3), np.uint8), 'lr': np.zeros((16, 16, 3), np.uint8)}
   with pytest.raises(SSRError, match='not for pairs'):
-    pipeline.photo_record(16, (0.5, 1))(record, np.random.default_rng(0))
+    records.photo_record(16, (0.5, 1))(record, np.random.default_rng(0))
 
 
 def test_depth_patches_avoid_what_is_flat():
   depth = np.zeros((64, 64), np.float32)
   depth[:, 40:] = np.linspace(0, 1, 24)
   record = {'hr': np.zeros((64, 64, 3), np.uint8), 'depth': depth}
-  flat = sum(np.ptp(pipeline.photo_record(16)(record, np.random.default_rng(s))['depth']) < 0.02 for s in range(200))
+  flat = sum(np.ptp(records.photo_record(16)(record, np.random.default_rng(s))['depth']) < 0.02 for s in range(200))
   # Half of the places are flat; that four draws in a row are, 1/16 of the records; 27 is beyond 5 sigma of it.
   assert flat < 30
 
@@ -303,7 +322,7 @@ def damaged(folder, tmp_path):
 
 
 def test_bad_records_are_replaced_and_counted_once(damaged, caplog):
-  iterator = pipeline.batches(_data(damaged, max_bad_records=2))
+  iterator = loader.batches(_data(damaged, max_bad_records=2))
   shown = [next(iterator) for _ in range(8)]  # four epochs
   assert all(batch['hr'].shape == (4, 16, 16, 3) for batch in shown)
   assert set(iterator.get_state()) == {'next_batch', 'bad_records'}
@@ -316,7 +335,7 @@ def test_bad_records_are_replaced_and_counted_once(damaged, caplog):
 
 @pytest.mark.parametrize('limit', [0, 1])
 def test_too_many_bad_records_are_an_error_that_names_them(damaged, limit):
-  iterator = pipeline.batches(_data(damaged, max_bad_records=limit))
+  iterator = loader.batches(_data(damaged, max_bad_records=limit))
   with pytest.raises(SSRError) as caught:
     for _ in range(8):
       next(iterator)
@@ -326,7 +345,7 @@ def test_too_many_bad_records_are_an_error_that_names_them(damaged, limit):
 
 
 def test_the_count_goes_on_after_a_restore(damaged):
-  iterator = pipeline.batches(_data(damaged, max_bad_records=1))
+  iterator = loader.batches(_data(damaged, max_bad_records=1))
   state = {'next_batch': 0, 'bad_records': ['elsewhere.png: damaged']}
   iterator.set_state(state)
   with pytest.raises(SSRError, match='elsewhere.png: damaged; '):
@@ -335,7 +354,7 @@ def test_the_count_goes_on_after_a_restore(damaged):
 
 
 def test_an_error_in_a_worker_is_the_same_error(damaged):
-  iterator = pipeline.batches(_data(damaged, max_bad_records=0), workers=1)
+  iterator = loader.batches(_data(damaged, max_bad_records=0), workers=1)
   with pytest.raises(SSRError, match='cut.jpg|small.png'):
     for _ in range(8):
       next(iterator)
@@ -343,7 +362,7 @@ def test_an_error_in_a_worker_is_the_same_error(damaged):
 
 
 def test_a_killed_worker_is_one_line(folder):
-  iterator = pipeline.batches(_data(folder), workers=1)
+  iterator = loader.batches(_data(folder), workers=1)
   next(iterator)
   for child in multiprocessing.active_children():
     child.kill()
@@ -362,8 +381,8 @@ def test_nothing_usable_ends(tmp_path):
 
 def test_scenes_survive_a_bad_photo(damaged):
   photos = sources.from_spec(f'folder:{damaged}')
-  data = pipeline.dataset(range(16), pipeline.scene_record(photos, 16, 16), 2, 0, max_bad_records=5)
-  iterator = pipeline.batches(data)
+  data = loader.dataset(range(16), records.scene_record(photos, 16, 16), 2, 0, max_bad_records=5)
+  iterator = loader.batches(data)
   shapes = collections.Counter(next(iterator)['depth'].shape for _ in range(4))
   assert shapes == {(2, 16, 16): 4} and any('cut.jpg' in line for line in iterator.bad_records)
 
@@ -375,7 +394,7 @@ def test_scenes_come_in_the_share_asked_for_and_only_they_have_depth(folder):
     'depth': np.ones((16, 16), np.float32),
     'seed': np.uint32(0),
   }
-  data = pipeline.dataset(source, pipeline.partly(0.3, scene, 16), 100, seed=1)
+  data = loader.dataset(source, records.partly(0.3, scene, 16), 100, seed=1)
   batches = [data[i] for i in range(6)]
   known = np.concatenate([batch['has_depth'] for batch in batches])
   depth = np.concatenate([batch['depth'] for batch in batches])

@@ -1,0 +1,81 @@
+"""Files of the sources that read folders: which ones count as images, and which two belong to one record."""
+
+from collections.abc import Callable, Sequence
+import pathlib
+import re
+
+from PIL import Image
+
+from ssr_jax.types import SSRError
+
+DEPTH_SUFFIXES = ('.png', '.pfm', '.npy')
+# Formats that Pillow registers without decoding pixels itself: stubs, metadata, and programs that Ghostscript runs.
+_NOT_IMAGES = ('BUFR', 'GRIB', 'HDF5', 'MPEG', 'WMF', 'EPS', 'IPTC')
+_ROLE_SUFFIX = re.compile(r'(_hr|_lr\d*|_?x\d+)$', re.IGNORECASE)
+
+
+def image_suffixes() -> tuple[str, ...]:
+  """Suffixes of the image formats that Pillow decodes, with their dots, sorted; .pfm is left to depth maps."""
+  registered = Image.registered_extensions().items()  # also fills Image.OPEN
+  suffixes = [suffix for suffix, form in registered if form in Image.OPEN and form not in _NOT_IMAGES]
+  return tuple(sorted(suffix for suffix in suffixes if suffix != '.pfm'))
+
+
+def list_files(folder: pathlib.Path, suffixes: Sequence[str]) -> list[pathlib.Path]:
+  """Files below a folder with one of these suffixes, sorted by path; hidden files (macOS' ._x.jpg) are left out."""
+  known = frozenset(suffixes)
+  found = (path for path in folder.rglob('*') if path.suffix.lower() in known)
+  hidden = lambda path: any(part[0] == '.' for part in path.relative_to(folder).parts)
+  return sorted(path for path in found if not hidden(path) and path.is_file())
+
+
+def list_images(folder: pathlib.Path) -> list[pathlib.Path]:
+  """All images below a folder, sorted by path; SSRError where there is none."""
+  found = list_files(folder, image_suffixes())
+  if not found:
+    raise SSRError(f'{folder}: no image below this folder; known suffixes: {", ".join(image_suffixes())}')
+  return found
+
+
+def match(
+  first: pathlib.Path,
+  first_files: Sequence[pathlib.Path],
+  second: pathlib.Path,
+  second_files: Sequence[pathlib.Path],
+  strip: Callable[[str], str] = lambda stem: stem,
+) -> list[tuple[pathlib.Path, pathlib.Path]]:
+  """Pairs the files below two folders that have the same relative folder and stem.
+
+  Where stems differ, they are compared without a trailing _HR, _LR, _LR4, x4 or _x4.
+
+  Args:
+    first: folder of the pairs' first files.
+    first_files: the files below it.
+    second: folder of the pairs' second files.
+    second_files: the files below it.
+    strip: applied to each stem before the comparison.
+
+  Raises:
+    SSRError: a file has no partner, or two files of a folder have the same stem.
+  """
+  for key in (strip, lambda stem: _ROLE_SUFFIX.sub('', strip(stem))):
+    ones, twos = _by_name(first, first_files, key), _by_name(second, second_files, key)
+    if ones is not None and twos is not None and ones.keys() == twos.keys():
+      return [(ones[name], twos[name]) for name in sorted(ones)]
+  ones, twos = ({key(path.stem): path for path in paths} for paths in (first_files, second_files))
+  for mine, theirs, other in ((ones, twos, second), (twos, ones, first)):
+    unmatched = sorted(mine.keys() - theirs.keys())
+    if unmatched:
+      raise SSRError(
+        f'{mine[unmatched[0]]}: has no partner of the same name below {other} '
+        f'({len(unmatched)} of {len(mine)} have none); rename or remove it'
+      )
+  raise SSRError(f'{first} and {second}: several files have the same name apart from their suffixes; rename them')
+
+
+def _by_name(
+  folder: pathlib.Path, paths: Sequence[pathlib.Path], key: Callable[[str], str]
+) -> dict[str, pathlib.Path] | None:
+  """Files by relative folder and key of the stem; None where two share one."""
+  named = {f'{path.relative_to(folder).parent}/{key(path.stem)}': path for path in paths}
+  return named if len(named) == len(paths) else None

@@ -1,0 +1,82 @@
+"""`paired:`, HR images with their LR images."""
+
+from collections.abc import Sequence
+import contextlib
+import pathlib
+import re
+
+from PIL import Image
+
+from ssr_jax.data.sources import decode, files
+from ssr_jax.data.sources.base import Source
+from ssr_jax.types import SSRError
+
+_ORIENTATION = 0x0112  # EXIF tag; values of 5 and more swap height and width
+
+
+class Paired(Source):
+  """HR files with their LR files, all at the same scale; a record holds 'hr' and 'lr'.
+
+  Files match by relative folder and stem; where stems differ, a trailing _HR, _LR, _LR4, x4 or _x4 is ignored. That
+  covers DIV2K (0001.png, 0001x4.png) and RealSR (Canon_001_HR.png, Canon_001_LR4.png).
+  """
+
+  keys = ('hr', 'lr')
+
+  def __init__(self, pairs: Sequence[tuple[pathlib.Path, pathlib.Path]]):
+    self.pairs = list(pairs)
+
+  @classmethod
+  def open(cls, hr: pathlib.Path, lr: pathlib.Path) -> 'Paired':
+    """Pairs below two folders, or in one folder that holds *_HR and *_LRn.
+
+    A damaged file, or a pair whose sizes do not match, is a `BadRecord` when it is read, not an error here.
+
+    Raises:
+      SSRError: an image has no partner, or pairs have different scales.
+    """
+    hr_files, lr_files = files.list_images(hr), files.list_images(lr)
+    if hr == lr:
+      hr_files = [path for path in hr_files if path.stem.lower().endswith('_hr')]
+      lr_files = [path for path in lr_files if re.search(r'_lr\d*$', path.stem, re.IGNORECASE)]
+      if not hr_files or not lr_files:
+        raise SSRError(f'{hr}: pairs in one folder must be named *_HR and *_LR; rename them, or give two folders')
+    pairs = files.match(hr, hr_files, lr, lr_files)
+    example_of_scale: dict[int, pathlib.Path] = {}
+    for hr_file, lr_file in pairs:
+      hr_size, lr_size = _size(hr_file), _size(lr_file)
+      if hr_size and lr_size:
+        with contextlib.suppress(decode.BadRecord):
+          example_of_scale.setdefault(decode.pair_scale(hr_size, lr_size, str(lr_file)), lr_file)
+    if len(example_of_scale) > 1:
+      (a, first), (b, second) = list(example_of_scale.items())[:2]
+      raise SSRError(
+        f'{lr}: {first.name} is at 1/{a} of its HR image and {second.name} at 1/{b}; use one scale per source'
+      )
+    return cls(pairs)
+
+  def __len__(self) -> int:
+    return len(self.pairs)
+
+  def name(self, index: int, key: str = 'hr') -> str:
+    """See `Source.name`."""
+    return str(self.pairs[index][key == 'lr'])
+
+  def files(self, index: int) -> tuple[pathlib.Path, ...]:
+    """See `Source.files`."""
+    return self.pairs[index]
+
+  def encoded(self, index: int) -> dict[str, bytes]:
+    """See `Source.encoded`."""
+    hr, lr = self.pairs[index]
+    return {'hr': hr.read_bytes(), 'lr': lr.read_bytes()}
+
+
+def _size(path: pathlib.Path) -> tuple[int, int] | None:
+  """(height, width) after the EXIF orientation, from the header; None where that cannot be read."""
+  try:
+    with Image.open(path) as image:
+      transposed = image.getexif().get(_ORIENTATION, 1) >= 5
+      return (image.width, image.height) if transposed else (image.height, image.width)
+  except decode.DECODER_ERRORS:
+    return None

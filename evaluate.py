@@ -35,8 +35,8 @@ import tqdm
 from configs import common
 from ssr_jax import degrade, metrics, pipeline, xla
 from ssr_jax.data import sources
+from ssr_jax.evaluation.report import figures, tables
 from ssr_jax.image import io, resize
-from ssr_jax.report import figures, tables
 from ssr_jax.types import SSRError
 
 MODELS = ('bicubic', 'restored', 'result')

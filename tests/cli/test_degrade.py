@@ -193,7 +193,7 @@ def test_the_second_order_chain_tells_its_draws_by_name(photos, tmp_path):
 
 
 def test_a_preview_is_one_labelled_picture(photos, tiny_model_dir, tmp_path, monkeypatch, capsys):
-  from ssr_jax.report import contact_sheet
+  from ssr_jax.evaluation.report import contact_sheet
 
   monkeypatch.setattr(contact_sheet.fields, 'KINDS', ('invariant', 'depth'))
   monkeypatch.setattr(contact_sheet.degrade, 'MODES', ('no_noise',))

@@ -9,8 +9,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ssr_jax import degrade, xla
 from ssr_jax.degrade import fields, realesrgan
+from ssr_jax.evaluation.report import figures
 from ssr_jax.image import kernels as kernel_maths
-from ssr_jax.report import figures
 
 CROP = 256  # HR pixels shown, at most
 _PANEL, _GAP, _MARGIN, _LABEL, _TEXT = 128, 4, 108, 18, 13

@@ -1,4 +1,4 @@
-"""evaluate.py: what it measures, what it writes, and what it says of bad input."""
+"""evaluate.py as a command: exit codes, and a real model."""
 
 import csv
 import json
@@ -13,9 +13,10 @@ from skimage import data
 
 from configs import common, compact
 import evaluate
-from ssr_jax import metrics, pipeline, systems
-from ssr_jax.types import SSRError
+from ssr_jax import metrics, systems
+from ssr_jax.evaluation import cases
 from ssr_jax.weights import registry
+from tests.metrics import pristine
 
 
 @pytest.fixture
@@ -28,160 +29,43 @@ def photos(tmp_path):
   return folder
 
 
-class _Model(pipeline.SSR):
-  """Answers like an SSR: 'restored' is bicubic, 'image' is Lanczos, kernels are deltas. The first call compiles."""
-
-  def __init__(self, parts=('depth', 'dkenet', 'nbsr', 'vae', 'unet')):
-    sampling = {'sampler': 'ddim', 'steps': 2, 'start': 0.5}
-    config = {'name': 'double', 'scale': 4, 'schedule': {}, 'sampling': sampling}
-    super().__init__(config=config, variables={}, modules=dict.fromkeys(parts))
-    object.__setattr__(self, 'calls', [])
-
-  def sample(self, lr, *, scale, keep_kernels, **sampling):
-    self.calls.append(sampling)
-    self.traces['restore'] = 1
-    h, w, _ = lr.shape
-    enlarge = lambda method: np.asarray(Image.fromarray(lr).resize((scale * w, scale * h), method))
-    kernels = np.zeros((h, w, 441), np.float32)
-    kernels[..., 220] = 1
-    restored = enlarge(Image.Resampling.BICUBIC)
-    image = enlarge(Image.Resampling.LANCZOS) if sampling.get('steps') != 0 else restored
-    return pipeline.Result(image, np.zeros((scale * h, scale * w, 1)), kernels if keep_kernels else None, restored)
+def _command(monkeypatch, photos, workdir, **fields):
+  """Runs evaluate.py with fields of config.eval; returns the exit code."""
+  options = [f'--config.eval.{name}={value}' for name, value in fields.items()]
+  dataset = f'--config.eval.dataset=folder:{photos}'
+  argv = ['evaluate.py', f'--config={compact.__file__}', dataset, *options, f'--workdir={workdir}']
+  monkeypatch.setattr(sys, 'argv', argv)
+  with pytest.raises(SystemExit) as exit_:
+    common.run(evaluate.main, evaluate.__doc__)
+  return exit_.value.code
 
 
-def _config(photos, **fields):
-  config = compact.get_config()
-  defaults = dict(dataset=f'folder:{photos}', recipes=('smooth/no_noise',), metrics=('psnr', 'ssim'), pictures=1)
-  config.eval.update({**defaults, **fields})
-  return config
-
-
-def test_writes_rows_means_table_and_pictures(photos, tmp_path, capsys):
-  model = _Model()
-  names = ('psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'niqe')
-  config = _config(photos, metrics=names, recipes=(('smooth', 'no_noise'), 'smooth/no_jpeg'))
-  report = evaluate.evaluate(config, tmp_path / 'out', ssr=model)
-  assert 'niqe is left out: eval.niqe_params' in capsys.readouterr().err
-  assert [path.name for path in sorted((tmp_path / 'out').iterdir())] == [
-    'metrics.csv',
-    'metrics.json',
-    'pictures',
-    'table.md',
-  ]
-
-  with open(tmp_path / 'out' / 'metrics.csv') as file:
-    rows = list(csv.DictReader(file))
-  assert list(rows[0]) == ['image', 'recipe', 'model', 'psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'seconds']
-  assert len(rows) == 2 * 2 * 3 and {row['recipe'] for row in rows} == {'smooth/no_noise', 'smooth/no_jpeg'}
-  by_model = {row['model']: row for row in rows if row['recipe'] == 'smooth/no_noise' and row['image'] == 'chelsea.png'}
-  assert by_model['restored']['psnr'] == by_model['bicubic']['psnr'] != by_model['result']['psnr']
-  assert by_model['bicubic']['kernel_psnr'] == by_model['bicubic']['lr_psnr'] == ''
-  assert 20 < float(by_model['result']['lr_psnr']) < 60 and float(by_model['result']['kernel_psnr']) > 0
-
-  case = next(
-    case
-    for case in evaluate.Dataset.parse(f'folder:{photos}', ['smooth/no_noise'], 0, 0).cases([])
-    if case.image == 'chelsea.png'
-  )
-  assert case.hr.shape == (48, 64, 3) and case.lr.shape == (12, 16, 3) and case.lr.dtype == np.uint8
-  bicubic = np.asarray(Image.fromarray(case.lr).resize((64, 48), Image.Resampling.BICUBIC))
-  assert float(by_model['bicubic']['psnr']) == pytest.approx(metrics.psnr.psnr(bicubic, case.hr), abs=1e-5)
-  delta = np.zeros((12, 16, 441), np.float32)
-  delta[..., 220] = 1
-  expected = metrics.kernel_psnr.kernel_psnr(delta, case.kernels)
-  assert float(by_model['result']['kernel_psnr']) == pytest.approx(expected, abs=1e-5)
-
-  means = json.loads((tmp_path / 'out' / 'metrics.json').read_text())['means']
-  assert [(row['recipe'], row['model'], row['images']) for row in means[:3]] == [
-    ('smooth/no_noise', model, 2) for model in ('bicubic', 'restored', 'result')
-  ]
-  table = (tmp_path / 'out' / 'table.md').read_text()
-  assert 'MATLAB' in table and 'no crop' in table and 'seed 0' in table and '| result |' in table
-  assert table.strip() == report.table().strip()
-  sheet = Image.open(next((tmp_path / 'out' / 'pictures').glob('astronaut_smooth_no_noise.png')))
-  assert sheet.width >= 5 * 64 and len(list((tmp_path / 'out' / 'pictures').iterdir())) == 2
-  # Restored images are asked for without diffusion; only the call that compiled was made twice.
-  assert [call.get('steps') for call in model.calls] == [0, 0, None, *[0, None] * 3]
-
-
-def test_a_photos_lr_depends_on_its_name_and_the_seed_only(photos):
-  both = list(evaluate.Dataset.parse(f'folder:{photos}', ['smooth/no_jpeg'], 3, 0).cases([]))
-  (photos / 'astronaut.png').unlink()
-  (alone,) = evaluate.Dataset.parse(f'folder:{photos}', ['smooth/no_jpeg'], 3, 1).cases([])
-  (other,) = evaluate.Dataset.parse(f'folder:{photos}', ['smooth/no_jpeg'], 4, 1).cases([])
-  np.testing.assert_array_equal(alone.lr, both[1].lr)
-  assert (other.lr != alone.lr).any()
-
-
-def test_paired_lr_is_taken_as_it_is(photos, tmp_path):
-  low = tmp_path / 'lr'
-  low.mkdir()
-  Image.fromarray(data.astronaut()[100:148:4, 150:214:4]).save(low / 'astronaut.png')
-  Image.fromarray(data.chelsea()[100:148:4, 150:214:4]).save(low / 'chelsea.png')
-  config = _config(photos, dataset=f'folder:{photos},{low}', models=('bicubic',), metrics=('psnr', 'kernel_psnr'))
-  report = evaluate.evaluate(config)
-  assert [(row['image'], row['recipe']) for row in report.rows] == [
-    ('astronaut.png', 'paired'),
-    ('chelsea.png', 'paired'),
-  ]
-  bicubic = np.asarray(Image.open(low / 'astronaut.png').resize((64, 48), Image.Resampling.BICUBIC))
-  expected = metrics.psnr.psnr(bicubic, data.astronaut()[100:148, 150:214])
-  assert report.rows[0]['psnr'] == pytest.approx(expected) and np.isnan(report.rows[0]['kernel_psnr'])
-
-  Image.new('RGB', (9, 9)).save(low / 'chelsea.png')
-  Image.new('RGB', (8, 8)).save(photos / 'small.png')
-  Image.new('RGB', (2, 2)).save(low / 'small.png')
-  config.eval.metrics = ('ssim',)
-  report = evaluate.evaluate(config)
-  assert len(report.rows) == 1 and 'chelsea.png: 9x9, of which its HR image' in report.failures[0]
-  assert 'small.png (paired): SSIM needs at least 11x11' in report.failures[1]
-  (low / 'chelsea.png').unlink()
-  with pytest.raises(SSRError, match='chelsea.png: has no partner'):
-    evaluate.evaluate(config)
-
-
-def test_one_bad_file_is_named_and_the_rest_done(photos, tmp_path, capsys):
+def test_one_bad_file_is_named_and_the_rest_done(photos, tmp_path, capsys, monkeypatch):
   (photos / 'broken.png').write_bytes(b'not an image')
   Image.new('RGB', (3, 80)).save(photos / 'thin.png')
-  assert evaluate.main(_config(photos, models=('bicubic',)), str(tmp_path / 'out')) == 1
+  assert _command(monkeypatch, photos, tmp_path / 'out', models=('bicubic',), recipes=('smooth/no_noise',)) == 1
   written = capsys.readouterr()
   assert 'broken.png: cannot be read as an image' in written.err and 'thin.png: 3x80 pixels' in written.err
   assert 'failed: 2 of 4' in written.out and '| smooth/no_noise | bicubic |' in written.out
-  for name in ('astronaut.png', 'chelsea.png'):
-    (photos / name).unlink()
-  with pytest.raises(SSRError, match='not one image could be evaluated'):
-    evaluate.evaluate(_config(photos, models=('bicubic',)))
 
 
-@pytest.mark.parametrize(
-  'fields, message',
-  [
-    (dict(metrics=('psnr', 'pnsr')), "unknown metric 'pnsr'; known: psnr"),
-    (dict(models=('bicubic', 'best')), "eval.models: unknown 'best'; known: bicubic, restored, result"),
-    (dict(models=()), 'eval.models is empty'),
-    (dict(recipes=('smoth/no_noise',)), "unknown field 'smoth'"),
-    (dict(recipes=('depth/no_noise',)), 'needs a depth map'),
-    (dict(recipes=()), 'eval.recipes is empty'),
-    (dict(dataset='folder:absent'), 'absent is not a folder'),
-    (dict(metrics=('niqe',), niqe_params='absent.npz'), 'no pristine model'),
-    (dict(sampling={'step': 3}), "eval.sampling: unknown 'step'; known: steps"),
-    (dict(models=('bicubic,result',)), "'result' needs the part vae, unet, which model 'double' lacks"),
-  ],
-)
-def test_wrong_fields_are_one_clear_line(photos, fields, message):
-  model = _Model(parts=('depth', 'dkenet', 'nbsr'))
-  with pytest.raises(SSRError, match=message):
-    evaluate.evaluate(_config(photos, **fields), ssr=model)
+@pytest.mark.parametrize('kind', ['fitted', 'LIVE'])
+def test_niqe_reads_its_pristine_model(kind, tmp_path, monkeypatch, capsys):
+  if kind == 'LIVE' and not pristine.LIVE.is_file():
+    pytest.skip(f'{pristine.LIVE} is absent: set SSR_DATA to the folder of the test data')
+  path = pristine.LIVE if kind == 'LIVE' else pristine.fit(tmp_path / 'fitted.npz')
+  (tmp_path / 'hr').mkdir()
+  Image.fromarray(data.astronaut()[:192, :192]).save(tmp_path / 'hr' / 'astronaut.png')
+  fields = dict(models=('bicubic',), recipes=('smooth/no_noise',), metrics=('psnr', 'niqe'), niqe_params=path)
+  assert _command(monkeypatch, tmp_path / 'hr', tmp_path / 'out', **fields) == 0
+  assert 'NIQE' in capsys.readouterr().out
+  (mean,) = json.loads((tmp_path / 'out' / 'metrics.json').read_text())['means']
+  (case,) = cases.Dataset.parse(f'folder:{tmp_path / "hr"}', ['smooth/no_noise'], 0, 0).cases([])
+  bicubic = np.asarray(Image.fromarray(case.lr).resize((192, 192), Image.Resampling.BICUBIC))
+  assert mean['niqe'] == pytest.approx(metrics.niqe.niqe(bicubic, metrics.niqe.load_pristine(path)), rel=1e-9)
 
-
-def test_validate_returns_means_and_writes_nothing(photos, tmp_path, monkeypatch):
-  monkeypatch.chdir(tmp_path)
-  before = sorted(tmp_path.rglob('*'))
-  rows = evaluate.validate(
-    _Model(), f'folder:{photos}', models=('restored',), metrics=('psnr',), recipes=('smooth/no_noise',)
-  )
-  assert [(row['model'], row['images']) for row in rows] == [('restored', 2)] and rows[0]['psnr'] > 15
-  assert sorted(tmp_path.rglob('*')) == before
+  assert _command(monkeypatch, tmp_path / 'hr', tmp_path / 'out', **{**fields, 'niqe_params': 'absent.npz'}) == 1
+  assert 'absent.npz: no pristine model of NIQE' in capsys.readouterr().err
 
 
 def test_a_model_directory_without_diffusion_from_the_command_line(photos, tmp_path, capsys, monkeypatch):
@@ -197,24 +81,10 @@ def test_a_model_directory_without_diffusion_from_the_command_line(photos, tmp_p
     shapes = jax.eval_shape(systems.build(part, **fields).init, jax.random.key(0), *inputs)
     variables = jax.tree.map(lambda x: (0.05 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
     registry.save_part(tmp_path / 'model', part, fields, variables)
-  monkeypatch.setattr(
-    sys,
-    'argv',
-    [
-      'evaluate.py',
-      f'--config={compact.__file__}',
-      f'--config.eval.dataset=folder:{photos}',
-      f'--config.eval.model={tmp_path / "model"}',
-      "--config.eval.models=('bicubic','restored')",
-      "--config.eval.recipes=('smooth/no_noise',)",
-      '--config.eval.limit=1',
-      f'--workdir={tmp_path / "out"}',
-    ],
-  )
-  with pytest.raises(SystemExit) as exit_:
-    common.run(evaluate.main, evaluate.__doc__)
+  fields = dict(model=tmp_path / 'model', models=('bicubic', 'restored'), recipes=('smooth/no_noise',), limit=1)
+  code = _command(monkeypatch, photos, tmp_path / 'out', **fields)
   written = capsys.readouterr()
-  assert exit_.value.code == 0, written.err
+  assert code == 0, written.err
   assert '| smooth/no_noise | restored |' in written.out
   with open(tmp_path / 'out' / 'metrics.csv') as file:
     bicubic, restored = csv.DictReader(file)

@@ -298,7 +298,7 @@ def main(argv: list[str] | None = None) -> int:
     if value is not None and value < 1:
       parser.error(f'--{name} {value}: must be at least 1')
 
-  from ssr_jax.report import tables
+  from ssr_jax.evaluation.report import tables
 
   rows, code = [], 0
   cases = [(name, run) for name in names for run in (runs if name == 'train' else [None])]

@@ -613,7 +613,7 @@ def main(config, topology: str, batch: str, sampling: bool, sides: str, json: st
   jax.config.update('jax_platforms', 'cpu')  # whoever imported jax before has read the environment without it
 
   from ssr_jax import xla
-  from ssr_jax.report import tables
+  from ssr_jax.evaluation.report import tables
   from ssr_jax.training import shapes, sharding
   from ssr_jax.types import SSRError
 

@@ -19,8 +19,8 @@ from skimage import data
 
 import ssr_jax
 from ssr_jax import degrade, metrics, xla
+from ssr_jax.evaluation.report import figures
 from ssr_jax.image import io
-from ssr_jax.report import figures
 
 SIDE = 384  # one size for all photos: the stages compile once
 

@@ -174,7 +174,7 @@ def _depth_net(name: str):
 
 
 def _preview(arguments: argparse.Namespace, paths: list[pathlib.Path]) -> int:
-  from ssr_jax.report import contact_sheet
+  from ssr_jax.evaluation.report import contact_sheet
 
   output = pathlib.Path(arguments.output)
   if len(paths) != 1:

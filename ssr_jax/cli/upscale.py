@@ -150,7 +150,7 @@ def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[
   larger = dataclasses.replace(picture, rgb=result.image, alpha=alpha)
   sheet = None
   if arguments.figures:  # drawn before anything is written: a failure must not leave one file of two
-    from ssr_jax.report import figures
+    from ssr_jax.evaluation.report import figures
 
     buffer = iolib.BytesIO()
     figures.figure(picture.rgb, result.depth, result.kernels, result.restored, result.image).save(buffer, 'PNG')

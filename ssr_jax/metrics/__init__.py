@@ -1,51 +1,41 @@
-"""Image quality metrics by name: one file per metric, one registry.
+"""Image quality metrics: one file each, one registry.
 
-Every function takes one image, NumPy or JAX, float in [0, 1] or uint8, and computes in float64 on the host. The numbers
-published in this field are taken from 8-bit images; `score` leaves rounding to the caller.
+Each file has the formula as a pure function and a `Metric` that calls it. Arrays may be NumPy's or JAX's, float in
+[0, 1] or uint8; all metrics but LR-PSNR's blur are computed in float64 on the host. The numbers published in this field
+are taken from 8-bit images, so the caller should round to 8 bit first.
+
+`depth_errors` is not in the registry: it gives four numbers at once, and compares depth maps, not images.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-import dataclasses
+from collections.abc import Iterable, Mapping
 import math
+import os
 from typing import Any
 
 from ssr_jax.metrics import kernel_psnr, lr_psnr, niqe, psnr, ssim
+from ssr_jax.metrics.base import Inputs, Metric
 from ssr_jax.types import SSRError
 
+__all__ = ['METRICS', 'Inputs', 'Metric', 'get', 'load', 'score']
 
-@dataclasses.dataclass(frozen=True)
-class Metric:
-  """One metric of the registry.
-
-  Attributes:
-    function: called with the inputs of `needs` by position and those of `options` by keyword; returns a float.
-    higher_is_better: direction.
-    needs: names of inputs without which there is no number, among 'image', 'reference', 'lr_clean', 'kernels',
-      'true_kernels' and 'pristine' (see `niqe.load_pristine`).
-    options: names of inputs that have defaults.
-    label: column heading, with the unit.
-    digits: decimals worth printing.
-  """
-
-  function: Callable[..., float]
-  higher_is_better: bool
-  needs: tuple[str, ...]
-  options: tuple[str, ...] = ()
-  label: str = ''
-  digits: int = 2
-
-
-METRICS: Mapping[str, Metric] = {
-  'psnr': Metric(psnr.psnr, True, ('image', 'reference'), ('crop',), 'PSNR-Y (dB)', 2),
-  'ssim': Metric(ssim.ssim, True, ('image', 'reference'), ('crop',), 'SSIM-Y', 4),
-  'lr_psnr': Metric(lr_psnr.lr_psnr, True, ('reference', 'kernels', 'lr_clean'), (), 'LR-PSNR (dB)', 2),
-  'kernel_psnr': Metric(kernel_psnr.kernel_psnr, True, ('kernels', 'true_kernels'), (), 'kernel PSNR (dB)', 2),
-  'niqe': Metric(niqe.niqe, False, ('image', 'pristine'), (), 'NIQE', 3),
+METRICS: Mapping[str, type[Metric]] = {
+  metric.name: metric
+  for metric in (
+    psnr.PSNR,
+    ssim.SSIM,
+    lr_psnr.LRPSNR,
+    kernel_psnr.KernelPSNR,
+    niqe.NIQE,
+  )
 }
 
 
-def get(names: Iterable[str]) -> dict[str, Metric]:
-  """The named metrics in the order asked for. SSRError on an unknown name, listing the known ones."""
+def get(names: Iterable[str]) -> dict[str, type[Metric]]:
+  """The classes of the named metrics, in the order of the names.
+
+  Raises:
+    SSRError: an unknown name; the message lists the known ones.
+  """
   names = list(names)
   for name in names:
     if name not in METRICS:
@@ -53,22 +43,33 @@ def get(names: Iterable[str]) -> dict[str, Metric]:
   return {name: METRICS[name] for name in names}
 
 
-def score(names: Iterable[str], **inputs: Any) -> dict[str, float]:
-  """Computes metrics by name from whatever inputs there are.
+def load(names: Iterable[str], weights: Mapping[str, str | os.PathLike | None] | None = None) -> dict[str, Metric]:
+  """The named metrics ready to use, in the order of the names.
 
   Args:
     names: which.
-    **inputs: see `Metric.needs` and `Metric.options`; None counts as absent.
+    weights: {name: file} for the metrics that have weights; other entries are ignored.
+
+  Raises:
+    SSRError: an unknown name, or weights that are missing or cannot be read.
+  """
+  weights = weights or {}
+  return {name: metric.load(weights.get(name)) for name, metric in get(names).items()}
+
+
+def score(metrics: Iterable[str] | Mapping[str, Metric], **inputs: Any) -> dict[str, float]:
+  """Computes several metrics of one image.
+
+  Args:
+    metrics: what `load` returned, or names of metrics that need no weights.
+    **inputs: see `Inputs`.
 
   Returns:
-    {name: value}; NaN where an input that the metric needs is absent.
+    {name: value}, in the order of `metrics`; NaN where the metric lacks an input.
+
+  Raises:
+    SSRError: an unknown name, or the name of a metric that needs weights.
+    ValueError: shapes that do not fit together, or an image that is too small.
   """
-  inputs = {key: value for key, value in inputs.items() if value is not None}
-  values = {}
-  for name, metric in get(names).items():
-    if all(key in inputs for key in metric.needs):
-      options = {key: inputs[key] for key in metric.options if key in inputs}
-      values[name] = float(metric.function(*(inputs[key] for key in metric.needs), **options))
-    else:
-      values[name] = math.nan
-  return values
+  loaded = metrics if isinstance(metrics, Mapping) else load(metrics)
+  return {name: math.nan if metric.lacks(inputs) else metric(inputs) for name, metric in loaded.items()}

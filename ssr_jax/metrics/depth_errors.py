@@ -1,4 +1,4 @@
-"""How well relative inverse depth fits the truth, once scale and shift are taken out."""
+"""Errors of relative inverse depth, after alignment of scale and shift."""
 
 import numpy as np
 from scipy import stats
@@ -9,7 +9,7 @@ _PAIRS = 20_000
 
 
 def align(prediction: np.ndarray, target: np.ndarray) -> np.ndarray:
-  """A * prediction + c that fits `target` best in the least-squares sense (MiDaS Eq. 3); any equal shapes."""
+  """The least-squares fit a * prediction + c of `target` (MiDaS Eq. 3); both arrays have the same shape."""
   design = np.stack([prediction.ravel(), np.ones(prediction.size)], axis=1)
   (a, c), *_ = np.linalg.lstsq(design, target.ravel(), rcond=None)
   return a * prediction + c
@@ -21,16 +21,16 @@ def depth_errors(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | Non
   Args:
     prediction: [H, W] or [H, W, 1], relative inverse depth, larger is nearer, any scale and shift.
     target: same shape, true inverse depth or disparity.
-    mask: same shape, where the truth is known; default where it is finite and positive (not the sky).
+    mask: same shape, true where the target is known; default where it is finite and positive, which leaves out the sky.
 
   Returns:
     absrel: mean |z' - z| / z of depth after least-squares alignment of inverse depth; lower is better.
     delta1: share of pixels with max(z'/z, z/z') < 1.25; higher is better.
     spearman: rank correlation of inverse depths, in [-1, 1].
-    ordinal: share of random pairs of pixels, more than 10 % apart in true inverse depth, that come in the right order.
+    ordinal: share of pixel pairs in the right order, among random pairs that differ by more than 10 % in the target.
 
   Raises:
-    ValueError: shapes that differ, or fewer than two known pixels.
+    ValueError: the shapes differ, or fewer than two pixels are known.
   """
   prediction, target = np.asarray(prediction, np.float64), np.asarray(target, np.float64)
   if prediction.shape != target.shape:
@@ -40,7 +40,7 @@ def depth_errors(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | Non
   if target.size < 2:
     raise ValueError('depth errors need two pixels of known depth')
 
-  # A line can run below zero, where depth has no meaning: nothing is taken farther than ten times the farthest point.
+  # The aligned inverse depth can be zero or negative, which is no depth: limit it to ten times the farthest depth.
   aligned = np.maximum(align(prediction, target), 0.1 * target.min())
   ratio = target / aligned  # z'/z
   i, j = np.random.default_rng(0).integers(0, target.size, (2, _PAIRS))
@@ -51,6 +51,6 @@ def depth_errors(prediction: ArrayLike, target: ArrayLike, mask: ArrayLike | Non
   return {
     'absrel': float(np.mean(np.abs(ratio - 1))),
     'delta1': float(np.mean(np.maximum(ratio, 1 / ratio) < 1.25)),
-    'spearman': 0.0 if flat else float(stats.spearmanr(prediction, target).statistic),
+    'spearman': 0.0 if flat else float(np.asarray(stats.spearmanr(prediction, target)[0])),
     'ordinal': float(np.mean(ordered)) if ordered.size else 0.0,
   }

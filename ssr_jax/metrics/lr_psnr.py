@@ -7,20 +7,37 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssr_jax.image import blur
+from ssr_jax.metrics.base import Inputs, Metric
 from ssr_jax.metrics.psnr import psnr
 from ssr_jax.types import ArrayLike
 
 
+class LRPSNR(Metric):
+  """PSNR of the LR image that estimated kernels give, in dB; see `lr_psnr`."""
+
+  name = 'lr_psnr'
+  label = 'LR-PSNR (dB)'
+  higher_is_better = True
+  needs = ('reference', 'kernels', 'lr_clean')
+
+  def __call__(self, inputs: Inputs) -> float:
+    """PSNR of 'reference' degraded with 'kernels' against 'lr_clean'."""
+    return lr_psnr(inputs['reference'], inputs['kernels'], inputs['lr_clean'])
+
+
 def lr_psnr(reference: ArrayLike, kernels: ArrayLike, lr_clean: ArrayLike) -> float:
-  """Y-PSNR in dB between the noise-free LR and the LR made again from HR with estimated per-pixel kernels.
+  """PSNR in dB on Y between the noise-free LR image and HR degraded with the estimated kernels.
 
   Args:
     reference: HR RGB [H, W, 3], uint8 or float in [0, 1].
     kernels: [h, w, k*k] estimated kernels, one per LR pixel; H = s*h, W = s*w.
-    lr_clean: [h, w, 3], (HR (*) K) downsampled, before noise, compression and rounding.
+    lr_clean: [h, w, 3] uint8 or float in [0, 1], (HR (*) K) downsampled, before noise, compression and rounding.
+
+  Returns:
+    The value in dB; infinite for equal images.
 
   Raises:
-    ValueError: sizes that do not fit together.
+    ValueError: the sizes do not fit together.
   """
   h, w = kernels.shape[:2]
   scale = reference.shape[0] // h

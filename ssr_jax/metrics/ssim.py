@@ -3,6 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
+from ssr_jax.metrics.base import Inputs, Metric
 from ssr_jax.metrics.psnr import luma_pair
 from ssr_jax.types import ArrayLike
 
@@ -10,24 +11,38 @@ _RADIUS = 5
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
+class SSIM(Metric):
+  """SSIM on Y; see `ssim`."""
+
+  name = 'ssim'
+  label = 'SSIM-Y'
+  higher_is_better = True
+  needs = ('image', 'reference')
+  digits = 4
+
+  def __call__(self, inputs: Inputs) -> float:
+    """SSIM of 'image' against 'reference', without 'crop' pixels on every side."""
+    return ssim(inputs['image'], inputs['reference'], inputs.get('crop') or 0)
+
+
 def ssim(image: ArrayLike, reference: ArrayLike, crop: int = 0, textbook: bool = False) -> float:
   """Mean SSIM on MATLAB's Y: 11x11 Gaussian window, sigma 1.5, valid region, population covariance, no downsampling.
 
-  The numbers published in this field come from an implementation (pyiqa's) that rounds Y to integers and replaces a
-  negative contrast-structure term by zero, which counts where an image invents texture that the reference contradicts:
-  up to 0.006. The default does both, so that our numbers stand beside published ones.
+  The numbers published in this field come from pyiqa, which rounds Y to integers and replaces a negative
+  contrast-structure term by zero. The latter changes the mean by up to 0.006 where an image has texture that the
+  reference contradicts. The default does both, so that our numbers can be compared with published ones.
 
   Args:
     image: RGB [H, W, 3], uint8 or float in [0, 1].
     reference: RGB of the same size.
-    crop: pixels left out on every side first.
-    textbook: do neither: Wang et al.'s definition, and scikit-image's.
+    crop: pixels left out on every side.
+    textbook: neither round nor clip, as Wang et al. define SSIM and scikit-image computes it.
 
   Returns:
-    At most 1, which only equal images reach.
+    A value of at most 1; 1 for equal images.
 
   Raises:
-    ValueError: sizes differ, or less than 11 pixels are left.
+    ValueError: the sizes differ, or a side has fewer than 11 pixels after the crop.
   """
   x, y = luma_pair(image, reference, crop)
   if min(x.shape) <= 2 * _RADIUS:
@@ -46,7 +61,7 @@ def ssim(image: ArrayLike, reference: ArrayLike, crop: int = 0, textbook: bool =
 
 
 def _window(x: np.ndarray) -> np.ndarray:
-  """Local Gaussian mean where the window lies wholly inside: [H, W] -> [H - 10, W - 10]."""
+  """Local Gaussian mean at the pixels whose window fits in the image: [H, W] -> [H - 10, W - 10]."""
   taps = np.exp(-(np.arange(-_RADIUS, _RADIUS + 1) ** 2) / (2 * 1.5**2))
   taps /= taps.sum()
   for axis in (0, 1):

@@ -11,9 +11,9 @@ from PIL import Image
 import pytest
 from skimage import data
 
-import evaluate
 from ssr_jax import cli
 from ssr_jax.degrade import lr_set
+from ssr_jax.evaluation import cases
 from ssr_jax.image import blur
 from ssr_jax.image import kernels as kernel_maths
 
@@ -103,7 +103,7 @@ def test_adding_a_file_changes_no_other_and_what_is_there_is_kept(photos, made, 
 
 
 def test_evaluation_makes_the_same_images(photos, made):
-  dataset = evaluate.Dataset.parse(f'folder:{photos}', [_RECIPE], seed=3, limit=0)
+  dataset = cases.Dataset.parse(f'folder:{photos}', [_RECIPE], seed=3, limit=0)
   failures = []
   for case in dataset.cases(failures):
     stored = np.asarray(Image.open(made / 'lr' / case.image)).astype(int)
@@ -193,7 +193,7 @@ def test_the_second_order_chain_tells_its_draws_by_name(photos, tmp_path):
 
 
 def test_a_preview_is_one_labelled_picture(photos, tiny_model_dir, tmp_path, monkeypatch, capsys):
-  from ssr_jax.report import contact_sheet
+  from ssr_jax.evaluation.report import contact_sheet
 
   monkeypatch.setattr(contact_sheet.fields, 'KINDS', ('invariant', 'depth'))
   monkeypatch.setattr(contact_sheet.degrade, 'MODES', ('no_noise',))

@@ -9,6 +9,7 @@ from PIL import Image
 import pytest
 
 from ssr_jax.metrics import niqe
+from tests.metrics import pristine
 
 _DATA = pathlib.Path(os.environ.get('SSR_DATA', pathlib.Path(__file__).parents[2] / '../shared/data'))
 
@@ -30,7 +31,6 @@ def published():
 @pytest.fixture(scope='session')
 def live():
   """LIVE's pristine model."""
-  path = _DATA / 'niqe' / 'niqe_pris_params.npz'
-  if not path.is_file():
-    pytest.skip(f'{path} is absent: set SSR_DATA to the folder of the test data')
-  return niqe.load_pristine(path)
+  if not pristine.LIVE.is_file():
+    pytest.skip(f'{pristine.LIVE} is absent: set SSR_DATA to the folder of the test data')
+  return niqe.load_pristine(pristine.LIVE)

@@ -76,3 +76,9 @@ def test_a_file_that_is_no_model_is_one_clear_line(tmp_path):
   np.savez(tmp_path / 'other.npz', mu_pris_param=np.ones(3), cov_pris_param=np.eye(3), gaussian_window=np.eye(7))
   with pytest.raises(SSRError, match='other shapes'):
     niqe_lib.load_pristine(tmp_path / 'other.npz')
+  (tmp_path / 'empty.npz').touch()
+  (tmp_path / 'cut.npz').write_bytes((tmp_path / 'other.npz').read_bytes()[:100])
+  np.save(tmp_path / 'array.npy', np.ones(36))
+  for name in ('empty.npz', 'cut.npz', 'array.npy'):
+    with pytest.raises(SSRError, match=f'{name}: no pristine model'):
+      niqe_lib.load_pristine(tmp_path / name)

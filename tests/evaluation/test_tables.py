@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from ssr_jax.report import tables
+from ssr_jax.evaluation.report import tables
 from ssr_jax.types import SSRError
 
 ROWS = [

@@ -1,4 +1,4 @@
-"""One photo under every recipe, on one sheet: fields side by side, modes one below the other."""
+"""A contact sheet of one photo degraded by every recipe: a column for each field, a row for each mode."""
 
 from collections.abc import Sequence
 import functools
@@ -9,25 +9,30 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ssr_jax import degrade, xla
 from ssr_jax.degrade import fields, realesrgan
+from ssr_jax.evaluation.report import figures
 from ssr_jax.image import kernels as kernel_maths
-from ssr_jax.report import figures
 
-CROP = 256  # HR pixels shown, at most
+CROP = 256
+"""Longest side of the part of the photo that is shown, in HR pixels."""
+
 _PANEL, _GAP, _MARGIN, _LABEL, _TEXT = 128, 4, 108, 18, 13
 
 
 def contact_sheet(hr: np.ndarray, depth: np.ndarray, name: str, seed: int = 0) -> Image.Image:
   """Draws the sheet.
 
-  The first row shows the kernels of each field, over a map of their variance: they are the same in each mode, which the
-  next rows show. The last rows hold the photo, its depth and some draws of the second-order chains. LR images are
-  enlarged without interpolation, from the same part of the photo.
+  The first row has the kernels of each field on a map of their variance. The next rows have the LR images of each mode;
+  all modes use the same kernels. The last rows have the photo, its depth and some draws of the second-order chains. LR
+  images are enlarged without interpolation.
 
   Args:
-    hr: [H, W, 3] uint8; the middle is shown, up to `CROP` pixels a side.
-    depth: [H, W] relative inverse depth, for the fields that need one.
-    name: file name of the photo, from which draws follow as in a set.
+    hr: [H, W, 3] uint8; the middle is shown, at most `CROP` pixels a side.
+    depth: [H, W] relative inverse depth in [0, 1], for the fields that need depth.
+    name: file name of the photo; with the seed it determines the draws, as in `ssr degrade`.
     seed: of the draws.
+
+  Returns:
+    The sheet, RGB.
   """
   H, W, _ = hr.shape
   scale = degrade.Recipe().scale
@@ -35,19 +40,19 @@ def contact_sheet(hr: np.ndarray, depth: np.ndarray, name: str, seed: int = 0) -
   top, left = (H - height) // 2, (W - width) // 2
   hr, depth = (a[top : top + height, left : left + width] for a in (hr, depth))
   h, w = height // scale, width // scale
-  key = lambda seed: jax.random.fold_in(degrade.image_key(seed, name), 0)[None]  # that of a batch's first image
+  key = lambda seed: jax.random.fold_in(degrade.image_key(seed, name), 0)[None]  # the key of a batch's first image
   keys = key(seed)
   image = hr[None].astype(np.float32) / 255
   low_depth = depth.reshape(h, scale, w, scale).mean((1, 3))[None]
 
   columns = len(fields.KINDS)
   size = _PANEL * height // max(height, width), _PANEL * width // max(height, width)
-  # Cells are square, whatever the photo's shape, so that labels have room.
+  # Cells are square even if the photo is not, so that the labels fit.
   bottom = 1 + len(degrade.MODES)
   sheet = _Sheet(columns, ('kernels', *degrade.MODES, *realesrgan.CHAINS), headed=(0, bottom, bottom + 1))
   for column, field_name in enumerate(fields.KINDS):
     recipe = degrade.Recipe(field_name)
-    # What `degrade` does, in two steps: the field is drawn once and compiled once, not for each mode.
+    # `degrade` in two steps, so that the field is drawn and compiled once and not for each mode.
     field = _field(keys, recipe, h, w, low_depth)
     kernels = np.asarray(_kernels(*field))[0]
     sheet.put(0, column, figures.kernel_field(kernels, size, grid=5)[0], field_name)
@@ -64,7 +69,7 @@ def contact_sheet(hr: np.ndarray, depth: np.ndarray, name: str, seed: int = 0) -
 
 
 class _Sheet:
-  """A grid of panels: a label at the left of each row, and one over each panel in the rows that are headed."""
+  """A grid of panels, with a label left of each row, and above each panel of the rows in `headed`."""
 
   def __init__(self, columns: int, rows: Sequence[str], headed: Sequence[int]):
     self._tops, y = [], _GAP
@@ -79,6 +84,7 @@ class _Sheet:
       self._text(_GAP, top + (_PANEL - _TEXT) // 2, text)
 
   def put(self, row: int, column: int, panel: np.ndarray, label: str = ''):
+    """Draws a panel [h, w, 3] uint8 into a cell; `label` needs a row that is headed."""
     x, y = _MARGIN + column * (_PANEL + _GAP), self._tops[row]
     self._text(x, y - _LABEL, label)
     self.image.paste(Image.fromarray(panel), (x, y))
@@ -89,16 +95,16 @@ class _Sheet:
 
 def _enlarged(lr: jax.Array, size: tuple[int, int]) -> np.ndarray:
   image = Image.fromarray(figures.to_uint8(np.asarray(lr)))
-  return np.asarray(image.resize(size[::-1], Image.Resampling.NEAREST))
+  return np.asarray(image.resize((size[1], size[0]), Image.Resampling.NEAREST))
 
 
 def _shrunk(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  return np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.LANCZOS))
+  return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.LANCZOS))
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2, 3))
 def _field(keys, recipe, h, w, depth):
-  """As `degrade` draws it, from the first of an image's five keys."""
+  """The field that `degrade` draws: it uses the first of an image's five keys."""
   return jax.vmap(lambda k, d: degrade.kernel_field(jax.random.split(k, 5)[0], recipe, h, w, d))(keys, depth)
 
 

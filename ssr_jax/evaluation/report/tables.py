@@ -1,4 +1,4 @@
-"""Tables of means: Markdown for people, CSV and JSON for programs."""
+"""Tables of means: Markdown and plain text to read, CSV and JSON for programs."""
 
 from collections.abc import Mapping, Sequence
 import csv
@@ -13,23 +13,23 @@ Row = Mapping[str, Any]
 
 
 def means(rows: Sequence[Row], by: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
-  """Averages `columns` over rows that agree in `by`, in order of first appearance.
+  """Averages columns over groups of rows.
 
   Args:
-    rows: one per image; a value may be NaN, which says that it could not be computed.
-    by: the grouping columns.
-    columns: numeric columns.
+    rows: one per image; NaN is a value that could not be computed.
+    by: columns whose values define the groups; () makes one group of all rows.
+    columns: numeric columns to average.
 
   Returns:
-    one row per group: `by`, 'images' (rows in the group) and each column's mean over what could be computed, NaN where
-    nothing could.
+    One row per group, in the order of first appearance: `by`, 'images' (the number of rows) and the mean of each
+    column without NaN; NaN where all values are.
   """
   groups: dict[tuple, list[Row]] = {}
   for row in rows:
     groups.setdefault(tuple(row[key] for key in by), []).append(row)
   out = []
   for key, group in groups.items():
-    mean = dict(zip(by, key, strict=True), images=len(group))
+    mean: dict[str, Any] = dict(zip(by, key, strict=True)) | {'images': len(group)}
     for column in columns:
       values = [row[column] for row in group if not math.isnan(row[column])]
       mean[column] = math.fsum(values) / len(values) if values else math.nan
@@ -38,12 +38,15 @@ def means(rows: Sequence[Row], by: Sequence[str], columns: Sequence[str]) -> lis
 
 
 def markdown(rows: Sequence[Row], names: Sequence[str], by: str = 'recipe') -> str:
-  """A Markdown table of means, the best of each metric within a group of `by` in bold.
+  """A Markdown table of means, with the best value of each metric in bold.
 
   Args:
-    rows: as from `means`, each with `by`, 'model', 'images', the metrics and 'seconds'.
-    names: metrics, the columns, in order.
-    by: the column whose groups compete.
+    rows: from `means`, each with `by`, 'model', 'images', the metrics and 'seconds'.
+    names: metrics, in the order of the columns.
+    by: column whose values define the groups within which the best is chosen.
+
+  Raises:
+    SSRError: an unknown metric.
   """
   known = metrics.get(names)
   arrows = {name: '↑' if metric.higher_is_better else '↓' for name, metric in known.items()}
@@ -56,14 +59,14 @@ def markdown(rows: Sequence[Row], names: Sequence[str], by: str = 'recipe') -> s
       text = _number(row[name], metric.digits)
       values = [other[name] for other in rivals if not math.isnan(other[name])]
       best = (max if metric.higher_is_better else min)(values, default=math.nan)
-      # Judged as printed: two rows that read the same are both best.
+      # Compare the printed text: rows that print the same value are all best.
       cells.append(f'**{text}**' if len(values) > 1 and text == _number(best, metric.digits) else text)
     lines.append('| ' + ' | '.join([*cells, _number(row['seconds'], 2), str(row['images'])]) + ' |')
   return '\n'.join(lines) + '\n'
 
 
 def plain(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-  """A table for the terminal, columns aligned, numbers to the right."""
+  """A table for the terminal, with aligned columns; columns of numbers are aligned to the right."""
   cells = [[str(cell) for cell in row] for row in [heads, *rows]]
   widths = [max(len(row[i]) for row in cells) for i in range(len(heads))]
   numeric = [
@@ -80,7 +83,7 @@ def plain(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def to_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
-  """CSV with a header; NaN is an empty cell."""
+  """CSV with a header; floats have six decimals, NaN is an empty cell."""
   buffer = io.StringIO()
   writer = csv.writer(buffer, lineterminator='\n')
   writer.writerow(columns)
@@ -90,7 +93,7 @@ def to_csv(rows: Sequence[Row], columns: Sequence[str]) -> str:
 
 
 def to_json(value: Any) -> str:
-  """Indented JSON; NaN and infinities, which JSON lacks, are null."""
+  """Indented JSON; NaN and infinities are null, because JSON has no such numbers."""
   return json.dumps(_finite(value), indent=2, allow_nan=False) + '\n'
 
 

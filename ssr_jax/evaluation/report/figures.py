@@ -1,6 +1,6 @@
-"""Pictures for people: LR | depth | kernel field | restored | result side by side, with a line of text over each.
+"""Figures: LR | depth | kernel field | restored | result side by side, each with a label above.
 
-Pillow only; everything runs on the host.
+Everything is drawn with Pillow on the host.
 """
 
 from collections.abc import Sequence
@@ -13,10 +13,11 @@ _BACKGROUND, _INK = (255, 255, 255), (20, 20, 20)
 
 
 def colour_map(values: np.ndarray) -> np.ndarray:
-  """Colours of values in [0, 1]: dark blue, teal, yellow, evenly growing in lightness.
+  """Colours of values in [0, 1], from dark blue over teal to yellow.
 
-  A path through OKLCh: lightness 0.25 to 0.93, hue 285 to 105 degrees, chroma 0.11 in the middle and less at the ends,
-  turned into sRGB by OKLab's definition. As lightness is monotone, it reads the same in gray and to the colour-blind.
+  The colours are a path through OKLCh, converted to sRGB as OKLab defines it: lightness 0.25 to 0.93, hue 285 to 105
+  degrees, chroma 0.11 in the middle and 0.06 at the ends. Lightness increases linearly, so the map is readable in gray
+  and for people who are colour-blind.
 
   Args:
     values: [...] float; clipped to [0, 1], NaN counts as 0.
@@ -53,7 +54,14 @@ def colour_map(values: np.ndarray) -> np.ndarray:
 
 
 def kernel_variance(kernels: np.ndarray) -> np.ndarray:
-  """Mean variance of kernels [..., k*k] along the two axes, HR pixels squared: half the trace of the covariance."""
+  """Variance of kernels in HR pixels squared, the mean over the two axes: half the trace of the covariance.
+
+  Args:
+    kernels: [..., k*k], each summing to one.
+
+  Returns:
+    [...].
+  """
   k = round(kernels.shape[-1] ** 0.5)
   taps = np.arange(k, dtype=np.float32)
   y, x = (grid.reshape(-1) for grid in np.meshgrid(taps, taps, indexing='ij'))
@@ -67,10 +75,10 @@ def kernel_field(kernels: np.ndarray, size: tuple[int, int], grid: int = 6) -> t
   Args:
     kernels: [h, w, k*k], each summing to one.
     size: (height, width) of the picture.
-    grid: kernels drawn along the longer side.
+    grid: number of kernels drawn along the longer side.
 
   Returns:
-    [height, width, 3] uint8, and the variances that the map's two ends stand for.
+    [height, width, 3] uint8, and the (lowest, highest) variance, which the ends of the colour map show.
   """
   h, w, taps = kernels.shape
   k = round(taps**0.5)
@@ -80,7 +88,7 @@ def kernel_field(kernels: np.ndarray, size: tuple[int, int], grid: int = 6) -> t
   heat = colour_map((variance - low) / max(high - low, 1e-6))
   picture = np.asarray(Image.fromarray(heat).resize((width, height), Image.Resampling.NEAREST)).astype(np.float32)
   cell = max(height, width) / grid
-  side = max(5, int(1.25 * cell))  # neighbours' tails overlap, which lets the kernels be seen
+  side = max(5, int(1.25 * cell))  # larger than a cell: only the kernels' faint borders overlap
   rows, columns = max(1, round(height / cell)), max(1, round(width / cell))
   for row in range(rows):
     for column in range(columns):
@@ -102,12 +110,12 @@ def figure(
   """LR | depth | kernel field | restored | result as one labelled picture.
 
   Args:
-    lr: [h, w, 3].
+    lr: [h, w, 3], uint8 or float in [0, 1], as all images here.
     depth: [H, W, 1] in [0, 1].
     kernels: [h, w, k*k].
     restored: [H, W, 3].
     image: [H, W, 3].
-    side: longest side of a panel; larger images are scaled down to it.
+    side: longest side of a panel in pixels; larger images are scaled down to it.
   """
   h, w, _ = lr.shape
   H, W, _ = image.shape
@@ -131,10 +139,10 @@ def side_by_side(panels: Sequence[np.ndarray], labels: Sequence[str]) -> Image.I
 
   Args:
     panels: [H, W, 3] each, uint8 or float in [0, 1]; sizes may differ.
-    labels: one for each panel; cut where they are longer than their panel is wide.
+    labels: one for each panel; a label that is wider than its panel is cut.
 
   Raises:
-    ValueError: different numbers of panels and labels.
+    ValueError: no panels, or different numbers of panels and labels.
   """
   if len(panels) != len(labels) or not panels:
     raise ValueError(f'{len(panels)} panels need as many labels; got {len(labels)}')
@@ -156,7 +164,7 @@ def side_by_side(panels: Sequence[np.ndarray], labels: Sequence[str]) -> Image.I
 
 
 def stack(rows: Sequence[Image.Image]) -> Image.Image:
-  """Pictures one below the other."""
+  """Stacks pictures vertically, aligned at the left."""
   sheet = Image.new('RGB', (max(row.width for row in rows), sum(row.height for row in rows)), _BACKGROUND)
   y = 0
   for row in rows:
@@ -166,7 +174,7 @@ def stack(rows: Sequence[Image.Image]) -> Image.Image:
 
 
 def to_uint8(image: np.ndarray) -> np.ndarray:
-  """[..., c] uint8 or float in [0, 1] -> uint8."""
+  """Converts [..., c], uint8 or float in [0, 1], to uint8; floats are clipped and rounded."""
   image = np.asarray(image)
   return image if image.dtype == np.uint8 else np.rint(255 * np.clip(image, 0, 1)).astype(np.uint8)
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from ssr_jax.evaluation.report import figures
 from ssr_jax.image import kernels as kernel_maths
-from ssr_jax.report import figures
 
 
 def test_colour_map_grows_in_lightness():

@@ -1,0 +1,1 @@
+"""Evaluation of models on folders of photos, and the tables and figures that show the results."""

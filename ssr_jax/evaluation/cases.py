@@ -1,0 +1,130 @@
+"""The LR images that an evaluation super-resolves, with their HR images and kernels."""
+
+from collections.abc import Iterator, Sequence
+import dataclasses
+import pathlib
+
+import jax.numpy as jnp
+import numpy as np
+
+from ssr_jax import degrade, xla
+from ssr_jax.data import sources
+from ssr_jax.evaluation.protocol import SCALE
+from ssr_jax.image import resize
+from ssr_jax.types import SSRError
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """One LR image to super-resolve.
+
+  Attributes:
+    image: file name of the HR photo.
+    recipe: name of the recipe; 'paired' where the LR image comes from the dataset.
+    hr: [H, W, 3] uint8.
+    lr: [h, w, 3] uint8.
+    lr_clean: [h, w, 3] float32 in [0, 1], before noise, JPEG and rounding; None where it is not known.
+    kernels: [h, w, k*k] float32, the true kernels; None where they are not known.
+  """
+
+  image: str
+  recipe: str
+  hr: np.ndarray
+  lr: np.ndarray
+  lr_clean: np.ndarray | None = None
+  kernels: np.ndarray | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+  """HR photos with their LR images, or with the recipes that make LR images.
+
+  Attributes:
+    photos: records with 'hr', and with 'lr' and 'depth' where the source has them.
+    recipes: the degradations; empty where the source has LR images.
+    seed: of the degradations.
+  """
+
+  photos: sources.Source
+  recipes: Sequence[degrade.Recipe]
+  seed: int
+
+  @classmethod
+  def parse(cls, spec: str, recipes: Sequence[str], seed: int, limit: int) -> 'Dataset':
+    """Opens a dataset.
+
+    Args:
+      spec: a source, such as 'folder:HR_DIR' or 'set:bsd100'; 'folder:HR_DIR,LR_DIR' means 'paired:HR_DIR,LR_DIR'.
+      recipes: names, such as 'smooth/no_noise'; ignored where the source has LR images.
+      seed: of the degradations.
+      limit: how many photos; 0 takes all.
+
+    Raises:
+      SSRError: the source cannot be read, there is no recipe, or a recipe is unknown or needs depth that photos lack.
+    """
+    if spec.startswith('folder:') and ',' in spec:
+      spec = spec.replace('folder:', 'paired:', 1).replace(',folder:', ',', 1)
+    photos = sources.from_spec(spec, ('hr',), optional=('lr', 'depth'))
+    if limit:
+      photos = sources.Subset(photos, range(min(limit, len(photos))))
+    if 'lr' in photos.keys:
+      return cls(photos, (), seed)
+    parsed = [degrade.Recipe.parse(name, scale=SCALE) for name in recipes]
+    if not parsed:
+      raise SSRError("eval.recipes is empty; give some such as ('smooth/no_noise',)")
+    for recipe in parsed:
+      if recipe.needs_depth and 'depth' not in photos.keys:
+        raise SSRError(
+          f"eval.recipes: field '{recipe.field}' needs a depth map, which photos lack; choose another "
+          "field, an eval.dataset 'rgbd:DIR', or make the LR images with `ssr degrade`"
+        )
+    return cls(photos, parsed, seed)
+
+  def __len__(self) -> int:
+    return len(self.photos) * max(1, len(self.recipes))
+
+  def cases(self, failures: list[str]) -> Iterator[Case]:
+    """All cases, photo by photo.
+
+    Args:
+      failures: gets a line for each photo that cannot be used; the iteration goes on with the next photo.
+    """
+    for i in range(len(self.photos)):
+      name = pathlib.Path(self.photos.name(i)).name
+      try:
+        record = self.photos[i]
+        hr = _cropped(name, record['hr'])
+        if 'lr' in record:
+          lr = record['lr']
+          if (SCALE * lr.shape[0], SCALE * lr.shape[1]) != hr.shape[:2]:
+            raise SSRError(
+              f'{self.photos.name(i, "lr")}: {lr.shape[1]}x{lr.shape[0]} pixels, but {SCALE} times that '
+              f'must be the size of {name}, {hr.shape[1]}x{hr.shape[0]}'
+            )
+          yield Case(name, 'paired', hr, lr)
+        for recipe in self.recipes:
+          yield self._degraded(name, recipe, hr, record.get('depth') if recipe.needs_depth else None)
+      except SSRError as error:
+        failures.append(str(error))
+
+  def _degraded(self, name: str, recipe: degrade.Recipe, hr: np.ndarray, depth: np.ndarray | None) -> Case:
+    key = degrade.image_key(self.seed, name)  # the same key as in `ssr degrade`, so the same LR image
+    low_depth = None
+    if depth is not None:
+      H, W, _ = hr.shape
+      low_depth = resize.resize(jnp.asarray(depth)[None, :H, :W, None], (H // SCALE, W // SCALE), 'area')
+    made = _degrade(key, hr[None].astype(np.float32) / 255, recipe, low_depth)
+    lr = np.rint(np.asarray(made.lr[0]) * 255).astype(np.uint8)
+    clean, kernels = (None if truth is None else np.asarray(truth[0]) for truth in (made.lr_clean, made.kernels))
+    return Case(name, recipe.name, hr, lr, clean, kernels)
+
+
+_degrade = xla.jit(degrade.degrade, static_argnums=2)
+
+
+def _cropped(name: str, image: np.ndarray) -> np.ndarray:
+  """The largest part of [H, W, 3] from the top left whose sides are multiples of the scale."""
+  H, W = (size - size % SCALE for size in image.shape[:2])
+  if not H or not W:
+    raise SSRError(f'{name}: {image.shape[1]}x{image.shape[0]} pixels is less than one LR pixel; leave it out')
+  return image[:H, :W]

@@ -1,0 +1,153 @@
+"""What the runner scores: bicubic enlargement and the images of a loaded model. Only this file calls the pipeline."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import time
+from typing import Any, Protocol
+
+import numpy as np
+from PIL import Image
+
+from ssr_jax import pipeline
+from ssr_jax.evaluation.protocol import check_choice
+from ssr_jax.types import SSRError
+
+Restorer = pipeline.SSR
+"""A model that is loaded and ready to run."""
+
+MODELS = ('bicubic', 'restored', 'result')
+"""Bicubic enlargement, the restored image before diffusion, and the result after it."""
+
+_SAMPLING = ('steps', 'sampler', 'start', 'colour_fix', 'strength', 'tile', 'seed')
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+  """What a model made of an LR image.
+
+  Attributes:
+    image: [H, W, 3] uint8.
+    kernels: [h, w, k*k] float32, the estimated kernels; None where the model estimates none.
+    seconds: how long the call took, without compilation.
+  """
+
+  image: np.ndarray
+  kernels: np.ndarray | None
+  seconds: float
+
+
+class Model(Protocol):
+  """Super-resolves one LR image."""
+
+  def __call__(self, lr: np.ndarray) -> Output:
+    """Super-resolves [h, w, 3] uint8."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Bicubic:
+  """Pillow's bicubic enlargement by `scale`."""
+
+  scale: int
+
+  def __call__(self, lr: np.ndarray) -> Output:
+    """Enlarges [h, w, 3] uint8."""
+    begin = time.perf_counter()
+    h, w, _ = lr.shape
+    image = np.asarray(Image.fromarray(lr).resize((self.scale * w, self.scale * h), Image.Resampling.BICUBIC))
+    return Output(image, None, time.perf_counter() - begin)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampled:
+  """One of the images that a restorer makes.
+
+  Attributes:
+    restorer: the model.
+    field: which image of its result, 'image' or 'restored'.
+    scale: HR size divided by LR size.
+    sampling: options of its `sample`.
+    keep_kernels: whether to return the kernels, which take 1.8 kB per LR pixel.
+  """
+
+  restorer: Restorer
+  field: str
+  scale: int
+  sampling: Mapping[str, Any]
+  keep_kernels: bool
+
+  def __call__(self, lr: np.ndarray) -> Output:
+    """Super-resolves [h, w, 3] uint8.
+
+    A call that compiled something is repeated, so that `seconds` is the time that every later image takes.
+    """
+    while True:
+      compiled = self.restorer.traces.total()
+      begin = time.perf_counter()
+      result = self.restorer.sample(lr, scale=self.scale, keep_kernels=self.keep_kernels, **self.sampling)
+      seconds = time.perf_counter() - begin
+      if self.restorer.traces.total() == compiled:
+        return Output(getattr(result, self.field), result.kernels, seconds)
+
+
+def check(names: Sequence[str], sampling: Mapping[str, Any]) -> None:
+  """Checks the names of models and of sampling options before anything is loaded.
+
+  Raises:
+    SSRError: an unknown name; the message lists the known ones.
+  """
+  check_choice('eval.models', names, MODELS)
+  check_choice('eval.sampling', list(sampling), _SAMPLING)
+
+
+def load(model: str, dtype: str) -> Restorer:
+  """Loads a model by name or directory; see `pipeline.load`."""
+  return pipeline.load(model, dtype=dtype)
+
+
+def select(
+  names: Sequence[str], restorer: Restorer | None, scale: int, sampling: Mapping[str, Any], keep_kernels: bool
+) -> dict[str, Model]:
+  """The named models, in the order of the names.
+
+  Args:
+    names: some of `MODELS`.
+    restorer: the loaded model; may be None where 'bicubic' is the only name.
+    scale: HR size divided by LR size.
+    sampling: options of sampling.
+    keep_kernels: whether outputs should have kernels.
+
+  Raises:
+    SSRError: the model lacks a part that one of the names needs.
+  """
+  models: dict[str, Model] = {'bicubic': Bicubic(scale)}
+  if restorer is not None:
+    _check_parts(names, restorer, sampling)
+    models['restored'] = Sampled(restorer, 'restored', scale, {**sampling, 'steps': 0}, keep_kernels)
+    models['result'] = Sampled(restorer, 'image', scale, sampling, keep_kernels)
+  return {name: models[name] for name in names}
+
+
+def describe(restorer: Restorer | None, sampling: Mapping[str, Any]) -> str:
+  """The model and how it samples, in words, with the model's own values for options that `sampling` leaves open."""
+  if restorer is None:
+    return 'none'
+  words = 'none'
+  if restorer.generates:
+    asked = {key: value for key, value in sampling.items() if key != 'seed'}
+    options, finishing = restorer.check(scale=restorer.config['scale'], **asked)
+    words = ', '.join(f'{key} {value}' for key, value in {**options, **finishing, 'seed': sampling['seed']}.items())
+  return f'{restorer.config["name"]}, {restorer.dtype}, sampling {words}'
+
+
+def _check_parts(names: Sequence[str], restorer: Restorer, sampling: Mapping[str, Any]) -> None:
+  asked = {key: sampling.get(key) for key in ('steps', 'sampler', 'start')}
+  needs = {'bicubic': (), 'restored': restorer.parts(steps=0), 'result': restorer.parts(**asked)}
+  lacking = {name: [part for part in parts if part not in restorer.modules] for name, parts in needs.items()}
+  for name in names:
+    if lacking[name]:
+      able = tuple(other for other in MODELS if not lacking[other])
+      raise SSRError(
+        f"eval.models: '{name}' needs the part {', '.join(lacking[name])}, which model "
+        f"'{restorer.config['name']}' lacks; give eval.models={able}"
+      )

@@ -1,0 +1,137 @@
+"""What an evaluation does: the checked fields of `config.eval`, and the protocol that a report states."""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import Any
+
+import jax
+
+from ssr_jax import metrics as metrics_lib
+from ssr_jax.types import SSRError
+
+SCALE = 4
+"""HR size divided by LR size."""
+
+_MEASURED = (
+  'PSNR and SSIM on Y (MATLAB BT.601, 16-235), no crop, 8-bit images, mean over images; '
+  'NIQE on full-range luma, whole 96x96 blocks'
+)
+# Fields of `config.eval` that name the weights of a metric.
+_WEIGHTS = {'niqe': 'niqe_params'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """The fields of `config.eval`.
+
+  Attributes:
+    dataset: source of the photos; see `cases.Dataset.parse`.
+    models: which images to score, out of `models.MODELS`.
+    metrics: names of metrics.
+    weights: {metric: file} for the metrics that have weights; '' where the config names none.
+    recipes: names of the degradations, such as 'smooth/no_noise'.
+    model: name or directory of the model.
+    dtype: what its networks compute in, by name.
+    sampling: options of sampling that the config sets, and the seed.
+    seed: of the degradations.
+    limit: how many photos; 0 takes all.
+    pictures: how many pictures to write for each recipe.
+  """
+
+  dataset: str
+  models: tuple[str, ...]
+  metrics: tuple[str, ...]
+  weights: Mapping[str, str]
+  recipes: tuple[str, ...]
+  model: str = 'compact'
+  dtype: str = 'float32'
+  sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  seed: int = 0
+  limit: int = 0
+  pictures: int = 0
+
+  @classmethod
+  def from_config(cls, fields: Any) -> 'Settings':
+    """Reads `config.eval`.
+
+    Args:
+      fields: `config.eval`, with the fields that `configs.common.base` gives it. Lists of words may be ('a', 'b'),
+        'a,b' or ('a,b',); a recipe may also be (field, mode).
+
+    Raises:
+      SSRError: an unknown metric.
+    """
+    recipes = [recipe if isinstance(recipe, str) else '/'.join(recipe) for recipe in _as_list(fields.recipes)]
+    return cls(
+      dataset=fields.dataset,
+      models=words(fields.models),
+      metrics=tuple(metrics_lib.get(words(fields.metrics))),
+      weights={name: fields[field] for name, field in _WEIGHTS.items()},
+      recipes=words(recipes),
+      model=fields.model,
+      dtype=fields.dtype,
+      sampling={'seed': fields.seed, **{key: value for key, value in fields.sampling.items() if value is not None}},
+      seed=fields.seed,
+      limit=fields.limit,
+      pictures=fields.pictures,
+    )
+
+  def load_metrics(self) -> tuple[dict[str, metrics_lib.Metric], list[str]]:
+    """Loads the metrics.
+
+    Returns:
+      The metrics, without those whose weights the config does not name; and a line for each of the latter.
+
+    Raises:
+      SSRError: weights that cannot be read.
+    """
+    missing = [
+      name for name, metric in metrics_lib.get(self.metrics).items() if metric.weights and not self.weights.get(name)
+    ]
+    notes = [
+      f'{name} is left out: eval.{_WEIGHTS[name]} names no {metrics_lib.METRICS[name].weights}' for name in missing
+    ]
+    return metrics_lib.load([name for name in self.metrics if name not in missing], self.weights), notes
+
+
+def describe(settings: Settings, images: int, degraded: bool, model: str) -> dict[str, str]:
+  """The protocol: how the numbers of a report were made.
+
+  Args:
+    settings: of the evaluation.
+    images: number of photos.
+    degraded: whether the LR images were made by recipes.
+    model: the model and how it sampled; see `models.describe`.
+
+  Returns:
+    {topic: text}.
+  """
+  return {
+    'dataset': f'{settings.dataset}, {images} images',
+    'model': model,
+    'measured': _MEASURED,
+    'degradation': f'seed {settings.seed} and file name' if degraded else 'none: LR images as given',
+    'seconds': f'per image, calls that compiled nothing; {jax.default_backend()}, jax {jax.__version__}',
+  }
+
+
+def words(value: str | Sequence[str]) -> tuple[str, ...]:
+  """The words of ('a', 'b'), 'a,b' or ('a,b',), as ('a', 'b')."""
+  return tuple(word.strip() for item in _as_list(value) for word in item.split(',') if word.strip())
+
+
+def check_choice(field: str, values: Sequence[str], known: Sequence[str]) -> None:
+  """Checks the words of a config field.
+
+  Raises:
+    SSRError: there are no words, or one is not among `known`; the message names the field and lists the known words.
+  """
+  if not values:
+    raise SSRError(f'{field} is empty; known: {", ".join(known)}')
+  for value in values:
+    if value not in known:
+      raise SSRError(f'{field}: unknown {value!r}; known: {", ".join(known)}')
+
+
+def _as_list(value: Any) -> list[Any]:
+  return [value] if isinstance(value, str) else list(value)

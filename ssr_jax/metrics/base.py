@@ -1,0 +1,69 @@
+"""The interface of a metric."""
+
+import abc
+from collections.abc import Mapping
+import os
+from typing import Any, ClassVar, Self
+
+from ssr_jax.types import SSRError
+
+Inputs = Mapping[str, Any]
+"""What a metric can be computed from, by name. An input that is absent or None is not known.
+
+  image          [H, W, 3] uint8 or float in [0, 1], the image to score
+  reference      [H, W, 3] uint8 or float in [0, 1], the original (HR)
+  crop           pixels left out on every side of `image` and `reference`; default 0
+  lr_clean       [h, w, 3] float in [0, 1], the LR image before noise, JPEG and rounding
+  kernels        [h, w, k*k], estimated blur kernels
+  true_kernels   [h, w, k*k], the kernels that made the LR image
+"""
+
+
+class Metric(abc.ABC):
+  """Scores one image. An instance owns what the metric has to load, such as NIQE's pristine model.
+
+  Attributes:
+    name: its name in the registry, on the command line and in tables.
+    label: column heading, with the unit.
+    higher_is_better: whether larger values are better.
+    needs: names of the `Inputs` without which there is no value.
+    weights: what `load` reads from a file, in words; empty for a metric that needs no file.
+    digits: decimals to print.
+  """
+
+  name: ClassVar[str]
+  label: ClassVar[str]
+  higher_is_better: ClassVar[bool]
+  needs: ClassVar[tuple[str, ...]]
+  weights: ClassVar[str] = ''
+  digits: ClassVar[int] = 2
+
+  @classmethod
+  def load(cls, weights: str | os.PathLike | None = None) -> Self:
+    """Makes the metric ready to use.
+
+    Args:
+      weights: file of the metric's weights; only for a metric that has `weights`.
+
+    Raises:
+      SSRError: a file for a metric that needs none.
+    """
+    if weights:
+      raise SSRError(f"metric '{cls.name}' reads no weights; leave out {os.fspath(weights)}")
+    return cls()
+
+  @abc.abstractmethod
+  def __call__(self, inputs: Inputs) -> float:
+    """The value for one image.
+
+    Args:
+      inputs: at least those of `needs`.
+
+    Raises:
+      ValueError: shapes that do not fit together, or an image that is too small.
+    """
+
+  @classmethod
+  def lacks(cls, inputs: Inputs) -> tuple[str, ...]:
+    """Names of the inputs that the metric needs and that are absent."""
+    return tuple(name for name in cls.needs if inputs.get(name) is None)

@@ -1,0 +1,161 @@
+"""The evaluation runner: what it measures, what it writes, and what it says of bad input."""
+
+import csv
+import json
+
+import numpy as np
+from PIL import Image
+import pytest
+from skimage import data
+
+from configs import compact
+from ssr_jax import metrics, pipeline
+from ssr_jax.evaluation import runner
+from ssr_jax.evaluation.cases import Dataset
+from ssr_jax.evaluation.protocol import Settings
+from ssr_jax.types import SSRError
+
+
+class _Model(pipeline.SSR):
+  """Answers like an SSR: 'restored' is bicubic, 'image' is Lanczos, kernels are deltas. The first call compiles."""
+
+  def __init__(self, parts=('depth', 'dkenet', 'nbsr', 'vae', 'unet')):
+    sampling = {'sampler': 'ddim', 'steps': 2, 'start': 0.5}
+    config = {'name': 'double', 'scale': 4, 'schedule': {}, 'sampling': sampling}
+    super().__init__(config=config, variables={}, modules=dict.fromkeys(parts))
+    object.__setattr__(self, 'calls', [])
+
+  def sample(self, lr, *, scale, keep_kernels, **sampling):
+    self.calls.append(sampling)
+    self.traces['restore'] = 1
+    h, w, _ = lr.shape
+    enlarge = lambda method: np.asarray(Image.fromarray(lr).resize((scale * w, scale * h), method))
+    kernels = np.zeros((h, w, 441), np.float32)
+    kernels[..., 220] = 1
+    restored = enlarge(Image.Resampling.BICUBIC)
+    image = enlarge(Image.Resampling.LANCZOS) if sampling.get('steps') != 0 else restored
+    return pipeline.Result(image, np.zeros((scale * h, scale * w, 1)), kernels if keep_kernels else None, restored)
+
+
+def _config(photos, **fields):
+  config = compact.get_config()
+  defaults = dict(dataset=f'folder:{photos}', recipes=('smooth/no_noise',), metrics=('psnr', 'ssim'), pictures=1)
+  config.eval.update({**defaults, **fields})
+  return config
+
+
+def _settings(config):
+  return Settings.from_config(config.eval)
+
+
+def test_writes_rows_means_table_and_pictures(photos, tmp_path, capsys):
+  model = _Model()
+  names = ('psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'niqe')
+  config = _config(photos, metrics=names, recipes=(('smooth', 'no_noise'), 'smooth/no_jpeg'))
+  report = runner.evaluate(_settings(config), tmp_path / 'out', restorer=model)
+  assert 'niqe is left out: eval.niqe_params' in capsys.readouterr().err
+  assert [path.name for path in sorted((tmp_path / 'out').iterdir())] == [
+    'metrics.csv',
+    'metrics.json',
+    'pictures',
+    'table.md',
+  ]
+
+  with open(tmp_path / 'out' / 'metrics.csv') as file:
+    rows = list(csv.DictReader(file))
+  assert list(rows[0]) == ['image', 'recipe', 'model', 'psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'seconds']
+  assert len(rows) == 2 * 2 * 3 and {row['recipe'] for row in rows} == {'smooth/no_noise', 'smooth/no_jpeg'}
+  by_model = {row['model']: row for row in rows if row['recipe'] == 'smooth/no_noise' and row['image'] == 'chelsea.png'}
+  assert by_model['restored']['psnr'] == by_model['bicubic']['psnr'] != by_model['result']['psnr']
+  assert by_model['bicubic']['kernel_psnr'] == by_model['bicubic']['lr_psnr'] == ''
+  assert 20 < float(by_model['result']['lr_psnr']) < 60 and float(by_model['result']['kernel_psnr']) > 0
+
+  case = next(
+    case
+    for case in Dataset.parse(f'folder:{photos}', ['smooth/no_noise'], 0, 0).cases([])
+    if case.image == 'chelsea.png'
+  )
+  assert case.hr.shape == (48, 64, 3) and case.lr.shape == (12, 16, 3) and case.lr.dtype == np.uint8
+  bicubic = np.asarray(Image.fromarray(case.lr).resize((64, 48), Image.Resampling.BICUBIC))
+  assert float(by_model['bicubic']['psnr']) == pytest.approx(metrics.psnr.psnr(bicubic, case.hr), abs=1e-5)
+  delta = np.zeros((12, 16, 441), np.float32)
+  delta[..., 220] = 1
+  expected = metrics.kernel_psnr.kernel_psnr(delta, case.kernels)
+  assert float(by_model['result']['kernel_psnr']) == pytest.approx(expected, abs=1e-5)
+
+  means = json.loads((tmp_path / 'out' / 'metrics.json').read_text())['means']
+  assert [(row['recipe'], row['model'], row['images']) for row in means[:3]] == [
+    ('smooth/no_noise', model, 2) for model in ('bicubic', 'restored', 'result')
+  ]
+  table = (tmp_path / 'out' / 'table.md').read_text()
+  assert 'MATLAB' in table and 'no crop' in table and 'seed 0' in table and '| result |' in table
+  assert table.strip() == report.table().strip()
+  sheet = Image.open(next((tmp_path / 'out' / 'pictures').glob('astronaut_smooth_no_noise.png')))
+  assert sheet.width >= 5 * 64 and len(list((tmp_path / 'out' / 'pictures').iterdir())) == 2
+  # Restored images are asked for without diffusion; only the call that compiled was made twice.
+  assert [call.get('steps') for call in model.calls] == [0, 0, None, *[0, None] * 3]
+
+
+def test_paired_lr_is_taken_as_it_is(photos, tmp_path):
+  low = tmp_path / 'lr'
+  low.mkdir()
+  Image.fromarray(data.astronaut()[100:148:4, 150:214:4]).save(low / 'astronaut.png')
+  Image.fromarray(data.chelsea()[100:148:4, 150:214:4]).save(low / 'chelsea.png')
+  config = _config(photos, dataset=f'folder:{photos},{low}', models=('bicubic',), metrics=('psnr', 'kernel_psnr'))
+  report = runner.evaluate(_settings(config))
+  assert [(row['image'], row['recipe']) for row in report.rows] == [
+    ('astronaut.png', 'paired'),
+    ('chelsea.png', 'paired'),
+  ]
+  bicubic = np.asarray(Image.open(low / 'astronaut.png').resize((64, 48), Image.Resampling.BICUBIC))
+  expected = metrics.psnr.psnr(bicubic, data.astronaut()[100:148, 150:214])
+  assert report.rows[0]['psnr'] == pytest.approx(expected) and np.isnan(report.rows[0]['kernel_psnr'])
+
+  Image.new('RGB', (9, 9)).save(low / 'chelsea.png')
+  Image.new('RGB', (8, 8)).save(photos / 'small.png')
+  Image.new('RGB', (2, 2)).save(low / 'small.png')
+  config.eval.metrics = ('ssim',)
+  report = runner.evaluate(_settings(config))
+  assert len(report.rows) == 1 and 'chelsea.png: 9x9, of which its HR image' in report.failures[0]
+  assert 'small.png (paired): SSIM needs at least 11x11' in report.failures[1]
+  (low / 'chelsea.png').unlink()
+  with pytest.raises(SSRError, match='chelsea.png: has no partner'):
+    runner.evaluate(_settings(config))
+
+
+def test_not_one_image_is_an_error(photos):
+  for name in ('astronaut.png', 'chelsea.png'):
+    (photos / name).unlink()
+  (photos / 'broken.png').write_bytes(b'not an image')
+  Image.new('RGB', (3, 80)).save(photos / 'thin.png')
+  with pytest.raises(SSRError, match='not one image could be evaluated'):
+    runner.evaluate(_settings(_config(photos, models=('bicubic',))))
+
+
+@pytest.mark.parametrize(
+  'fields, message',
+  [
+    (dict(metrics=('psnr', 'pnsr')), "unknown metric 'pnsr'; known: psnr"),
+    (dict(models=('bicubic', 'best')), "eval.models: unknown 'best'; known: bicubic, restored, result"),
+    (dict(models=()), 'eval.models is empty'),
+    (dict(recipes=('smoth/no_noise',)), "unknown field 'smoth'"),
+    (dict(recipes=('depth/no_noise',)), 'needs a depth map'),
+    (dict(recipes=()), 'eval.recipes is empty'),
+    (dict(dataset='folder:absent'), 'absent is not a folder'),
+    (dict(metrics=('niqe',), niqe_params='absent.npz'), 'no pristine model'),
+    (dict(sampling={'step': 3}), "eval.sampling: unknown 'step'; known: steps"),
+    (dict(models=('bicubic,result',)), "'result' needs the part vae, unet, which model 'double' lacks"),
+  ],
+)
+def test_wrong_fields_are_one_clear_line(photos, fields, message):
+  model = _Model(parts=('depth', 'dkenet', 'nbsr'))
+  with pytest.raises(SSRError, match=message):
+    runner.evaluate(_settings(_config(photos, **fields)), restorer=model)
+
+
+def test_without_a_workdir_nothing_is_written(photos, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  before = sorted(tmp_path.rglob('*'))
+  rows = runner.evaluate(_settings(_config(photos, models=('restored',), metrics=('psnr',))), restorer=_Model()).means()
+  assert [(row['model'], row['images']) for row in rows] == [('restored', 2)] and rows[0]['psnr'] > 15
+  assert sorted(tmp_path.rglob('*')) == before

@@ -27,7 +27,7 @@ def main(config, workdir: str) -> int:
   from ssr_jax.training import checkpoint, distributed, export, logging, sharding
   from ssr_jax.training import state as state_lib
   from ssr_jax.types import SSRError
-  from ssr_jax.weights import registry
+  from ssr_jax.weights.store import load_model
 
   train = config.train
   workdir = pathlib.Path(workdir).absolute()
@@ -85,7 +85,7 @@ def main(config, workdir: str) -> int:
     )
   frozen = {}
   if stage.needs:
-    frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables)
+    frozen = dict(load_model(config.parts_from, parts=stage.needs).variables)
   # What stage.export measures of new weights, those that it starts from bring along: an autoencoder's scaling is what
   # the UNet was trained on, and stays however its decoder is trained on.
   brought, earlier, parent = {}, {}, stage.origin
@@ -269,7 +269,7 @@ def _initial_weights(place, parts):
   """
   from ssr_jax.training import checkpoint
   from ssr_jax.types import SSRError
-  from ssr_jax.weights import registry
+  from ssr_jax.weights.store import load_model
 
   if (pathlib.Path(place) / 'checkpoints').is_dir():
     variables, facts, step = checkpoint.read_weights(pathlib.Path(place))
@@ -282,7 +282,7 @@ def _initial_weights(place, parts):
       variables,
       about | {'steps': {part: _steps(part, about['training']) for part in parts}},
     )
-  model = registry.load_model(place, parts=parts)
+  model = load_model(place, parts=parts)
   entries = {part: model.config['parts'][part] for part in parts}
   return (
     f'weights {place}',

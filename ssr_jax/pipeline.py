@@ -24,7 +24,7 @@ from ssr_jax.image import colourfix, resize, tiles
 from ssr_jax.image import kernels as kernel_maths
 from ssr_jax.systems.ssr import encoders, svkr
 from ssr_jax.types import Array, SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import format, store
 
 TILE = 192
 """Largest LR side that runs in one piece."""
@@ -368,21 +368,19 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
     SSRError: an unknown model or dtype, a damaged or missing file, a config field that does not exist.
   """
   compute = nn.dtype_of(dtype, 'dtype')
-  model = registry.load_model(name_or_path)
+  model = store.load_model(name_or_path)
   for section, known in _SECTIONS.items():
     for field in model.config[section]:
       if field not in known:
-        path = model.directory / registry.MODEL_FILE
+        path = model.directory / format.MODEL_FILE
         raise SSRError(f"{path}: unknown field '{section}.{field}'; known: {', '.join(known)}")
   if model.config['svkr']['rule'] not in svkr.RULES:
     rule = model.config['svkr']['rule']
-    raise SSRError(f"{model.directory / registry.MODEL_FILE}: svkr.rule '{rule}'; known: {', '.join(svkr.RULES)}")
-  modules = {
-    part: registry.build(part, entry['config'], dtype=compute) for part, entry in model.config['parts'].items()
-  }
+    raise SSRError(f"{model.directory / format.MODEL_FILE}: svkr.rule '{rule}'; known: {', '.join(svkr.RULES)}")
+  modules = {part: format.build(part, entry['config'], dtype=compute) for part, entry in model.config['parts'].items()}
   student = model.config['sampling'].get('student', {})
   if 'student' in modules and set(student) != set(_STUDENT):
-    path = model.directory / registry.MODEL_FILE
+    path = model.directory / format.MODEL_FILE
     raise SSRError(f'{path}: sampling.student has {", ".join(student) or "nothing"}; it needs {", ".join(_STUDENT)}')
   variables = {
     part: _stored(part, model.config['parts'][part]['config'], x, compute) for part, x in model.variables.items()
@@ -396,7 +394,7 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
     if all(part in modules for part in _RESTORING):
       raise
   except ValueError as error:
-    raise SSRError(f'{model.directory / registry.MODEL_FILE}: {error}; correct it') from error
+    raise SSRError(f'{model.directory / format.MODEL_FILE}: {error}; correct it') from error
   return ssr
 
 
@@ -410,7 +408,7 @@ def sample(lr: Any, model: str | os.PathLike | SSR = 'compact', *, dtype: str | 
     **options: as of `SSR.sample`.
   """
   if not isinstance(model, SSR):
-    changed = (registry.resolve(model) / registry.MODEL_FILE).stat().st_mtime_ns
+    changed = (store.resolve(model) / format.MODEL_FILE).stat().st_mtime_ns
     model = _loaded(os.fspath(model), dtype or 'float32', changed)
   elif dtype not in (None, model.dtype):
     raise SSRError(f'dtype is {dtype!r}, but the model was loaded with {model.dtype!r}; load it with that dtype')
@@ -425,8 +423,8 @@ def _loaded(name_or_path: str, dtype: str, changed: int) -> SSR:
 
 def _stored(part: str, config: Mapping[str, Any], variables: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
   """A part's variables in the dtypes that its network needs them in: bfloat16 where it would round them anyway."""
-  wanted = registry.abstract_variables(part, config, dtype)
-  return registry.unflatten({k: x.astype(wanted[k].dtype, copy=False) for k, x in registry.flatten(variables).items()})
+  wanted = format.abstract_variables(part, config, dtype)
+  return format.unflatten({k: x.astype(wanted[k].dtype, copy=False) for k, x in format.flatten(variables).items()})
 
 
 def _as_batch(lr: Any) -> tuple[np.ndarray, Callable[[dict[str, Any]], dict[str, Any]]]:

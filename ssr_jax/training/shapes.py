@@ -8,7 +8,7 @@ import numpy as np
 from ssr_jax.systems.ssr import stages
 from ssr_jax.systems.ssr.stages import base
 from ssr_jax.types import SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import format, store
 
 Tree = Any
 
@@ -16,7 +16,7 @@ Tree = Any
 def without_weights(config) -> str | None:
   """Sets `config.parts_from` to '' where that model is not on this machine; a sentence that says so, or None."""
   try:
-    registry.resolve(config.parts_from)
+    store.resolve(config.parts_from)
   except SSRError:
     name, config.parts_from = config.parts_from, ''
     return f'model {name!r} is not on this machine: frozen parts as the config has them'
@@ -28,7 +28,7 @@ def of_run(config) -> tuple[base.Stage, Tree, Tree, Tree]:
   stage = stages.build(config)
   params, stats, constants = jax.eval_shape(stage.init, jax.random.key(0))
   fields = base.frozen_fields(config, stage.needs) if stage.needs else {}
-  frozen = {part: registry.unflatten(registry.abstract_variables(part, fields[part])) for part in stage.needs}
+  frozen = {part: format.unflatten(format.abstract_variables(part, fields[part])) for part in stage.needs}
   return stage, params, stats, frozen | {'constants': constants}
 
 

@@ -17,7 +17,7 @@ from ssr_jax.nn.remat import check as check_remat
 from ssr_jax.systems.ssr import svkr as svkr_lib
 from ssr_jax.systems.ssr.encoders import Conditions
 from ssr_jax.types import Array, SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import format, store
 
 Tree = Any
 Batch = Mapping[str, Array]
@@ -93,7 +93,7 @@ def frozen_fields(config, parts: tuple[str, ...]) -> dict[str, dict[str, Any]]:
   """
   if config.parts_from:
     where = f'parts_from={config.parts_from}: that model'
-    entries = registry.read_config(registry.resolve(config.parts_from))['parts']
+    entries = format.read_config(store.resolve(config.parts_from))['parts']
     found = {part: entry['config'] for part, entry in entries.items()}
   else:
     where, found = 'config.model', config.model.to_dict()

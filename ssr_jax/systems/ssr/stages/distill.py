@@ -22,7 +22,7 @@ from ssr_jax.nn import vae as vae_lib
 from ssr_jax.systems.ssr.parts import PARTS
 from ssr_jax.systems.ssr.stages import base
 from ssr_jax.types import Array, SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import format, store
 
 _SAMPLING = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # what sampling has to know
 _WINDOW = 32  # pixels: texture is compared within squares of this size
@@ -239,7 +239,7 @@ def texture_distance(image: Array, target: Array, filters: int = 16) -> Array:
 def _check_teacher(config, modules, fixed, schedule) -> None:
   """SSRError where the student could not start as its teacher, or the decoder as it is."""
   if config.parts_from:
-    theirs = diffusion.Schedule(**registry.read_config(registry.resolve(config.parts_from))['schedule'])
+    theirs = diffusion.Schedule(**format.read_config(store.resolve(config.parts_from))['schedule'])
     if theirs != schedule:
       raise SSRError(
         f'config.schedule is {schedule}, the teacher of parts_from={config.parts_from} has {theirs}; use its values'

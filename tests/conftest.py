@@ -21,7 +21,7 @@ import pytest
 from configs import tiny
 from ssr_jax import xla
 from ssr_jax.image import kernels as kernel_maths
-from ssr_jax.weights import registry
+from ssr_jax.weights import format
 
 # No test uses the network; the hub's client reads this when it is imported.
 os.environ['HF_HUB_OFFLINE'] = '1'
@@ -49,10 +49,10 @@ def write_tiny_model(directory: pathlib.Path) -> pathlib.Path:
   """Makes the model of `tiny_model_dir`."""
   for index, (part, config) in enumerate(TINY.items()):
     rng = np.random.default_rng(index)
-    shapes = registry.abstract_variables(part, config)
+    shapes = format.abstract_variables(part, config)
     variables = {name: _draw(rng, name, shape.shape) for name, shape in shapes.items()}
-    registry.save_part(directory, part, config, registry.unflatten(variables), {'steps': 0})
-  registry.update(directory, sampling={'steps': 2})
+    format.save_part(directory, part, config, format.unflatten(variables), {'steps': 0})
+  format.update(directory, sampling={'steps': 2})
   return directory
 
 

@@ -15,7 +15,7 @@ from configs import common, compact
 import evaluate
 from ssr_jax import metrics, systems
 from ssr_jax.evaluation import cases
-from ssr_jax.weights import registry
+from ssr_jax.weights import format
 from tests.metrics import pristine
 
 
@@ -80,7 +80,7 @@ def test_a_model_directory_without_diffusion_from_the_command_line(photos, tmp_p
     inputs = [jax.ShapeDtypeStruct((1, 32, 32, c), jnp.float32) for c in channels]
     shapes = jax.eval_shape(systems.build(part, **fields).init, jax.random.key(0), *inputs)
     variables = jax.tree.map(lambda x: (0.05 * rng.standard_normal(x.shape)).astype(np.float32), shapes)
-    registry.save_part(tmp_path / 'model', part, fields, variables)
+    format.save_part(tmp_path / 'model', part, fields, variables)
   fields = dict(model=tmp_path / 'model', models=('bicubic', 'restored'), recipes=('smooth/no_noise',), limit=1)
   code = _command(monkeypatch, photos, tmp_path / 'out', **fields)
   written = capsys.readouterr()

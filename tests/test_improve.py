@@ -11,7 +11,7 @@ import pytest
 from skimage import data
 
 from configs import tiny
-from ssr_jax.weights import registry
+from ssr_jax.weights import format, store
 
 spec = importlib.util.spec_from_file_location(
   'improve', pathlib.Path(__file__).resolve().parents[1] / 'tools' / 'improve.py'
@@ -46,11 +46,11 @@ def test_rate_is_taken_after_the_first_compilation(tmp_path):
 
 def _vae(source, directory, change):
   """A model directory with the autoencoder of `source`, changed."""
-  entry = registry.read_config(source)['parts']['vae']
+  entry = format.read_config(source)['parts']['vae']
   config = dict(entry['config'])
-  tensors = registry.flatten(registry.load_model(source, parts=('vae',)).variables['vae'])
+  tensors = format.flatten(store.load_model(source, parts=('vae',)).variables['vae'])
   change(config, tensors)
-  registry.save_part(directory, 'vae', config, registry.unflatten(tensors), {}, name='test')
+  format.save_part(directory, 'vae', config, format.unflatten(tensors), {}, name='test')
   return directory
 
 
@@ -114,9 +114,9 @@ def test_weights_of_another_width_replace_those_that_measure_worse(tiny_model_di
   )
   psnr = [float(x) for x in re.search(r'psnr ([\d.]+) -> ([\d.]+)', capfd.readouterr().out).groups()]
   assert code == (0 if psnr[1] > psnr[0] else 3)
-  features = registry.read_config(model)['parts']['nbsr']['config']['features']
+  features = format.read_config(model)['parts']['nbsr']['config']['features']
   assert (features == 12) is (code == 0)
-  registry.load_model(model)
+  store.load_model(model)
 
 
 @pytest.mark.slow
@@ -124,7 +124,7 @@ def test_weights_that_are_not_better_are_left_where_they_are(tiny_model_dir, tmp
   """A whole run whose learning rate is zero."""
   model = tmp_path / 'model'
   shutil.copytree(tiny_model_dir, model)
-  before = registry.read_config(model)
+  before = format.read_config(model)
   assert _improve_nbsr(model, tmp_path, '--set', 'train.learning_rate=0.0') == 3
   assert 'not better' in capfd.readouterr().out
-  assert registry.read_config(model) == before and not list((tmp_path / 'runs').iterdir())
+  assert format.read_config(model) == before and not list((tmp_path / 'runs').iterdir())

@@ -295,21 +295,19 @@ def train_jobs(config, mesh, batches: list[int]) -> Iterator[Job]:
 
 def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
   """The two programs of `SSR.sample` on one device, for an LR tile of each of some sides."""
-  import copy
-
   import jax
   import jax.numpy as jnp
 
   from ssr_jax import nn, pipeline
   from ssr_jax.training import flops
   from ssr_jax.types import SSRError
-  from ssr_jax.weights import registry
+  from ssr_jax.weights import format, store
 
   if config.parts_from:
-    model = registry.read_config(registry.resolve(config.parts_from))
+    model = format.read_config(store.resolve(config.parts_from))
     fields = {part: entry['config'] for part, entry in model['parts'].items()}
   else:
-    model = copy.deepcopy(registry.DEFAULTS) | {'name': config.name, 'schedule': config.schedule.to_dict()}
+    model = format.new_config(config.name) | {'schedule': config.schedule.to_dict()}
     fields = config.model.to_dict()
   own = jax.sharding.SingleDeviceSharding(device)
   compute = nn.dtype_of(config.eval.dtype, 'config.eval.dtype')
@@ -319,12 +317,12 @@ def sampling_jobs(config, device, sides: list[int]) -> Iterator[Job]:
 
   variables = {}
   for part, entry in fields.items():
-    found = registry.abstract_variables(part, entry, compute)
-    variables[part] = registry.unflatten({name: shape(*x.shape, dtype=x.dtype) for name, x in found.items()})
+    found = format.abstract_variables(part, entry, compute)
+    variables[part] = format.unflatten({name: shape(*x.shape, dtype=x.dtype) for name, x in found.items()})
   ssr = pipeline.SSR(
     config=model,
     variables=variables,
-    modules={part: registry.build(part, entry, dtype=compute) for part, entry in fields.items()},
+    modules={part: format.build(part, entry, dtype=compute) for part, entry in fields.items()},
     dtype=config.eval.dtype,
   )
   asked = config.eval.sampling

@@ -88,11 +88,11 @@ def latents_change(new: pathlib.Path, old: pathlib.Path) -> bool:
   """Whether two models' autoencoders make different latents, or whether only their decoders differ."""
   import numpy as np
 
-  from ssr_jax.weights import registry
+  from ssr_jax.weights import format, store
 
-  models = [registry.load_model(m, parts=('vae',)) for m in (new, old)]
+  models = [store.load_model(m, parts=('vae',)) for m in (new, old)]
   scalings = [np.asarray(m.config['parts']['vae']['config'].get('scaling_factor')) for m in models]
-  encoders = [registry.flatten(m.variables['vae']) for m in models]
+  encoders = [format.flatten(m.variables['vae']) for m in models]
   encoders = [{k: v for k, v in tree.items() if not _DECODES.match(k)} for tree in encoders]
   return (
     not np.array_equal(*scalings)
@@ -116,11 +116,11 @@ def main(argv: list[str] | None = None) -> int:
 
   sys.path.insert(0, str(ROOT))
   from ssr_jax.types import SSRError
-  from ssr_jax.weights import registry
+  from ssr_jax.weights import format, store
 
   try:
-    target = registry.resolve(arguments.model)
-    entries = registry.read_config(target)['parts']
+    target = store.resolve(arguments.model)
+    entries = format.read_config(target)['parts']
   except SSRError as error:
     print(f'error: {error}', file=sys.stderr)
     return 2
@@ -157,12 +157,12 @@ def main(argv: list[str] | None = None) -> int:
   if better:
     moved = arguments.stage == 'vae' and 'unet' in entries and latents_change(run / 'run' / 'model', target)
     for part in summary['parts']:
-      registry.copy_part(run / 'run' / 'model', part, target)
-    made = registry.read_config(run / 'run' / 'model')
+      format.copy_part(run / 'run' / 'model', part, target)
+    made = format.read_config(run / 'run' / 'model')
     if 'unet' in summary['parts']:
-      registry.update(target, schedule=made['schedule'])
+      format.update(target, schedule=made['schedule'])
     if 'student' in summary['parts']:
-      registry.update(target, sampling={'student': made['sampling']['student']})
+      format.update(target, sampling={'student': made['sampling']['student']})
     if moved:
       print('the latents changed: train diffusion and distill again before the model is used', file=sys.stderr)
   shutil.rmtree(run)

@@ -46,18 +46,18 @@ def build(name: str):
   from ssr_jax import systems
   from ssr_jax.nn.clip import CLIPText
   from ssr_jax.nn.unet import UNet
-  from ssr_jax.weights import convert, importing
+  from ssr_jax.weights import importers
 
   draw = np.random.default_rng(0)
   if name in SD:
     theirs = diffusers.UNet2DConditionModel(sample_size=64, block_out_channels=(320, 640, 1280, 1280), **SD[name])
-    config = importing.unet_config(dict(theirs.config))
+    config = importers.unet_config(dict(theirs.config))
     inputs = (
       draw.standard_normal((1, 64, 64, 4), np.float32),
       np.array([601]),
       draw.standard_normal((1, 77, config['cross_attention_dim']), np.float32),
     )
-    table = convert.unet(theirs.config.use_linear_projection)
+    table = importers.unet_table(theirs.config.use_linear_projection)
     ours = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
     return theirs, ours, table, inputs, lambda m, *a: m(*a).sample, {}
   if name == 'vae':
@@ -67,17 +67,24 @@ def build(name: str):
       down_block_types=('DownEncoderBlock2D',) * 4,
       up_block_types=('UpDecoderBlock2D',) * 4,
     )
-    ours = systems.build('vae', **importing.vae_config(dict(theirs.config)))
+    ours = systems.build('vae', **importers.vae_config(dict(theirs.config)))
     inputs = (draw.random((1, 256, 256, 3), np.float32),)
-    return theirs, ours, convert.vae(), inputs, lambda m, x: (m(2 * x - 1, sample_posterior=False).sample + 1) / 2, {}
+    return (
+      theirs,
+      ours,
+      importers.vae_table(),
+      inputs,
+      lambda m, x: (m(2 * x - 1, sample_posterior=False).sample + 1) / 2,
+      {},
+    )
   if name in TEXT:
     config = transformers.CLIPTextConfig(vocab_size=49408, max_position_embeddings=77, **TEXT[name])
-    ours = CLIPText(**importing.text_config(config.to_dict()))
+    ours = CLIPText(**importers.text_config(config.to_dict()))
     inputs = (draw.integers(0, 49408, (1, 77)),)
     return (
       transformers.CLIPTextModel(config),
       ours,
-      convert.clip_text(),
+      importers.text_table(),
       inputs,
       lambda m, x: m(x).last_hidden_state,
       {},
@@ -94,7 +101,11 @@ def build(name: str):
       out_features=['stage6', 'stage12', 'stage18', 'stage24'],
     )
     config = transformers.DPTConfig(backbone_config=backbone, neck_hidden_sizes=[256, 512, 1024, 1024])
-    theirs, translate, table = transformers.DPTForDepthEstimation(config), importing.dpt_config, convert.dpt_beit()
+    theirs, translate, table = (
+      transformers.DPTForDepthEstimation(config),
+      importers.dpt_config,
+      importers.dpt_beit_table(),
+    )
   elif name == 'dpt_large':
     config = transformers.DPTConfig(
       hidden_size=1024,
@@ -107,7 +118,7 @@ def build(name: str):
       is_hybrid=False,
       readout_type='project',
     )
-    theirs, translate, table = transformers.DPTForDepthEstimation(config), importing.dpt_config, convert.dpt()
+    theirs, translate, table = transformers.DPTForDepthEstimation(config), importers.dpt_config, importers.dpt_table()
   else:
     width, layers, heads, taps, neck, fusion = ANYTHING[name]
     backbone = transformers.Dinov2Config(
@@ -128,7 +139,7 @@ def build(name: str):
       fusion_hidden_size=fusion,
     )
     theirs = transformers.DepthAnythingForDepthEstimation(config)
-    translate, table = importing.depth_anything_config, convert.depth_anything()
+    translate, table = importers.depth_anything_config, importers.depth_anything_table()
   ours = systems.build('depth', **translate(config.to_dict()))
   mean, deviation = (torch.tensor(v)[:, None, None] for v in (ours.mean, ours.deviation))
   inputs = (draw.random((1, *ours.resolution, 3), np.float32),)
@@ -141,7 +152,7 @@ def compare(name: str) -> float:
   import torch
 
   from ssr_jax import xla
-  from ssr_jax.weights import registry
+  from ssr_jax.weights import format
 
   theirs, ours, table, inputs, call, options = build(name)
   generator = torch.Generator().manual_seed(0)
@@ -157,13 +168,13 @@ def compare(name: str) -> float:
         parameter.normal_(0, parameter[0].numel() ** -0.5, generator=generator)
   theirs.eval()
   state = {key: tensor.detach().numpy() for key, tensor in theirs.state_dict().items()}
-  shapes = registry.flatten_shapes(jax.eval_shape(lambda *a: ours.init(jax.random.key(0), *a, **options), *inputs))
+  shapes = format.flatten_shapes(jax.eval_shape(lambda *a: ours.init(jax.random.key(0), *a, **options), *inputs))
   found = table.to_ours(state, shapes, name)
   back = table.to_theirs(found)
   public = {table.canonical(key): array for key, array in state.items()}  # transformers has new names for some
   exact = all(np.array_equal(back[key], public[key]) for key in back)
   del back, public
-  variables = jax.device_put(registry.unflatten(found))
+  variables = jax.device_put(format.unflatten(found))
 
   start = time.monotonic()
   with torch.no_grad():
@@ -200,19 +211,19 @@ def compare_amf(name: str) -> float:
   from ssr_jax.nn.unet import UNet
   from ssr_jax.systems.ssr import amf
   from ssr_jax.systems.ssr.encoders import Conditions
-  from ssr_jax.weights import importing, registry
+  from ssr_jax.weights import format, importers
 
   config = importlib.import_module(f'configs.{name}').get_config().model.unet.to_dict()
   module = systems.build('unet', **config)
   draw = np.random.default_rng(0)
-  shapes = registry.abstract_variables('unet', config)
-  tensors = importing.untrained(shapes, seed=0)
+  shapes = format.abstract_variables('unet', config)
+  tensors = importers.untrained(shapes, seed=0)
   for key, shape in shapes.items():
     if key not in tensors or key == 'constants/prompt':
       fan = np.prod(shape.shape[:-1])
       centre, deviation = (0, fan**-0.5) if len(shape.shape) > 1 else (float(key.endswith('scale')), 0.1)
       tensors[key] = draw.standard_normal(shape.shape, np.float32) * np.float32(deviation) + np.float32(centre)
-  variables = jax.device_put(registry.unflatten(tensors))
+  variables = jax.device_put(format.unflatten(tensors))
   del tensors
   normal = lambda *shape: jnp.asarray(draw.standard_normal(shape, np.float32))
   z, t = normal(1, 32, 32, 4), jnp.array([601])

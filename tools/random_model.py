@@ -24,7 +24,7 @@ def draw(shapes, seed: int) -> dict[str, np.ndarray]:
   """Values by name for variables of these shapes: gains of about one, nothing zero but biases.
 
   Args:
-    shapes: {flat name: anything with a shape}, as `registry.abstract_variables` gives them.
+    shapes: {flat name: anything with a shape}, as `format.abstract_variables` gives them.
     seed: of the draw.
   """
   rng = np.random.default_rng(seed)
@@ -49,20 +49,21 @@ def main() -> int:
   parser.add_argument('--seed', type=int, default=0)
   arguments = parser.parse_args()
 
-  from ssr_jax.weights import registry
+  from ssr_jax import systems
+  from ssr_jax.weights import format
 
   config = importlib.import_module(f'configs.{arguments.config}').get_config()
-  for part in (p for p in registry.PARTS if p in config.model):  # a student is the UNet again
+  for part in (p for p in systems.get('ssr').parts if p in config.model):  # a student is the UNet again
     start = time.monotonic()
     fields = config.model[part].to_dict()
-    tensors = draw(registry.abstract_variables(part, fields), arguments.seed)
+    tensors = draw(format.abstract_variables(part, fields), arguments.seed)
     count = sum(value.size for name, value in tensors.items() if name.startswith('params/'))
-    registry.save_part(
-      arguments.directory, part, fields, registry.unflatten(tensors), {'random': True, 'seed': arguments.seed}
+    format.save_part(
+      arguments.directory, part, fields, format.unflatten(tensors), {'random': True, 'seed': arguments.seed}
     )
     del tensors
     print(f'{part}: {count:,} parameters, {time.monotonic() - start:.0f} s', flush=True)
-  registry.update(arguments.directory, schedule=config.schedule.to_dict())
+  format.update(arguments.directory, schedule=config.schedule.to_dict())
   return 0
 
 

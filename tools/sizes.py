@@ -57,12 +57,11 @@ def rows(name: str) -> list[tuple[str, int, int]]:
   from ssr_jax import systems
   from ssr_jax.systems.ssr.encoders import Conditions
   from ssr_jax.training import flops
-  from ssr_jax.weights import registry
 
   config = importlib.import_module(f'configs.{name}').get_config()
   lr, hr = jnp.zeros((1, LR, LR, 3)), jnp.zeros((1, 4 * LR, 4 * LR, 3))
   found = []
-  for part in (p for p in registry.PARTS if p in config.model):  # a student is the UNet again
+  for part in (p for p in systems.get('ssr').parts if p in config.model):  # a student is the UNet again
     module = systems.build(part, **config.model[part].to_dict())
     shapes = jax.eval_shape(module.init, jax.random.key(0), *systems.get('ssr').parts[part].example(module))
     count = sum(leaf.size for leaf in jax.tree.leaves(shapes['params']))

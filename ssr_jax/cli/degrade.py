@@ -157,9 +157,9 @@ def _depth_net(name: str):
   import numpy as np
 
   from ssr_jax import systems, xla
-  from ssr_jax.weights import registry
+  from ssr_jax.weights import store
 
-  model = registry.load_model(name, ['depth'])
+  model = store.load_model(name, ['depth'])
   entry = model.config['parts']['depth']
   run = xla.jit(systems.build('depth', **entry['config']).apply)
 

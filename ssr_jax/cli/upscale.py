@@ -91,13 +91,13 @@ def _upscale(arguments: argparse.Namespace) -> int:
   from tqdm import tqdm
 
   from ssr_jax import runtime, xla
-  from ssr_jax.weights import registry
+  from ssr_jax.weights import store
 
   total = {job.source: _pixels(job.source) for job in jobs}
   failed, done = len(failures), 0
   if jobs:
     xla.enable_compilation_cache()
-    registry.resolve(arguments.model)
+    store.resolve(arguments.model)
     try:
       model = runtime.load(arguments.model, dtype=arguments.dtype)
     except SSRError as error:  # a damaged model is no wrong usage

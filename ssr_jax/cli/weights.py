@@ -1,54 +1,64 @@
-"""`ssr weights` and `ssr export`: models, and what they are made of."""
+"""`ssr weights` lists, verifies and imports weights; `ssr export` makes a model from a training checkpoint."""
 
 import argparse
 import pathlib
+from typing import Any
 
 from ssr_jax.cli import console
 from ssr_jax.types import SSRError
 
 
-def add(commands, common: argparse.ArgumentParser) -> None:
-  """Adds `weights` with its actions, and `export` to the parsers of `ssr`; `common` has the options that all share."""
+def add(commands: Any, common: argparse.ArgumentParser) -> None:
+  """Adds the commands `export` and `weights`, the latter with its actions.
+
+  Args:
+    commands: the subparsers of `ssr`.
+    common: a parser with the options that all commands have.
+  """
   export = commands.add_parser(
     'export',
     parents=[common],
-    help='make a model of a training checkpoint',
+    help='write a model from a training checkpoint',
     description="Writes the averaged weights of a run's checkpoint into a model directory, as safetensors with "
-    'sha256; parts that the directory has besides stay.',
+    'sha256. Other parts of the model stay.',
   )
   export.add_argument('run', metavar='WORKDIR', help='the workdir of a training run')
-  export.add_argument('directory', metavar='DIR', help='the model directory, made when absent')
-  export.add_argument('--step', type=int, metavar='N', help='of the checkpoint (default: the newest)')
+  export.add_argument('directory', metavar='DIR', help='the model directory, created if absent')
+  export.add_argument('--step', type=int, metavar='N', help='step of the checkpoint (default: the newest)')
   export.set_defaults(command=_export)
 
   weights = commands.add_parser('weights', help='list, verify, find or import weights')
   actions = weights.add_subparsers(title='actions', required=True, metavar='ACTION')
   for name, command, text in (
-    ('list', _list, 'parts, sizes and parameters of a model; without one, also what can be imported'),
-    ('verify', _verify, 'check every file against its sha256'),
-    ('path', _path, 'print the folder of a model'),
+    ('list', _list, 'show parts, sizes and parameters of a model; without MODEL, of all, and what can be imported'),
+    ('verify', _verify, 'compare every file with its sha256'),
+    ('path', _path, 'print the directory of a model'),
   ):
     action = actions.add_parser(name, parents=[common], help=text, description=text)
-    action.add_argument('model', nargs='?', help='a model, or a name that can be imported (default: compact)')
+    action.add_argument(
+      'model', nargs='?', help='a model, or the name of a checkpoint that can be imported (default: compact)'
+    )
     action.set_defaults(command=command)
   action = actions.add_parser(
     'import',
     parents=[common],
-    help='make a model of public weights',
-    description='Reads Stable Diffusion 1.5 or 2.1, DPT, Depth Anything V2 or MANet and writes our parts of it.',
+    help='import public weights into a model',
+    description='Writes the networks of Stable Diffusion 1.5 or 2.1, DPT, Depth Anything V2 or MANet into a model.',
   )
   action.add_argument(
     'source',
     metavar='SOURCE',
-    help='a folder of diffusers or transformers, a file, a name from `ssr weights list`, or a hub id',
+    help='a folder in the layout of diffusers or transformers, a file, a name from `ssr weights list`, or a hub id',
   )
   action.add_argument(
     '--as',
     dest='name',
     metavar='NAME',
-    help='model to add the parts to: a name, or a folder with a / in it (default: the name of SOURCE)',
+    help='the model to add the parts to: a name, or a path that contains / (default: the name of SOURCE)',
   )
-  action.add_argument('--prompt', default='', metavar='TEXT', help='fixed text condition of the UNet (default: empty)')
+  action.add_argument(
+    '--prompt', default='', metavar='TEXT', help='the fixed text condition of the UNet (default: empty)'
+  )
   action.set_defaults(command=_import)
 
 
@@ -61,45 +71,47 @@ def _export(arguments: argparse.Namespace) -> int:
 
 
 def _list(arguments: argparse.Namespace) -> int:
-  from ssr_jax.weights import public, registry
+  from ssr_jax.weights import published, store
 
-  if _is_public(arguments.model):
-    _show_published(arguments.model)
+  if _is_checkpoint(arguments.model):
+    _show_checkpoint(arguments.model)
     return 0
   if arguments.model:
     return _show(arguments.model)
-  for name in registry.known():
+  for name in store.known():
     _show(name)
-  print('\ncan be imported (ssr weights import NAME, or the folder that holds it):')
-  for name in public.PUBLIC:
-    _show_published(name)
+  print('\navailable for import (ssr weights import NAME, or the path of its folder):')
+  for name in published.PUBLISHED:
+    _show_checkpoint(name)
   return 0
 
 
-def _is_public(model: str | None) -> bool:
-  """Whether it is a published checkpoint's name, and no model of that name has been made of it."""
-  from ssr_jax.weights import public, registry
+def _is_checkpoint(model: str | None) -> bool:
+  """Whether the name is that of a published checkpoint; a model of the same name takes precedence."""
+  from ssr_jax.weights import format, published, store
 
-  made = model in registry.known() or (pathlib.Path(model or '') / registry.MODEL_FILE).is_file()
-  return model in public.PUBLIC and not made
+  exists = model in store.known() or (pathlib.Path(model or '') / format.MODEL_FILE).is_file()
+  return model in published.PUBLISHED and not exists
 
 
-def _show_published(name: str) -> None:
-  from ssr_jax.weights import public
+def _show_checkpoint(name: str) -> None:
+  """Prints a published checkpoint: its origin, licence and files, and whether it is on this machine."""
+  from ssr_jax.weights import published
 
-  entry, found = public.PUBLIC[name], public.here(name)
-  print(f'  {name:25}{entry.what}\n{"":27}{entry.licence}; {" or ".join(entry.places)}')
-  print(f'{"":27}{f"here: {found}" if found else "not on this machine"}')
+  entry, found = published.PUBLISHED[name], published.find_local(name)
+  print(f'  {name:25}{entry.description}\n{"":27}{entry.licence}; {" or ".join(entry.places)}')
+  print(f'{"":27}{f"found in {found}" if found else "not on this machine"}')
   for file in entry.files:
     size = 'size not published' if file.bytes is None else f'{file.bytes / 1e6:,.1f} MB'
     print(f'{"":27}{file.name}  {size}  sha256 {file.sha256[:12] if file.sha256 else "not published"}')
 
 
 def _show(model: str) -> int:
-  from ssr_jax.weights import registry
+  """Prints a model: its directory, and the size and sha256 of each part."""
+  from ssr_jax.weights import format, store
 
-  directory = registry.resolve(model)
-  config = registry.read_config(directory)
+  directory = store.resolve(model)
+  config = format.read_config(directory)
   print(f'{config["name"]} (x{config["scale"]}) in {directory}')
   for part, entry in config['parts'].items():
     print(
@@ -115,16 +127,16 @@ def _show(model: str) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-  from ssr_jax.weights import public, registry
+  from ssr_jax.weights import published, store
 
-  if _is_public(arguments.model):
-    found = public.verify(arguments.model)
-    for file in public.PUBLIC[arguments.model].files:
+  if _is_checkpoint(arguments.model):
+    found = published.verify(arguments.model)
+    for file in published.PUBLISHED[arguments.model].files:
       if found[file.name] is None and file.sha256 is None:
         del found[file.name]
-        print(f'{file.name}: there; no sha256 is published to compare with')
+        print(f'{file.name}: exists; no sha256 was published')
   else:
-    found = registry.verify(arguments.model or 'compact')
+    found = store.verify(arguments.model or 'compact')
   for part, problem in found.items():
     if problem is None:
       print(f'{part}: ok')
@@ -134,29 +146,29 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _path(arguments: argparse.Namespace) -> int:
-  from ssr_jax.weights import public, registry
+  from ssr_jax.weights import published, store
 
-  if _is_public(arguments.model):
-    found = public.here(arguments.model)
+  if _is_checkpoint(arguments.model):
+    found = published.find_local(arguments.model)
     if found is None:
       return console.say(
-        f'{arguments.model}: not on this machine; put its files into {public.downloads(arguments.model)}'
+        f'{arguments.model}: not on this machine; put its files into {published.downloads(arguments.model)}'
       )
     print(found)
     return 0
-  print(registry.resolve(arguments.model or 'compact'))
+  print(store.resolve(arguments.model or 'compact'))
   return 0
 
 
 def _import(arguments: argparse.Namespace) -> int:
-  from ssr_jax.weights import importing, registry, torch_files
+  from ssr_jax.weights import importers, store
 
   source = pathlib.Path(arguments.source)
-  name = arguments.name or (source.stem if source.suffix in torch_files.SUFFIXES else source.name)
-  if name in registry.BUNDLED:
-    raise SSRError(f"--as {name}: '{name}' comes with the package and stays as it is; choose another name")
-  directory = pathlib.Path(name) if len(pathlib.PurePath(name).parts) > 1 else registry.home() / name
-  parts = importing.import_checkpoint(
+  name = arguments.name or (source.stem if source.suffix in importers.SUFFIXES else source.name)
+  if name in store.BUNDLED:
+    raise SSRError(f"--as {name}: '{name}' is the bundled model and cannot be changed; choose another name")
+  directory = pathlib.Path(name) if len(pathlib.PurePath(name).parts) > 1 else store.home() / name
+  parts = importers.import_checkpoint(
     arguments.source, directory, prompt=arguments.prompt, report=lambda line: print(line, flush=True)
   )
   print(f'{", ".join(parts)} written to {directory}')

@@ -1,4 +1,4 @@
-"""What the runner scores: bicubic enlargement and the images of a loaded model. Only this file calls the pipeline."""
+"""What the runner scores: bicubic enlargement and the images of a loaded model. Only this file calls the restorer."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -8,12 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ssr_jax import pipeline
+from ssr_jax import runtime
 from ssr_jax.evaluation.protocol import check_choice
+from ssr_jax.runtime import Restorer
 from ssr_jax.types import SSRError
-
-Restorer = pipeline.SSR
-"""A model that is loaded and ready to run."""
 
 MODELS = ('bicubic', 'restored', 'result')
 """Bicubic enlargement, the restored image before diffusion, and the result after it."""
@@ -101,8 +99,8 @@ def check(names: Sequence[str], sampling: Mapping[str, Any]) -> None:
 
 
 def load(model: str, dtype: str) -> Restorer:
-  """Loads a model by name or directory; see `pipeline.load`."""
-  return pipeline.load(model, dtype=dtype)
+  """Loads a model by name or directory; see `runtime.load`."""
+  return runtime.load(model, dtype=dtype)
 
 
 def select(
@@ -133,16 +131,18 @@ def describe(restorer: Restorer | None, sampling: Mapping[str, Any]) -> str:
   if restorer is None:
     return 'none'
   words = 'none'
-  if restorer.generates:
-    asked = {key: value for key, value in sampling.items() if key != 'seed'}
-    options, finishing = restorer.check(scale=restorer.config['scale'], **asked)
-    words = ', '.join(f'{key} {value}' for key, value in {**options, **finishing, 'seed': sampling['seed']}.items())
+  asked = {key: value for key, value in sampling.items() if key not in ('seed', 'tile')}
+  if set(restorer.required(**asked)) <= restorer.modules.keys():
+    plan = restorer.check(scale=restorer.config['scale'], **asked)
+    chosen = {field.name: getattr(plan, field.name) for field in dataclasses.fields(restorer.system.Options)}
+    words = ', '.join(f'{key} {value}' for key, value in {**chosen, 'seed': sampling['seed']}.items())
   return f'{restorer.config["name"]}, {restorer.dtype}, sampling {words}'
 
 
 def _check_parts(names: Sequence[str], restorer: Restorer, sampling: Mapping[str, Any]) -> None:
-  asked = {key: sampling.get(key) for key in ('steps', 'sampler', 'start')}
-  needs = {'bicubic': (), 'restored': restorer.parts(steps=0), 'result': restorer.parts(**asked)}
+  asked = {key: value for key, value in sampling.items() if key not in ('seed', 'tile')}
+  restoring = restorer.required(**{**asked, 'steps': 0})
+  needs = {'bicubic': (), 'restored': restoring, 'result': restorer.required(**asked)}
   lacking = {name: [part for part in parts if part not in restorer.modules] for name, parts in needs.items()}
   for name in names:
     if lacking[name]:

@@ -23,7 +23,7 @@ from ssr_jax.image import tiles
 from ssr_jax.runtime.blend import Blend
 from ssr_jax.systems.base import System, Tree, Window
 from ssr_jax.types import Array, SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import format, store
 
 TILE = 192
 """Largest LR side that runs in one piece."""
@@ -240,15 +240,13 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
     SSRError: an unknown model or dtype, a damaged or missing file, a config field that does not exist.
   """
   compute = nn.dtype_of(dtype, 'dtype')
-  model = registry.load_model(name_or_path)
+  model = store.load_model(name_or_path)
   system = systems.get(model.config.get('system', systems.DEFAULT))
-  modules = {
-    part: registry.build(part, entry['config'], dtype=compute) for part, entry in model.config['parts'].items()
-  }
+  modules = {part: format.build(part, entry['config'], dtype=compute) for part, entry in model.config['parts'].items()}
   try:
     system.check_model(model.config, modules)
   except ValueError as error:  # SSRError is one
-    raise SSRError(f'{model.directory / registry.MODEL_FILE}: {error}') from error
+    raise SSRError(f'{model.directory / format.MODEL_FILE}: {error}') from error
   variables = {
     part: _stored(part, model.config['parts'][part]['config'], x, compute) for part, x in model.variables.items()
   }
@@ -267,7 +265,7 @@ def sample(
     **options: as of `Restorer.sample`.
   """
   if not isinstance(model, Restorer):
-    changed = (registry.resolve(model) / registry.MODEL_FILE).stat().st_mtime_ns
+    changed = (store.resolve(model) / format.MODEL_FILE).stat().st_mtime_ns
     model = _loaded(os.fspath(model), dtype or 'float32', changed)
   elif dtype not in (None, model.dtype):
     raise SSRError(f'dtype is {dtype!r}, but the model was loaded with {model.dtype!r}; load it with that dtype')
@@ -282,8 +280,8 @@ def _loaded(name_or_path: str, dtype: str, changed: int) -> Restorer:
 
 def _stored(part: str, config: Mapping[str, Any], variables: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
   """A part's variables in the dtypes that its network needs them in: bfloat16 where it would round them anyway."""
-  wanted = registry.abstract_variables(part, config, dtype)
-  return registry.unflatten({k: x.astype(wanted[k].dtype, copy=False) for k, x in registry.flatten(variables).items()})
+  wanted = format.abstract_variables(part, config, dtype)
+  return format.unflatten({k: x.astype(wanted[k].dtype, copy=False) for k, x in format.flatten(variables).items()})
 
 
 # -- Images and tiles --------------------------------------------------------------------------------------------------

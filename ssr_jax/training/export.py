@@ -5,7 +5,7 @@ import pathlib
 from typing import Any
 
 from ssr_jax.training import checkpoint
-from ssr_jax.weights import registry
+from ssr_jax.weights import format
 
 
 def export(run: str | pathlib.Path, directory: str | pathlib.Path, step: int | None = None) -> list[pathlib.Path]:
@@ -33,9 +33,9 @@ def write(variables: Mapping[str, Any], about: Mapping[str, Any], directory: str
   are useless without: the schedule of a UNet.
   """
   files = [
-    registry.save_part(directory, part, config, variables[part], about['training'], name=about['name'])
+    format.save_part(directory, part, config, variables[part], about['training'], name=about['name'])
     for part, config in about['parts'].items()
   ]
   if about['sections']:
-    registry.update(directory, **about['sections'])
+    format.update(directory, **about['sections'])
   return files

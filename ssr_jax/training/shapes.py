@@ -8,7 +8,7 @@ import numpy as np
 from ssr_jax.systems.base import Stage
 from ssr_jax.training import stages
 from ssr_jax.types import SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import format, store
 
 Tree = Any
 
@@ -16,7 +16,7 @@ Tree = Any
 def without_weights(config) -> str | None:
   """Sets `config.parts_from` to '' where that model is not on this machine; a sentence that says so, or None."""
   try:
-    registry.resolve(config.parts_from)
+    store.resolve(config.parts_from)
   except SSRError:
     name, config.parts_from = config.parts_from, ''
     return f'model {name!r} is not on this machine: frozen parts as the config has them'
@@ -28,20 +28,20 @@ def of_run(config) -> tuple[Stage, Tree, Tree, Tree]:
   stage = stages.build(config)
   params, stats, constants = jax.eval_shape(stage.init, jax.random.key(0))
   fields = stages.inherited(config).parts if stage.needs else {}
-  frozen = {part: registry.unflatten(registry.abstract_variables(part, fields[part])) for part in stage.needs}
+  frozen = {part: format.unflatten(format.abstract_variables(part, fields[part])) for part in stage.needs}
   return stage, params, stats, frozen | {'constants': constants}
 
 
 def of_batch(stage: Stage, config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
   """What `train.py` makes of so many records, 'record' left out, for photos without depth of their own."""
-  from ssr_jax.data import loader as pipeline  # brings grain along
+  from ssr_jax.data import records  # brings grain along
 
   patch = config.data.patch
   photo = {'hr': np.zeros((patch, patch, 3), np.uint8)}
-  make = pipeline.photo_record(patch)
+  make = records.photo_record(patch)
   if stage.depth == 'needs':  # of rendered scenes, which hold what photos with depth do
     photo['depth'] = np.zeros((patch, patch), np.float32)
   elif stage.depth == 'uses' and config.data.scenes:
-    make = pipeline.partly(0.0, None, patch)
+    make = records.partly(0.0, None, patch)
   record = make(photo, np.random.default_rng(0))
   return {name: jax.ShapeDtypeStruct((batch_size, *np.shape(x)), np.asarray(x).dtype) for name, x in record.items()}

@@ -5,7 +5,7 @@ from typing import Any
 from ssr_jax import systems
 from ssr_jax.systems.base import Inherited, Stage, StepContext, Tree
 from ssr_jax.types import SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import format, store
 
 
 def build(config: Any) -> Stage:
@@ -28,7 +28,7 @@ def inherited(config: Any) -> Inherited:
   """
   if not config.parts_from:
     return Inherited(None, config.model.to_dict())
-  model = registry.read_config(registry.resolve(config.parts_from))
+  model = format.read_config(store.resolve(config.parts_from))
   parts = {part: entry['config'] for part, entry in model['parts'].items()}
   return Inherited(config.parts_from, parts, model)
 

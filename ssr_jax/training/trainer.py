@@ -16,14 +16,14 @@ import jax
 import numpy as np
 
 from ssr_jax import xla
-from ssr_jax.data import pipeline, sources
+from ssr_jax.data import loader, records, sources
 from ssr_jax.diffusion import Schedule
 from ssr_jax.systems import build
 from ssr_jax.systems.base import Stage, Tree
 from ssr_jax.training import checkpoint, distributed, export, flops, logging, sharding, stages
 from ssr_jax.training import state as state_lib
 from ssr_jax.types import SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import store
 
 _HELD_BATCH = 8  # held-out patches to a batch
 _SCENES = 64  # held-out scenes of a stage that sees nothing else
@@ -77,11 +77,11 @@ class Data:
   """
 
   photos: sources.Source
-  batches: pipeline.Dataset
-  held: list[pipeline.Batch]
+  batches: loader.Dataset
+  held: list[records.Batch]
 
   @property
-  def first(self) -> pipeline.Batch:
+  def first(self) -> records.Batch:
     """The whole first batch, on every process."""
     return dataclasses.replace(self.batches, process_index=0, process_count=1)[0]
 
@@ -103,20 +103,20 @@ def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
   photos, held_photos = sources.split(everything, settings.holdout)
   held_photos = held_photos if len(held_photos) else photos
   cache = settings.cache_mb << 20
-  record, held_record = pipeline.photo_record(settings.patch, settings.shrink), pipeline.photo_record(settings.patch)
+  record, held_record = records.photo_record(settings.patch, settings.shrink), records.photo_record(settings.patch)
   source, held_source = photos, held_photos
   if rendered:
     # A scene draws its photos itself, so each worker keeps those it drew.
     textures = [sources.Cached(p, cache // max(1, settings.workers)) for p in (photos, held_photos)]
-    record, held_record = (pipeline.scene_record(p, settings.patch, settings.patch) for p in textures)
+    record, held_record = (records.scene_record(p, settings.patch, settings.patch) for p in textures)
     if rendered < 1:
-      record = pipeline.partly(rendered, record, settings.patch, settings.shrink)
-      held_record = pipeline.partly(rendered, held_record, settings.patch)
+      record = records.partly(rendered, record, settings.patch, settings.shrink)
+      held_record = records.partly(rendered, held_record, settings.patch)
     else:
       source, held_source = range(len(photos) * _EPOCH), range(_SCENES)
   options = dict(max_bad_records=settings.max_bad_records, cache_bytes=cache)
   index, count = sharding.host_shard(mesh)
-  batches = pipeline.dataset(
+  batches = loader.dataset(
     source,
     record,
     config.train.batch_size,
@@ -126,7 +126,7 @@ def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
     **options,
   )
   # Held-out crops and their degradation do not depend on the run's seed.
-  held_out = pipeline.dataset(held_source, held_record, _HELD_BATCH, seed=0, **options)
+  held_out = loader.dataset(held_source, held_record, _HELD_BATCH, seed=0, **options)
   held = [held_out[i] for i in range(config.train.validation_batches)]
   for batch in held:
     del batch['record']
@@ -165,7 +165,7 @@ class Start:
 def start_from(config: Any, stage: Stage, data: Data, resumed: bool) -> Start:
   """The variables that a run starts with: of `config.init_from`, or fresh; a resumed run needs only their shapes."""
   params, stats, constants = stage.init(jax.random.key(config.train.seed))
-  frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
+  frozen = dict(store.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
   start = Start(params, stats, constants, frozen, stage.origin, stage.origin)
   if resumed:
     return start
@@ -199,7 +199,7 @@ def read_initial(place: str, parts: Sequence[str]) -> tuple[str, dict[str, Tree]
     about = facts['export']
     steps = {part: _steps(part, about['training']) for part in parts}
     return f'checkpoint {place}/checkpoints/{step}', variables, about | {'steps': steps}
-  model = registry.load_model(place, parts=parts)
+  model = store.load_model(place, parts=parts)
   entries = {part: model.config['parts'][part] for part in parts}
   about = {
     'name': model.config['name'],
@@ -392,7 +392,7 @@ class Run:
       'training': training,
     }
 
-  def save(self, step: int, iterator: pipeline.Batches, validated: bool) -> None:
+  def save(self, step: int, iterator: loader.Batches, validated: bool) -> None:
     """Begins to write a checkpoint."""
     facts = {
       'config': json.loads(self.config.to_json_best_effort()),
@@ -428,7 +428,7 @@ class Run:
     """Evaluates, saves, reads the next batch, steps, and logs the step before; False where it was asked to stop."""
     config, settings = self.config, self.config.train
     read = config.data
-    iterator = pipeline.batches(self.data.batches, self.first_step, read.threads, read.prefetch, read.workers)
+    iterator = loader.batches(self.data.batches, self.first_step, read.threads, read.prefetch, read.workers)
     if self.position:
       iterator.set_state(self.position)
     pending, stopped = None, False

@@ -5,7 +5,7 @@ import importlib
 import pytest
 
 from configs import common
-from ssr_jax.weights import registry
+from ssr_jax.weights import format
 
 COUNTS = {
   'sd21': {'depth': 341_848_257, 'dkenet': 2_875_065, 'nbsr': 8_086_256, 'vae': 83_653_863, 'unet': 865_910_724},
@@ -18,7 +18,7 @@ def test_parts_have_the_published_sizes(name):
   """The UNet's is that of the base: without AMF and encoders, which the publications lack."""
   config = importlib.import_module(f'configs.{name}').get_config()
   for part, count in COUNTS[name].items():
-    shapes = registry.abstract_variables(part, config.model[part].to_dict())
+    shapes = format.abstract_variables(part, config.model[part].to_dict())
     if part == 'unet':
       assert shapes['constants/prompt'].shape == (77, config.model.unet.cross_attention_dim)
       shapes = {k: v for k, v in shapes.items() if k.startswith('params/unet/') and '/amf/' not in k}

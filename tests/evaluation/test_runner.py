@@ -9,20 +9,22 @@ import pytest
 from skimage import data
 
 from configs import compact
-from ssr_jax import metrics, pipeline
+from ssr_jax import metrics
 from ssr_jax.evaluation import runner
 from ssr_jax.evaluation.cases import Dataset
 from ssr_jax.evaluation.protocol import Settings
+from ssr_jax.runtime import Restorer, Result
+from ssr_jax.systems.ssr.system import SYSTEM
 from ssr_jax.types import SSRError
 
 
-class _Model(pipeline.SSR):
+class _Model(Restorer):
   """Answers like an SSR: 'restored' is bicubic, 'image' is Lanczos, kernels are deltas. The first call compiles."""
 
   def __init__(self, parts=('depth', 'dkenet', 'nbsr', 'vae', 'unet')):
     sampling = {'sampler': 'ddim', 'steps': 2, 'start': 0.5}
-    config = {'name': 'double', 'scale': 4, 'schedule': {}, 'sampling': sampling}
-    super().__init__(config=config, variables={}, modules=dict.fromkeys(parts))
+    config = {'name': 'double', 'scale': 4, 'svkr': {}, 'schedule': {}, 'sampling': sampling}
+    super().__init__(system=SYSTEM, config=config, variables={}, modules=dict.fromkeys(parts))
     object.__setattr__(self, 'calls', [])
 
   def sample(self, lr, *, scale, keep_kernels, **sampling):
@@ -34,7 +36,7 @@ class _Model(pipeline.SSR):
     kernels[..., 220] = 1
     restored = enlarge(Image.Resampling.BICUBIC)
     image = enlarge(Image.Resampling.LANCZOS) if sampling.get('steps') != 0 else restored
-    return pipeline.Result(image, np.zeros((scale * h, scale * w, 1)), kernels if keep_kernels else None, restored)
+    return Result(image, {'kernels': kernels if keep_kernels else None, 'restored': restored})
 
 
 def _config(photos, **fields):

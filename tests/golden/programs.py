@@ -56,7 +56,7 @@ def step(size: str, stage: str, model: str) -> dict[str, np.ndarray]:
   from ssr_jax import xla
   from ssr_jax.training import sharding, stages
   from ssr_jax.training import state as state_lib
-  from ssr_jax.weights import registry
+  from ssr_jax.weights import store
 
   config = importlib.import_module(f'configs.{size}').get_config(stage)
   config.parts_from = model
@@ -72,7 +72,7 @@ def step(size: str, stage: str, model: str) -> dict[str, np.ndarray]:
     del batch['depth']
 
   params, stats, constants = built.init(jax.random.key(0))
-  frozen = dict(registry.load_model(model, parts=built.needs).variables) if built.needs else {}
+  frozen = dict(store.load_model(model, parts=built.needs).variables) if built.needs else {}
   frozen['constants'] = constants
   params, stats = built.prepare(stages.context(params, stats, frozen), batch, False)
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])

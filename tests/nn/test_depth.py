@@ -1,7 +1,5 @@
 """CompactDepth: shapes, range, size; its loss: invariances, loops in NumPy; bundled weights on a real stereo pair."""
 
-import pathlib
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,9 +9,7 @@ import skimage.data
 from ssr_jax import systems
 from ssr_jax.metrics.depth_errors import depth_errors
 from ssr_jax.nn.depth import compact as depth
-from ssr_jax.weights import registry
-
-BUNDLED = pathlib.Path(registry.__file__).parent / 'bundled'
+from ssr_jax.weights import store
 
 
 @pytest.fixture(scope='module')
@@ -184,7 +180,9 @@ def test_a_few_steps_learn_one_scene(small):
   assert losses[-1] < 0.5 * losses[0]
 
 
-@pytest.mark.skipif(not (BUNDLED / 'depth.safetensors').is_file(), reason='no bundled depth weights yet')
+@pytest.mark.skipif(
+  not (store.BUNDLED['compact'] / 'depth.safetensors').is_file(), reason='no bundled depth weights yet'
+)
 def test_bundled_net_sees_the_depth_of_a_real_scene():
   """Middlebury's motorcycle, measured disparity: the net ranks near and far.
 
@@ -192,7 +190,7 @@ def test_bundled_net_sees_the_depth_of_a_real_scene():
   more than that the net is not broken.
   """
   left, _, disparity = skimage.data.stereo_motorcycle()
-  model = registry.load_model(BUNDLED, ['depth'])
+  model = store.load_model('compact', ['depth'])
   net = systems.build('depth', **model.config['parts']['depth']['config'])
   image = jnp.asarray(left, jnp.float32)[None] / 255
   predicted = np.asarray(net.apply(model.variables['depth'], image))[0, ..., 0]

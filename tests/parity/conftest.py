@@ -23,7 +23,7 @@ from ssr_jax.nn.rrdb import NBSR
 from ssr_jax.nn.unet import UNet
 from ssr_jax.nn.vae import VAE
 from ssr_jax.systems.ssr.dkenet import DKENet
-from ssr_jax.weights import convert, registry
+from ssr_jax.weights import format, importers
 
 TOLERANCE = 2e-5
 """Largest absolute error in float32 on a CPU, where the reference has unit scale or less."""
@@ -45,7 +45,7 @@ class Case:
   """
 
   module: Any
-  table: convert.Table
+  table: importers.Table
   inputs: tuple[np.ndarray, ...]
   theirs: Callable[[], Any]
   run: Callable[..., Any]
@@ -55,7 +55,7 @@ class Case:
   @functools.cached_property
   def expected(self) -> dict[str, jax.ShapeDtypeStruct]:
     shapes = jax.eval_shape(lambda *a: self.module.init(jax.random.key(0), *a, **self.options), *self.inputs)
-    return {name: s for name, s in registry.flatten_shapes(shapes).items() if name.startswith('params/')}
+    return {name: s for name, s in format.flatten_shapes(shapes).items() if name.startswith('params/')}
 
   @functools.cached_property
   def state(self) -> dict[str, np.ndarray]:
@@ -65,7 +65,7 @@ class Case:
 
   def variables(self) -> dict[str, Any]:
     ours = self.table.to_ours(self.state, self.expected, 'drawn')
-    return registry.unflatten({**ours, **self.constants})
+    return format.unflatten({**ours, **self.constants})
 
   def ours(self):
     """Our output, and that of every module within, by path."""
@@ -183,7 +183,7 @@ def vocabulary() -> tuple[dict[str, int], list[tuple[str, str]]]:
 
   Merges are learnt from `TEXTS`: always the pair that is most frequent now.
   """
-  from ssr_jax.weights import tokenizer
+  from ssr_jax.weights.importers import tokenizer
 
   letters = tokenizer._LETTERS
   words = [[letters[byte] for byte in word.encode()] for text in TEXTS[2:-1] for word in text.lower().split()] * 2
@@ -239,7 +239,7 @@ def _unet(linear: bool) -> Case:
 
   return Case(
     UNet(channels=(32, 64, 64), attention=(True, True, False), heads=heads, cross_attention_dim=24, groups=8),
-    convert.unet(linear),
+    importers.unet_table(linear),
     (random((2, 8, 12, 4)), np.array([3, 700]), random((2, 7, 24), 1)),
     theirs,
     lambda m, z, t, c: m(z, t, c).sample,
@@ -261,7 +261,7 @@ def _vae() -> Case:
 
   return Case(
     VAE(channels=(16, 32), encoder_blocks=1, decoder_blocks=2, groups=8),
-    convert.vae(),
+    importers.vae_table(),
     (image((2, 16, 24, 3)),),
     theirs,
     lambda m, x: (m(2 * x - 1, sample_posterior=False).sample + 1) / 2,
@@ -289,7 +289,7 @@ def _clip(activation: str) -> Case:
 
   return Case(
     CLIPText(32, 3, 4, 48, activation, 99, 20),
-    convert.clip_text(),
+    importers.text_table(),
     (np.random.default_rng(0).integers(0, 99, (2, 17)),),
     theirs,
     lambda m, ids: m(ids).last_hidden_state,
@@ -299,7 +299,7 @@ def _clip(activation: str) -> Case:
 _SMALL_DPT = dict(width=32, layers=5, heads=4, taps=(1, 2, 3, 4), neck=(16, 24, 32, 40), fusion=16)
 
 
-def _depth(module: DPT, table: convert.Table, theirs) -> Case:
+def _depth(module: DPT, table: importers.Table, theirs) -> Case:
   def run(m, x):
     mean, deviation = (x.new_tensor(values)[:, None, None] for values in (module.mean, module.deviation))
     return m((x - mean) / deviation).predicted_depth[:, None]
@@ -327,7 +327,7 @@ def _dpt() -> Case:
       )
     )
 
-  return _depth(DPT(resolution=(64, 64), hidden=48, positions=4, **_SMALL_DPT), convert.dpt(), theirs)
+  return _depth(DPT(resolution=(64, 64), hidden=48, positions=4, **_SMALL_DPT), importers.dpt_table(), theirs)
 
 
 def _dpt_beit(resolution: tuple[int, int]) -> Case:
@@ -350,7 +350,7 @@ def _dpt_beit(resolution: tuple[int, int]) -> Case:
     )
 
   sizes = {**SIZES['dpt-beit-large-512'], **_SMALL_DPT, 'hidden': 48, 'positions': 4, 'resolution': resolution}
-  return _depth(DPT(**sizes), convert.dpt_beit(), theirs)
+  return _depth(DPT(**sizes), importers.dpt_beit_table(), theirs)
 
 
 def _depth_anything(resolution: tuple[int, int]) -> Case:
@@ -380,7 +380,7 @@ def _depth_anything(resolution: tuple[int, int]) -> Case:
     )
 
   sizes = {**SIZES['depth-anything-v2-small'], **_SMALL_DPT, 'hidden': 64, 'head': 8, 'positions': 5}
-  return _depth(DPT(**{**sizes, 'resolution': resolution}), convert.depth_anything(), theirs)
+  return _depth(DPT(**{**sizes, 'resolution': resolution}), importers.depth_anything_table(), theirs)
 
 
 def _manet() -> Case:
@@ -437,7 +437,7 @@ def _manet() -> Case:
       return 21 * super().__call__(lr)
 
   return Case(
-    Scaled(features=8, depth_features=0), convert.manet(), (image((2, 10, 13, 3)),), theirs, lambda m, x: m(x)
+    Scaled(features=8, depth_features=0), importers.manet_table(), (image((2, 10, 13, 3)),), theirs, lambda m, x: m(x)
   )
 
 
@@ -507,7 +507,7 @@ def _rrdb_sft() -> Case:
   kernels /= kernels.sum(-1, keepdims=True)
   return Case(
     NBSR(blocks=2, features=8, growth=4, components=6, taps=25),
-    convert.rrdb_sft(),
+    importers.rrdb_sft_table(),
     (image((2, 6, 7, 3)), kernels),
     theirs,
     lambda m, x, k: m(x, k),

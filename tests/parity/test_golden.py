@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from ssr_jax.weights import tokenizer
+from ssr_jax.weights.importers import tokenizer
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ssr_jax.weights import tokenizer
+from ssr_jax.weights.importers import tokenizer
 
 torch = pytest.importorskip('torch')
 

@@ -16,7 +16,7 @@ from ssr_jax.runtime import restorer
 from ssr_jax.systems.ssr import system as ssr_system
 from ssr_jax.systems.ssr.svkr import RULES
 from ssr_jax.types import SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import format
 
 # A section 'sampling.student' of model.json.
 STUDENT = {'steps': 1, 'start': 0.2, 'noise': 1.0, 'wavelet_levels': 2, 'chroma_levels': 1, 'strength': 1.0}
@@ -119,11 +119,11 @@ def test_the_models_wavelet_levels_are_what_the_restored_image_gives(model, tiny
   plain = model.sample(lr, colour_fix='none')
   for levels in (1, 3):
     shutil.copytree(tiny_model_dir, tmp_path / str(levels))
-    registry.update(tmp_path / str(levels), sampling={'wavelet_levels': levels})
+    format.update(tmp_path / str(levels), sampling={'wavelet_levels': levels})
     found = restorer.load(tmp_path / str(levels)).sample(lr, colour_fix='wavelet')
     expected = np.clip(colourfix.wavelet(plain.image, plain.restored, levels), 0, 1)
     np.testing.assert_allclose(found.image, expected, atol=2e-3)  # the uncorrected one was clipped before
-  registry.update(tmp_path / '1', sampling={'wavelet_levels': 0})
+  format.update(tmp_path / '1', sampling={'wavelet_levels': 0})
   with pytest.raises(SSRError, match='sampling.wavelet_levels 0 in model.json'):
     restorer.load(tmp_path / '1').sample(lr)
 
@@ -146,7 +146,7 @@ def test_tiles_agree_with_the_whole_where_the_net_sees_the_same(model):
 def test_svkr_refines_in_tiles_as_it_does_on_the_whole(tiny_model_dir, tmp_path):
   """What three rounds change over one is the same for an image in tiles: it does not depend on the size class."""
   shutil.copytree(tiny_model_dir, tmp_path / 'once')
-  registry.update(tmp_path / 'once', svkr={'iterations': 1})
+  format.update(tmp_path / 'once', svkr={'iterations': 1})
   once, thrice = ssr_jax.load(tmp_path / 'once'), ssr_jax.load(tiny_model_dir)
   lr = _photo(70, 90, 50, 100) / np.float32(255)
   changes = [thrice.sample(lr, steps=0, tile=n).depth - once.sample(lr, steps=0, tile=n).depth for n in (64, 128)]
@@ -287,11 +287,11 @@ def with_student(tiny_model_dir, tmp_path):
   """The tiny model, and a student with other weights than its UNet's."""
   directory = tmp_path / 'model'
   shutil.copytree(tiny_model_dir, directory)
-  entry = registry.read_config(directory)['parts']['unet']
-  variables = registry.load_part(directory, 'unet')
+  entry = format.read_config(directory)['parts']['unet']
+  variables = format.load_part(directory, 'unet')
   variables['params']['unet'] = jax.tree.map(lambda x: -1.3 * x, variables['params']['unet'])
-  registry.save_part(directory, 'student', entry['config'], variables)
-  registry.update(directory, sampling={'student': STUDENT})
+  format.save_part(directory, 'student', entry['config'], variables)
+  format.update(directory, sampling={'student': STUDENT})
   return directory
 
 
@@ -314,8 +314,8 @@ def test_a_students_step_is_that_of_its_weights_as_the_unet(with_student, tmp_pa
   """One DDIM step ends at the predicted clean latent, which every sampler does with one step."""
   swapped = tmp_path / 'swapped'
   shutil.copytree(with_student, swapped)
-  entry = registry.read_config(swapped)['parts']['unet']
-  registry.save_part(swapped, 'unet', entry['config'], registry.load_part(with_student, 'student'))
+  entry = format.read_config(swapped)['parts']['unet']
+  format.save_part(swapped, 'unet', entry['config'], format.load_part(with_student, 'student'))
   lr = _photo()
   as_unet = ssr_jax.load(swapped).sample(lr, steps=1, start=0.2, sampler='dpmpp_2m', colour_fix='none')
   as_student = ssr_jax.load(with_student).sample(lr, colour_fix='none')
@@ -326,7 +326,7 @@ def test_a_student_that_begins_without_noise_draws_none(with_student):
   """Another seed changes nothing then; with some of the noise it changes less than with all of it."""
   changes = []
   for noise in (0.0, 0.3, 1.0):
-    registry.update(with_student, sampling={'student': STUDENT | {'noise': noise}})
+    format.update(with_student, sampling={'student': STUDENT | {'noise': noise}})
     ssr = ssr_jax.load(with_student)
     first, second = (ssr.sample(_photo() / 255, seed=seed, colour_fix='none').image for seed in (0, 1))
     changes.append(np.abs(first - second).mean())
@@ -343,7 +343,7 @@ def test_strength_is_the_share_of_the_changes_that_stays(with_student):
     part.image[inside], (whole.restored + 0.25 * (whole.image - whole.restored))[inside], atol=1e-5
   )
   np.testing.assert_allclose(none.image, none.restored, atol=1e-6)
-  registry.update(with_student, sampling={'student': STUDENT | {'strength': 0.25}})
+  format.update(with_student, sampling={'student': STUDENT | {'strength': 0.25}})
   np.testing.assert_array_equal(ssr_jax.load(with_student).sample(lr).image, part.image)
   with pytest.raises(SSRError, match='strength 1.5: must lie in'):
     ssr.sample(lr, strength=1.5)
@@ -352,15 +352,15 @@ def test_strength_is_the_share_of_the_changes_that_stays(with_student):
 def test_a_student_has_a_decoder_of_its_own_where_there_is_one(with_student):
   """Its image is that of a model whose only autoencoder is that one; the UNet's image is as it was."""
   ssr = ssr_jax.load(with_student)
-  entry, variables = registry.read_config(with_student)['parts']['vae'], registry.load_part(with_student, 'vae')
+  entry, variables = format.read_config(with_student)['parts']['vae'], format.load_part(with_student, 'vae')
   before, unet = ssr.sample(_photo()).image, ssr.sample(_photo(), steps=1).image
   variables['params']['decoder'] = jax.tree.map(lambda x: 1.5 * x, variables['params']['decoder'])
-  registry.save_part(with_student, 'student_vae', entry['config'], variables)
+  format.save_part(with_student, 'student_vae', entry['config'], variables)
   ssr = ssr_jax.load(with_student)
   assert ssr.required()[-2:] == ('student_vae', 'student') and ssr.required(steps=1)[-2:] == ('vae', 'unet')
   np.testing.assert_array_equal(ssr.sample(_photo(), steps=1).image, unet)
   image = ssr.sample(_photo()).image
-  registry.save_part(with_student, 'vae', entry['config'], variables)
+  format.save_part(with_student, 'vae', entry['config'], variables)
   assert np.abs(image.astype(int) - before).max() > 0
   np.testing.assert_array_equal(ssr_jax.load(with_student).sample(_photo()).image, image)
 
@@ -392,6 +392,6 @@ def test_colours_of_a_tall_image_are_those_of_the_whole(how):
   ],
 )
 def test_a_wrong_student_section_is_said_at_loading(with_student, section, complaint):
-  registry.update(with_student, sampling={'student': section})
+  format.update(with_student, sampling={'student': section})
   with pytest.raises(SSRError, match=complaint):
     ssr_jax.load(with_student)

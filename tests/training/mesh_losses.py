@@ -22,7 +22,7 @@ from ssr_jax.data import sources  # noqa: E402
 from ssr_jax.systems.ssr import stages  # noqa: E402
 from ssr_jax.training import sharding  # noqa: E402
 from ssr_jax.training import state as state_lib  # noqa: E402
-from ssr_jax.weights import registry  # noqa: E402
+from ssr_jax.weights import store  # noqa: E402
 
 
 def losses(config, mesh_shape: tuple[int, ...], steps: int) -> list[float]:
@@ -34,7 +34,7 @@ def losses(config, mesh_shape: tuple[int, ...], steps: int) -> list[float]:
   make = pipeline.scene_record(photos, 64, 64) if stage.depth == 'needs' else pipeline.photo_record(64)
   data = pipeline.dataset(range(8) if stage.depth == 'needs' else photos, make, config.train.batch_size, 0)
   params, stats, constants = stage.init(jax.random.key(0))
-  frozen = dict(registry.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
+  frozen = dict(store.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
   frozen |= {'constants': constants}
   params, stats = jax.tree.map(np.asarray, stage.prepare(params, stats, frozen, data[0]))
   # Nothing is too small to be split here.

@@ -12,7 +12,7 @@ from ssr_jax.image import colour, colourfix
 from ssr_jax.systems.ssr import stages
 from ssr_jax.systems.ssr.stages import distill
 from ssr_jax.types import SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import store
 
 
 def _grass():
@@ -68,7 +68,7 @@ def _built(tiny_model_dir, **fields):
   config = common.apply(tiny.get_config('distill'), {'parts_from': str(tiny_model_dir)} | fields)
   built = stages.build(config)
   params, stats, constants = built.init(jax.random.key(0))
-  frozen = dict(registry.load_model(tiny_model_dir, parts=built.needs).variables) | {'constants': constants}
+  frozen = dict(store.load_model(tiny_model_dir, parts=built.needs).variables) | {'constants': constants}
   return built, *built.prepare(params, stats, frozen, None), frozen
 
 

@@ -13,7 +13,7 @@ from ssr_jax.systems.ssr.stages import base
 from ssr_jax.training import flops
 from ssr_jax.training import shapes as run_shapes
 from ssr_jax.types import SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import store
 
 STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill')
 # The last convolution before an image, by the scope that it has in a program: NBSR's, and that of the VAE's decoder.
@@ -75,7 +75,7 @@ def test_draws_share_the_work_of_the_frozen_nets(tiny_model_dir):
     config = common.apply(tiny.get_config('diffusion'), {'loss.draws': draws, 'parts_from': str(tiny_model_dir)})
     built = stages.build(config)
     params, stats, constants = jax.eval_shape(built.init, jax.random.key(0))
-    frozen = dict(registry.load_model(config.parts_from, parts=built.needs).variables) | {'constants': constants}
+    frozen = dict(store.load_model(config.parts_from, parts=built.needs).variables) | {'constants': constants}
     batch = {'hr': np.zeros((2, 64, 64, 3), np.uint8), 'seed': np.zeros(2, np.uint32)}
     gradient = jax.grad(lambda *a: built.loss(*a)[0])
     return flops.count(gradient, params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))

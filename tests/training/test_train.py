@@ -23,7 +23,7 @@ from ssr_jax.systems.ssr import stages
 from ssr_jax.systems.ssr.stages import base
 from ssr_jax.training import checkpoint as train_checkpoint
 from ssr_jax.types import SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import format, store
 import train
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -54,7 +54,7 @@ def _config(stage, photos, parts_from, **fields):
 @pytest.mark.parametrize('stage', STAGES)
 def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, tmp_path):
   assert not train.main(_config(stage, photos, tiny_model_dir), str(tmp_path))
-  model = registry.load_model(tmp_path / 'model')
+  model = store.load_model(tmp_path / 'model')
   assert set(model.variables) == set(STAGES[stage])
   for leaf in jax.tree.leaves(model.variables):
     assert np.isfinite(leaf).all()
@@ -74,13 +74,13 @@ def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, 
       'strength': 1.0,
     }
     student, teacher = (
-      registry.flatten(v) for v in (model.variables['student'], registry.load_part(tiny_model_dir, 'unet'))
+      format.flatten(v) for v in (model.variables['student'], format.load_part(tiny_model_dir, 'unet'))
     )
     moved = [name for name in teacher if np.abs(student[name] - teacher[name]).max() > 1e-3]
     assert len(moved) < len(teacher) / 20 and any((student[name] != teacher[name]).any() for name in teacher)
     # The decoder learned along; what makes latents is bit for bit as it was, and so is their scaling.
-    before = registry.load_model(tiny_model_dir, parts=('vae',))
-    old, new = registry.flatten(before.variables['vae']), registry.flatten(model.variables['student_vae'])
+    before = store.load_model(tiny_model_dir, parts=('vae',))
+    old, new = format.flatten(before.variables['vae']), format.flatten(model.variables['student_vae'])
     learned = {name for name in old if not np.array_equal(old[name], new[name])}
     decodes = ('params/decoder', 'params/post_quant_conv', 'params/shortcut_out')
     assert all(name.startswith(decodes) for name in learned) and len(learned) > len(old) / 4
@@ -229,10 +229,10 @@ def test_an_autoencoder_keeps_the_scaling_that_its_unet_was_trained_on(photos, t
   """A new one's is measured; one that goes on, also after an interruption, keeps that of the weights it began with."""
 
   def scaling(run):
-    return registry.read_config(tmp_path / run / 'model')['parts']['vae']['config']['scaling_factor']
+    return format.read_config(tmp_path / run / 'model')['parts']['vae']['config']['scaling_factor']
 
   train.main(_config('vae', photos, tiny_model_dir), str(tmp_path / 'a'))
-  registry.update(tmp_path / 'a' / 'model', name='parent')  # another than its folder's
+  format.update(tmp_path / 'a' / 'model', name='parent')  # another than its folder's
   fields = dict(train__learning_rate=0.05, init_from=str(tmp_path / 'a' / 'model'), train__checkpoint_every=1)
   train.main(_config('vae', photos, tiny_model_dir, train__steps=2, **fields), str(tmp_path / 'b'))
   assert scaling('b') == scaling('a')
@@ -242,7 +242,7 @@ def test_an_autoencoder_keeps_the_scaling_that_its_unet_was_trained_on(photos, t
   assert scaling('b') == scaling('a')
 
   # Nor does it forget what they were and how long they were trained, be it asked by its model or by its checkpoint.
-  a, b = (registry.read_config(tmp_path / run / 'model')['parts']['vae']['training'] for run in 'ab')
+  a, b = (format.read_config(tmp_path / run / 'model')['parts']['vae']['training'] for run in 'ab')
   assert 'earlier_steps' not in a and b['steps'] == 3 and b['earlier_steps'] == {'vae': a['steps']} != {'vae': 0}
   assert (a['started_from'], b['started_from']) == ('scratch', 'parent')
   for place in (tmp_path / 'b', tmp_path / 'b' / 'model'):

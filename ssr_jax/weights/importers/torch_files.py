@@ -1,7 +1,7 @@
-"""Reads the tensors of a public checkpoint: safetensors, sharded or not, and PyTorch's own files without running them.
+"""Reads tensors of public checkpoints: safetensors, single or sharded, and PyTorch's pickles, without torch.
 
-A `.pth` or `.bin` file is a pickle, and unpickling runs whatever the file says. The reader here knows the few calls
-that rebuild tensors and refuses everything else, by name, before anything of it is called.
+Unpickling a `.pth` or `.bin` file executes any function that the file names. The reader here allows only the functions
+that rebuild tensors. Any other function is an error that names it, and is not called.
 """
 
 import collections
@@ -12,7 +12,7 @@ import json
 import pathlib
 import pickle
 import re
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 import zipfile
 
 import ml_dtypes
@@ -22,8 +22,10 @@ import safetensors
 from ssr_jax.types import SSRError
 
 SUFFIXES = ('.safetensors', '.bin', '.pth', '.pt', '.ckpt')
-_STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')  # what diffusers and transformers call a network's file
-_NESTED = ('params_ema', 'params', 'state_dict', 'model')  # BasicSR and others put the state dict one level down
+"""File name suffixes of checkpoints."""
+
+_STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')  # names that diffusers and transformers give the files
+_NESTED = ('params_ema', 'params', 'state_dict', 'model')  # keys under which BasicSR and others nest the state dict
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 _STORAGES = {
@@ -41,14 +43,9 @@ _STORAGES = {
 
 
 class Tensors(Mapping[str, np.ndarray]):
-  """The tensors of a checkpoint by name; each is read when it is asked for.
+  """Tensors of a checkpoint by name; each one is read from disk at every access."""
 
-  Attributes:
-    source: the file or folder they come from, for messages.
-  """
-
-  def __init__(self, source: pathlib.Path, readers: Mapping[str, Callable[[], np.ndarray]]):
-    self.source = source
+  def __init__(self, readers: Mapping[str, Callable[[], np.ndarray]]):
     self._readers = dict(readers)
 
   def __getitem__(self, name: str) -> np.ndarray:
@@ -62,18 +59,18 @@ class Tensors(Mapping[str, np.ndarray]):
 
 
 def find(folder: pathlib.Path) -> pathlib.Path:
-  """The file that holds a network's tensors in a folder of diffusers or transformers: an index of shards, or one file.
+  """The weight file, or the index of weight shards, in a network's folder of diffusers or transformers.
 
-  safetensors are preferred to pickles, and full precision to a variant such as fp16.
+  safetensors files are preferred to pickles, and full precision to a variant such as fp16.
 
   Raises:
-    SSRError: there is none.
+    SSRError: the folder has no such file.
   """
   patterns = []
   for variant in (r'', r'\.\w+'):
     for stem in _STEMS:
       patterns.append(rf'{stem}{variant}\.safetensors')
-      # Both orders of 'index' and the variant are about.
+      # diffusers and transformers differ in where the variant stands.
       patterns.append(rf'{stem}{variant}\.safetensors\.index\.json|{stem}\.safetensors\.index{variant}\.json')
   for variant in (r'', r'\.\w+'):
     for stem in _STEMS:
@@ -88,10 +85,10 @@ def find(folder: pathlib.Path) -> pathlib.Path:
 
 
 def read(path: pathlib.Path) -> Tensors:
-  """Tensors of a file, of the shards that an index file names, or of a network's folder.
+  """The tensors of a file, of all shards of an index file, or of a network's folder.
 
   Raises:
-    SSRError: nothing there, a damaged file, a shard that is missing, or a pickle that holds more than tensors.
+    SSRError: no such file, a damaged file, a missing shard, or a pickle that holds more than tensors.
   """
   if path.is_dir():
     path = find(path)
@@ -103,6 +100,7 @@ def read(path: pathlib.Path) -> Tensors:
 
 
 def _sharded(index: pathlib.Path) -> Tensors:
+  """The tensors of all shards of an index file."""
   try:
     places = json.loads(index.read_text(encoding='utf-8'))['weight_map']
   except (OSError, ValueError, KeyError, TypeError) as error:
@@ -114,15 +112,15 @@ def _sharded(index: pathlib.Path) -> Tensors:
     tensors = read(index.parent / shard)
     for name in (n for n, place in places.items() if place == shard):
       if name not in tensors:
-        raise SSRError(f'{index.parent / shard}: lacks {name}, which {index.name} promises; fetch the file again')
+        raise SSRError(f'{index.parent / shard}: lacks {name}, which {index.name} lists; fetch the file again')
       readers[name] = functools.partial(tensors.__getitem__, name)
-  return Tensors(index, readers)
+  return Tensors(readers)
 
 
 def _safetensors(path: pathlib.Path) -> Tensors:
   try:
     file = safetensors.safe_open(path, framework='numpy')
-    return Tensors(path, {name: functools.partial(file.get_tensor, name) for name in file.keys()})  # noqa: SIM118, no dict
+    return Tensors({name: functools.partial(file.get_tensor, name) for name in file.keys()})  # noqa: SIM118, no dict
   except (safetensors.SafetensorError, OSError) as error:
     raise SSRError(f'{path}: not a safetensors file ({error}); fetch it again') from error
 
@@ -131,12 +129,16 @@ def _safetensors(path: pathlib.Path) -> Tensors:
 
 
 class _Storage(NamedTuple):
+  """A block of numbers of one type in the file."""
+
   kind: str
   key: str
-  count: int
+  length: int
 
 
 class _Tensor(NamedTuple):
+  """A strided view of a storage."""
+
   storage: _Storage
   offset: int
   size: tuple[int, ...]
@@ -144,7 +146,7 @@ class _Tensor(NamedTuple):
 
 
 class _RebuildTensor:
-  """torch._utils._rebuild_tensor_v2, as a description: nothing is read before all of the pickle has been."""
+  """Stands in for torch._utils._rebuild_tensor_v2; returns a description, so the data can be read later."""
 
   __slots__ = ()
 
@@ -153,7 +155,7 @@ class _RebuildTensor:
 
 
 class _RebuildParameter:
-  """torch._utils._rebuild_parameter: the tensor."""
+  """Stands in for torch._utils._rebuild_parameter; returns its tensor."""
 
   __slots__ = ()
 
@@ -161,7 +163,7 @@ class _RebuildParameter:
     return data
 
 
-# What a pickle may ask for. None of it has attributes that a pickle could set.
+# What a pickle may use. Pickles can set attributes, so none of these objects has any that can be set.
 _ALLOWED = {
   ('torch._utils', '_rebuild_tensor_v2'): _RebuildTensor(),
   ('torch._utils', '_rebuild_parameter'): _RebuildParameter(),
@@ -171,20 +173,30 @@ _ALLOWED = {
 
 
 class _Unpickler(pickle.Unpickler):
-  """Unpickles tensors in dicts and lists and nothing else: a pickle can only call what `find_class` hands out."""
+  """Unpickles tensors in dicts and lists only: a pickle can call no function that `find_class` does not return."""
 
-  def __init__(self, path: pathlib.Path, file):
+  def __init__(self, path: pathlib.Path, file: IO[bytes]):
     super().__init__(file)
     self._path = path
 
   def find_class(self, module: str, name: str) -> Any:
+    """The stand-in for a global name in the pickle.
+
+    Raises:
+      SSRError: a name that rebuilding tensors does not need.
+    """
     if (module, name) not in _ALLOWED:
       raise SSRError(
-        f'{self._path}: asks for {module}.{name}, which is no tensor; it was not run. Save model.state_dict() alone'
+        f'{self._path}: asks for {module}.{name}, which is no tensor; it was not run. Save only model.state_dict()'
       )
     return _ALLOWED[module, name]
 
-  def persistent_load(self, pid) -> _Storage:
+  def persistent_load(self, pid: Any) -> _Storage:
+    """The storage that a persistent id describes: ('storage', kind, key, device, length, ...).
+
+    Raises:
+      ValueError: something other than a storage.
+    """
     name, kind, key, _, count, *_ = pid
     if name != 'storage' or kind not in _STORAGES or not isinstance(count, int):
       raise ValueError('an unknown kind of storage')
@@ -192,6 +204,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _pickled(path: pathlib.Path) -> Tensors:
+  """The tensors of a PyTorch file."""
   try:
     with open(path, 'rb') as file:
       zipped = zipfile.is_zipfile(file)
@@ -199,7 +212,7 @@ def _pickled(path: pathlib.Path) -> Tensors:
       tree, load = (_open_zip if zipped else _open_legacy)(path, file)
   except SSRError:
     raise
-  except Exception as error:  # a damaged pickle can raise nearly anything
+  except Exception as error:  # a damaged pickle can raise any exception
     raise SSRError(f'{path}: not a PyTorch state dict ({type(error).__name__}: {error}); fetch it again') from error
   while isinstance(tree, dict) and not any(isinstance(value, _Tensor) for value in tree.values()):
     inner = [tree[key] for key in _NESTED if isinstance(tree.get(key), dict)]
@@ -207,10 +220,8 @@ def _pickled(path: pathlib.Path) -> Tensors:
       break
     tree = inner[0]
   if not isinstance(tree, dict) or not tree or not all(isinstance(value, _Tensor) for value in tree.values()):
-    raise SSRError(f'{path}: holds no state dict (names and tensors, nothing else); save model.state_dict()')
-  return Tensors(
-    path, {str(name): functools.partial(_view, path, str(name), value, load) for name, value in tree.items()}
-  )
+    raise SSRError(f'{path}: holds no state dict (names and tensors only); save model.state_dict()')
+  return Tensors({str(name): functools.partial(_view, path, str(name), value, load) for name, value in tree.items()})
 
 
 def _view(path: pathlib.Path, name: str, tensor: _Tensor, load: Callable[[_Storage], np.ndarray]) -> np.ndarray:
@@ -224,12 +235,13 @@ def _view(path: pathlib.Path, name: str, tensor: _Tensor, load: Callable[[_Stora
   except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
     raise SSRError(f'{path}: the data of {name} cannot be read ({error}); fetch the file again') from error
   if 0 not in size and offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= storage.size:
-    raise SSRError(f'{path}: {name} reaches beyond its data; fetch the file again')
+    raise SSRError(f'{path}: {name} extends beyond its data; fetch the file again')
   steps = tuple(step * storage.itemsize for step in stride)
   return np.lib.stride_tricks.as_strided(storage[offset:], size, steps, writeable=False)
 
 
-def _open_zip(path: pathlib.Path, file) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+def _open_zip(path: pathlib.Path, file: IO[bytes]) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+  """The pickled tree and the reader of its storages, from the zip archives of PyTorch 1.6 and later."""
   with zipfile.ZipFile(file) as archive:
     names = archive.namelist()
     (table,) = [name for name in names if name.endswith('/data.pkl') or name == 'data.pkl']
@@ -240,18 +252,18 @@ def _open_zip(path: pathlib.Path, file) -> tuple[Any, Callable[[_Storage], np.nd
 
   def load(storage: _Storage) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
-      return np.frombuffer(archive.read(f'{prefix}data/{storage.key}'), _STORAGES[storage.kind], storage.count)
+      return np.frombuffer(archive.read(f'{prefix}data/{storage.key}'), _STORAGES[storage.kind], storage.length)
 
   return tree, load
 
 
-def _open_legacy(path: pathlib.Path, file) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
-  """The format before PyTorch 1.6: five pickles, then each storage as its length and its bytes."""
+def _open_legacy(path: pathlib.Path, file: IO[bytes]) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
+  """As `_open_zip`, for files before PyTorch 1.6: five pickles, then the length and the bytes of each storage."""
   magic, _, system, tree, keys = (_Unpickler(path, file).load() for _ in range(5))
   if magic != _LEGACY_MAGIC:
     raise ValueError('no magic number')
   _check_order(path, system.get('little_endian', True))
-  kinds = {}  # a storage's own record does not say what it holds
+  kinds = {}  # the storage records in the file do not give their type, only the tensors do
   for tensor in _tensors(tree):
     kinds[tensor.storage.key] = np.dtype(_STORAGES[tensor.storage.kind])
   places = {}
@@ -271,6 +283,7 @@ def _open_legacy(path: pathlib.Path, file) -> tuple[Any, Callable[[_Storage], np
 
 
 def _tensors(tree: Any) -> Iterator[_Tensor]:
+  """All tensors in nested dicts, lists and tuples."""
   if isinstance(tree, _Tensor):
     yield tree
   elif isinstance(tree, (dict, list, tuple)):
@@ -279,5 +292,6 @@ def _tensors(tree: Any) -> Iterator[_Tensor]:
 
 
 def _check_order(path: pathlib.Path, little: bool) -> None:
+  """SSRError for big-endian data."""
   if not little:
     raise SSRError(f'{path}: written on a big-endian machine, which is not supported; save it as safetensors')

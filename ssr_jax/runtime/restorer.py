@@ -241,7 +241,7 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
   """
   compute = nn.dtype_of(dtype, 'dtype')
   model = store.load_model(name_or_path)
-  system = systems.get(model.config.get('system', systems.DEFAULT))
+  system = systems.get(model.config['system'])
   modules = {part: format.build(part, entry['config'], dtype=compute) for part, entry in model.config['parts'].items()}
   try:
     system.check_model(model.config, modules)

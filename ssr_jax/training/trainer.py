@@ -78,10 +78,10 @@ class Data:
 
   photos: sources.Source
   batches: loader.Dataset
-  held: list[records.Batch]
+  held: list[loader.Batch]
 
   @property
-  def first(self) -> records.Batch:
+  def first(self) -> loader.Batch:
     """The whole first batch, on every process."""
     return dataclasses.replace(self.batches, process_index=0, process_count=1)[0]
 

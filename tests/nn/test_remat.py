@@ -8,8 +8,8 @@ import pytest
 from configs import tiny
 from ssr_jax import systems
 from ssr_jax.nn import remat
-from ssr_jax.systems.ssr import stages
 from ssr_jax.systems.ssr.parts import PARTS
+from ssr_jax.training import stages
 from ssr_jax.types import SSRError
 
 # Several blocks of each kind; small beside what they keep.

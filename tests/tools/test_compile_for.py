@@ -18,8 +18,7 @@ from skimage import data
 from configs import tiny
 from ssr_jax.data import loader as pipeline
 from ssr_jax.data import sources
-from ssr_jax.systems.ssr import stages
-from ssr_jax.training import shapes, sharding
+from ssr_jax.training import shapes, sharding, stages
 from ssr_jax.types import SSRError
 from tools import compile_for
 

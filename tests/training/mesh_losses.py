@@ -17,10 +17,8 @@ import numpy as np  # noqa: E402
 
 from configs import common, tiny  # noqa: E402
 from ssr_jax import xla  # noqa: E402
-from ssr_jax.data import loader as pipeline  # noqa: E402
-from ssr_jax.data import sources  # noqa: E402
-from ssr_jax.systems.ssr import stages  # noqa: E402
-from ssr_jax.training import sharding  # noqa: E402
+from ssr_jax.data import loader, records, sources  # noqa: E402
+from ssr_jax.training import sharding, stages  # noqa: E402
 from ssr_jax.training import state as state_lib  # noqa: E402
 from ssr_jax.weights import store  # noqa: E402
 
@@ -31,12 +29,12 @@ def losses(config, mesh_shape: tuple[int, ...], steps: int) -> list[float]:
   mesh = sharding.make_mesh(dict(zip(sharding.AXES, mesh_shape, strict=True)), jax.devices()[:count])
   stage = stages.build(config)
   photos = sources.from_spec(config.data.train, ('hr',))
-  make = pipeline.scene_record(photos, 64, 64) if stage.depth == 'needs' else pipeline.photo_record(64)
-  data = pipeline.dataset(range(8) if stage.depth == 'needs' else photos, make, config.train.batch_size, 0)
+  make = records.scene_record(photos, 64, 64) if stage.depth == 'needs' else records.photo_record(64)
+  data = loader.dataset(range(8) if stage.depth == 'needs' else photos, make, config.train.batch_size, 0)
   params, stats, constants = stage.init(jax.random.key(0))
   frozen = dict(store.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
   frozen |= {'constants': constants}
-  params, stats = jax.tree.map(np.asarray, stage.prepare(params, stats, frozen, data[0]))
+  params, stats = jax.tree.map(np.asarray, stage.prepare(stages.context(params, stats, frozen), data[0], False))
   # Nothing is too small to be split here.
   program = state_lib.program(stage, common.apply(config, {'mesh.min_size': 1}), mesh, params, stats, frozen)
   split = [place for place in jax.tree.leaves(program.places) if any(place.spec)]

@@ -9,8 +9,8 @@ from skimage import data
 from configs import common, tiny
 from ssr_jax import diffusion
 from ssr_jax.image import colour, colourfix
-from ssr_jax.systems.ssr import stages
 from ssr_jax.systems.ssr.stages import distill
+from ssr_jax.training import stages
 from ssr_jax.types import SSRError
 from ssr_jax.weights import store
 
@@ -69,7 +69,7 @@ def _built(tiny_model_dir, **fields):
   built = stages.build(config)
   params, stats, constants = built.init(jax.random.key(0))
   frozen = dict(store.load_model(tiny_model_dir, parts=built.needs).variables) | {'constants': constants}
-  return built, *built.prepare(params, stats, frozen, None), frozen
+  return built, *built.prepare(stages.context(params, stats, frozen), None, False), frozen
 
 
 def test_the_critic_pulls_as_hard_as_it_is_told_and_knows_however_steep_it_is(tiny_model_dir, monkeypatch):
@@ -90,9 +90,8 @@ def test_the_critic_pulls_as_hard_as_it_is_told_and_knows_however_steep_it_is(ti
     wrong = known
 
     def loss(student):
-      return built.loss(params | {'student': student, 'critic': critic}, stats, frozen, batch, jax.random.key(1), step)[
-        0
-      ]
+      changed = params | {'student': student, 'critic': critic}
+      return built.loss(stages.context(changed, stats, frozen, jax.random.key(1), step), batch)[0]
 
     return jnp.concatenate([jnp.ravel(x) for x in jax.tree.leaves(jax.grad(loss)(params['student']))])
 

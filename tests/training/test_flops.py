@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from configs import common, tiny
-from ssr_jax.training import flops, shapes
+from ssr_jax.training import flops, shapes, state
 
 
 def test_matrix_products_in_loops_and_branches():
@@ -60,7 +60,7 @@ def test_a_step_counts_the_same_with_and_without_rematerialisation_and_less_wher
     batch = shapes.of_batch(stage, config, 2)
 
     def loss(params, stats, frozen, batch):
-      return stage.loss(params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))[0]
+      return state.loss_of(stage)(params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))[0]
 
     as_run = flops.count(jax.grad(loss), params, stats, frozen, batch)
     return flops.of_step(config, params, stats, frozen, batch), as_run

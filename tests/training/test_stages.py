@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from configs import common, tiny
-from ssr_jax.systems.ssr import stages
-from ssr_jax.systems.ssr.stages import base
-from ssr_jax.training import flops
+from ssr_jax.systems.ssr.stages import common as base
+from ssr_jax.training import flops, stages, state
 from ssr_jax.training import shapes as run_shapes
 from ssr_jax.types import SSRError
 from ssr_jax.weights import store
@@ -29,7 +28,7 @@ def test_bfloat16_is_in_the_networks_and_not_in_their_parameters(stage, tiny_mod
     'seed': np.zeros(2, np.uint32),
     'depth': np.zeros((2, 64, 64), np.float32),
   }
-  gradient = jax.grad(lambda *a: built.loss(*a)[0])
+  gradient = jax.grad(lambda *a: state.loss_of(built)(*a)[0])
   arguments = params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32)
   shapes = jax.eval_shape(gradient, *arguments)
   assert {x.dtype for x in jax.tree.leaves(shapes)} == {jnp.dtype(jnp.float32)}
@@ -77,7 +76,7 @@ def test_draws_share_the_work_of_the_frozen_nets(tiny_model_dir):
     params, stats, constants = jax.eval_shape(built.init, jax.random.key(0))
     frozen = dict(store.load_model(config.parts_from, parts=built.needs).variables) | {'constants': constants}
     batch = {'hr': np.zeros((2, 64, 64, 3), np.uint8), 'seed': np.zeros(2, np.uint32)}
-    gradient = jax.grad(lambda *a: built.loss(*a)[0])
+    gradient = jax.grad(lambda *a: state.loss_of(built)(*a)[0])
     return flops.count(gradient, params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))
 
   one, two, three = (operations(n) for n in (1, 2, 3))
@@ -94,8 +93,8 @@ def test_noise_on_latents_reaches_the_decoder_and_nothing_else(tiny_model_dir):
     hr = np.stack([np.broadcast_to(ramp[:, None, None], (64, 64, 3)), np.broadcast_to(ramp[:, None], (64, 64, 3))])
     batch = {'hr': hr, 'seed': np.zeros(2, np.uint32)}
     params, stats, _ = built.init(jax.random.key(0))
-    params, _ = built.prepare(params, stats, {}, batch)
-    return built.loss(params, stats, {}, batch, jax.random.key(1), 0)[1][0]
+    params, _ = built.prepare(stages.context(params, stats, {}), batch, False)
+    return built.loss(stages.context(params, stats, {}, jax.random.key(1)), batch)[1][0]
 
   none, some, much = (terms(noise) for noise in (0.0, 0.2, 0.8))
   assert none['reconstruction'] < 0.7 * some['reconstruction'] < 0.5 * much['reconstruction']

@@ -19,9 +19,9 @@ from skimage import data
 from configs import common, tiny
 from ssr_jax import cli
 from ssr_jax.data import loader as data_pipeline
-from ssr_jax.systems.ssr import stages
-from ssr_jax.systems.ssr.stages import base
+from ssr_jax.systems.ssr.stages import common as base
 from ssr_jax.training import checkpoint as train_checkpoint
+from ssr_jax.training import stages, trainer
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format, store
 import train
@@ -246,20 +246,20 @@ def test_an_autoencoder_keeps_the_scaling_that_its_unet_was_trained_on(photos, t
   assert 'earlier_steps' not in a and b['steps'] == 3 and b['earlier_steps'] == {'vae': a['steps']} != {'vae': 0}
   assert (a['started_from'], b['started_from']) == ('scratch', 'parent')
   for place in (tmp_path / 'b', tmp_path / 'b' / 'model'):
-    assert train._initial_weights(str(place), ('vae',))[2]['steps'] == {'vae': 3 + a['steps']}
+    assert trainer.read_initial(str(place), ('vae',))[2]['steps'] == {'vae': 3 + a['steps']}
 
 
 def test_weights_are_not_read_as_what_they_are_not(photos, tiny_model_dir):
   """Neither the schedule nor a norm's groups show in any shape."""
   config = _config('diffusion', photos, tiny_model_dir, init_from='there')
   about = {'parts': {'unet': config.model.unet.to_dict()}, 'sections': {'schedule': {}}}
-  assert train._check_same_meaning(config, stages.build(config), about) == {}
+  assert trainer.check_same_meaning(config, stages.build(config), about) == {}
   other = common.apply(config.copy_and_resolve_references(), {'schedule.prediction': 'v'})
   with pytest.raises(SSRError, match="there: config.schedule.prediction is 'v', the UNet was trained with 'eps'"):
-    train._check_same_meaning(other, stages.build(other), about)
+    trainer.check_same_meaning(other, stages.build(other), about)
   other = common.apply(config.copy_and_resolve_references(), {'model.unet.groups': 1})
   with pytest.raises(SSRError, match='config.model.unet.groups is 1, the weights were trained with'):
-    train._check_same_meaning(other, stages.build(other), about)
+    trainer.check_same_meaning(other, stages.build(other), about)
 
 
 def test_asked_to_stop_before_the_first_step_it_claims_nothing(photos, tiny_model_dir, tmp_path, monkeypatch, capsys):
@@ -299,7 +299,7 @@ def test_the_autoencoder_starts_as_a_pca(photos, tiny_model_dir):
   stage = stages.build(_config('vae', photos, tiny_model_dir))
   batch = {'hr': np.stack([np.asarray(Image.open(p))[:64, :64] for p in sorted(photos.iterdir())])}
   params, stats, _ = stage.init(jax.random.key(0))
-  params, _ = stage.prepare(params, stats, {}, batch)
+  params, _ = stage.prepare(stages.context(params, stats, {}), batch, False)
   image = batch['hr'] / 255.0
   out = jax.jit(lambda p, x: stage.modules['vae'].apply({'params': p}, x)[0])(params['vae'], image.astype(np.float32))
   squares = (2 * image - 1).reshape(4, 16, 4, 16, 4, 3).transpose(0, 1, 3, 5, 2, 4).reshape(-1, 48)

@@ -1,0 +1,298 @@
+"""Each stage's loss is what its definition says, told by spies in place of networks and by hand-written values."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from skimage import data
+
+from configs import common, tiny
+from ssr_jax import diffusion
+from ssr_jax.image.resize import upscale
+from ssr_jax.systems.ssr import amf, core
+from ssr_jax.systems.ssr.stages import common as stage_common
+from ssr_jax.systems.ssr.stages import distill as distill_lib
+from ssr_jax.training import stages
+from ssr_jax.weights import format, store
+
+HR = np.stack([data.coffee()[20:84, 250:314], data.coffee()[150:214, 300:364]])
+ROWS = np.linspace(0, 1, 64, dtype=np.float32)[:, None]
+DEPTH = np.stack([np.broadcast_to(ROWS, (64, 64)), np.broadcast_to(ROWS.T, (64, 64))])
+BATCH = {'hr': HR, 'depth': DEPTH, 'seed': np.array([5, 6], np.uint32)}
+
+
+def _stage(name, model, **fields):
+  fields = {'parts_from': str(model), 'data.patch': 64} | fields
+  return stages.build(common.apply(tiny.get_config(name), fields))
+
+
+def _replace(monkeypatch, stage, **networks):
+  """Puts a function `(*arguments, **options) -> output` in place of the module of each part named."""
+
+  class Fake:
+    def __init__(self, function, module):
+      self.function, self.module = function, module
+
+    def __getattr__(self, name):
+      return getattr(self.module, name)
+
+    def apply(self, variables, *arguments, **options):
+      return self.function(*arguments, **options)
+
+  fakes = {part: Fake(function, stage.modules[part]) for part, function in networks.items()}
+  monkeypatch.setattr(stage, 'modules', {**stage.modules, **fakes})
+
+
+def _context(key=0, step=0, **trees):
+  empty = {'params': {}, 'stats': {}, 'frozen': {}}
+  given = {**empty, **trees}
+  frozen = {part: {} for part in ('depth', 'dkenet', 'nbsr', 'vae', 'unet')} | given['frozen']
+  frozen['constants'] = {'nbsr': {'pca': jnp.eye(441, 15)}}
+  frozen['nbsr'] = {'constants': {'pca': jnp.eye(441, 15)}}
+  return stages.context(given['params'], given['stats'], frozen, jax.random.key(key), step)
+
+
+def test_depth_loss_is_zero_for_the_true_inverse_depth_and_not_for_its_negative(tiny_model_dir, monkeypatch):
+  stage = _stage('depth', tiny_model_dir)
+  seen = []
+  for sign in (2.0, -2.0):
+    _replace(monkeypatch, stage, depth=lambda image, raw=False, s=sign: seen.append(image) or s * DEPTH[..., None] + 3)
+    value = float(stage.loss(_context(params={'depth': {}}), BATCH)[0])
+    assert (value < 1e-4) if sign > 0 else (value > 1)
+  # Half of the records are seen degraded and enlarged, the others as they are.
+  kept = [bool(np.allclose(seen[0][i], HR[i] / 255, atol=1e-5)) for i in range(2)]
+  lr = stage.degrade(BATCH).lr
+  for i, same in enumerate(kept):
+    if not same:
+      np.testing.assert_allclose(seen[0][i], upscale(lr, 4)[i], atol=1e-5)
+
+
+@pytest.mark.parametrize('name', ['kernel', 'svkr'])
+def test_kernel_losses_compare_with_the_true_field(name, tiny_model_dir, monkeypatch):
+  """The truth scores 0; its mirror image, and the field of a mirrored depth, do not."""
+  stage = _stage(name, tiny_model_dir, **{'recipe.field': 'depth', 'recipe.mode': 'no_noise', 'svkr.iterations': 1})
+  truth = stage.degrade(BATCH, DEPTH[:, 2::4, 2::4]).kernels
+  area = stage.degrade(BATCH, stage_common.true_depth(BATCH, jnp.zeros((2, 16, 16, 1)))).kernels
+  assert float(jnp.abs(truth - area).max()) < 1e-3
+  networks = {'depth': lambda image: jnp.zeros((*image.shape[:3], 1)), 'nbsr': lambda lr, k: HR / 255.0}
+  ctx = _context(params={'dkenet': {}, **({'nbsr': {}} if name == 'svkr' else {})})
+  values = {}
+  for how, kernels in {'true': area, 'mirrored': area[:, :, ::-1], 'upside down': area[:, ::-1]}.items():
+    _replace(monkeypatch, stage, dkenet=lambda lr, depth, k=kernels: k, **networks)
+    _, (scalars, _) = stage.loss(ctx, BATCH)
+    values[how] = float(scalars['kernel_l1'])
+  assert values['true'] < 1e-7 < 1e-5 < min(values['mirrored'], values['upside down'])
+  expected = float(jnp.abs(area - area[:, ::-1]).mean())
+  np.testing.assert_allclose(values['upside down'], expected, rtol=1e-4)
+
+
+def test_dkenet_trains_on_the_lr_image_and_the_estimated_depth(tiny_model_dir, monkeypatch):
+  stage = _stage('kernel', tiny_model_dir, **{'recipe.field': 'depth', 'recipe.mode': 'no_noise'})
+  seen = {}
+
+  def dkenet(lr, depth):
+    seen.update(lr=lr, depth=depth)
+    return jnp.full((2, 16, 16, 441), 1 / 441)
+
+  _replace(monkeypatch, stage, depth=lambda image: image[..., :1], dkenet=dkenet)
+  stage.loss(_context(params={'dkenet': {}}), BATCH)
+  np.testing.assert_array_equal(seen['lr'], stage.degrade(BATCH, DEPTH.reshape(2, 16, 4, 16, 4).mean((2, 4))).lr)
+  small = jax.image.resize(HR[..., :1] / 255.0, (2, 32, 32, 1), 'linear')  # what the depth net saw, red
+  np.testing.assert_allclose(seen['depth'], jax.image.resize(small, (2, 16, 16, 1), 'linear'), atol=1e-4)
+
+
+@pytest.mark.parametrize('name', ['nbsr', 'svkr'])
+def test_restoration_losses_compare_with_the_photo(name, tiny_model_dir, monkeypatch):
+  """Charbonnier of the photo itself is its floor of a thousandth; of 1 - HR it is the mean distance."""
+  stage = _stage(name, tiny_model_dir, **{'svkr.iterations': 1})
+  uniform = lambda lr, depth: jnp.full((*lr.shape[:3], 441), 1 / 441)
+  values = []
+  for image in (HR / 255.0, 1 - HR / 255.0):
+    networks = {'nbsr': lambda lr, k, image=image: image}
+    if name == 'svkr':
+      networks |= {'depth': lambda image: jnp.zeros((*image.shape[:3], 1)), 'dkenet': uniform}
+    _replace(monkeypatch, stage, **networks)
+    value, (scalars, _) = stage.loss(_context(params={'nbsr': {}, **({'dkenet': {}} if name == 'svkr' else {})}), BATCH)
+    values.append(float(scalars.get('restoration', value)))
+  np.testing.assert_allclose(values[0], 1e-3, rtol=1e-3)
+  np.testing.assert_allclose(values[1], np.mean(np.sqrt((1 - 2 * HR / 255.0) ** 2 + 1e-6)), rtol=1e-4)
+
+
+def test_nbsr_gets_the_lr_image_and_nearly_its_kernels(tiny_model_dir, monkeypatch):
+  stage = _stage('nbsr', tiny_model_dir)
+  seen = []
+  _replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append((lr, k)) or HR / 255.0)
+  low = stage.degrade(BATCH)
+  for key in range(6):
+    stage.loss(_context(key, params={'nbsr': {}}), BATCH)
+  shares = []
+  for lr, kernels in seen:
+    np.testing.assert_array_equal(lr, low.lr)
+    mixed = jnp.roll(low.kernels, 1, 0) - low.kernels
+    shares += list(np.asarray(((kernels - low.kernels) * mixed).sum((1, 2, 3)) / (mixed**2).sum((1, 2, 3))))
+  assert (
+    np.isclose(shares, 0, atol=1e-5).any() and max(shares) > 0.02 and min(shares) + 1e-5 >= 0 and max(shares) <= 0.2
+  )
+
+
+def test_the_diffusion_target_is_the_photos_latent_and_the_conditions_are_the_lr_images(tiny_model_dir, monkeypatch):
+  """A network that knows the photo's latent has no loss; one that knows the LR image's has."""
+  fields = {'loss.constraints': (0.0, 0.0, 0.0), 'loss.draws': 1, 'svkr.iterations': 0}
+  stage = _stage('diffusion', tiny_model_dir, **fields)
+  cells = lambda image, factor=4: image.reshape(2, 16, 4, 16, 4, 3).mean((2, 4))
+  photo = cells(jnp.asarray(HR, jnp.float32) / 255)
+  seen = {}
+
+  def vae(image, key=None, method=None):
+    assert method == 'to_latents'
+    return cells(image)
+
+  def unet_knowing(z0):
+    def unet(*arguments, method=None, train=False, **options):
+      if method == 'reconstruct':
+        return ()
+      z_t, t, conditions = arguments
+      seen.update(conditions=conditions, train=train)
+      prediction = (z_t - alpha(t) * z0) / sigma(t)
+      features = ((), (), ())
+      return ((prediction, features), {'batch_stats': 'moved'}) if train else (prediction, features)
+
+    return unet
+
+  coefficients = lambda t: stage.schedule.coefficients(t)
+  alpha, sigma = (lambda t, i=i: coefficients(t)[i][:, None, None, None] for i in (0, 1))
+  lr = stage.degrade(BATCH).lr
+  networks = {
+    'depth': lambda image: image[..., :1],
+    'dkenet': lambda lr, depth: jnp.concatenate([depth, jnp.zeros((2, 16, 16, 440))], -1),
+    'nbsr': lambda lr, k: upscale(lr, 4),
+    'vae': vae,
+  }
+  ctx = _context(params={'unet': {}})
+  values = []
+  for z0 in (photo, cells(jnp.clip(upscale(lr, 4), 0, 1)), 1 - photo):
+    _replace(monkeypatch, stage, unet=unet_knowing(z0), **networks)
+    value, (_, stats) = stage.loss(ctx, BATCH)
+    values.append(float(value))
+  assert values[0] < 1e-6 < 1e-3 < min(values[1:]) and stats == {'unet': 'moved'} and seen['train']
+  steer = seen['conditions']
+  np.testing.assert_array_equal(steer.lr, lr)
+  np.testing.assert_allclose(steer.lr_latent, cells(jnp.clip(upscale(lr, 4), 0, 1)), atol=1e-5)
+  np.testing.assert_allclose(steer.kernel_code[..., :1], steer.depth, atol=1e-5)
+
+
+def test_the_students_critic_takes_photos_for_real(tiny_model_dir, monkeypatch):
+  """Also: both are judged beside the restored image, and the student's target is the photo."""
+  stage = _stage('distill', tiny_model_dir, **{'loss.teacher': 0.0, 'loss.grid': 0.0, 'loss.detail': 0.0})
+  params, stats, constants = stage.init(jax.random.key(0))
+  frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
+  params, stats = stage.prepare(stages.context(params, stats, frozen), BATCH, False)
+  ctx = stages.context(params, stats, frozen, jax.random.key(1), 10**6)
+  photo, _, restored, conditions = stage.inputs(ctx, BATCH)
+  np.testing.assert_allclose(photo, HR / 255.0, atol=1e-6)
+  judged = []
+  monkeypatch.setattr(
+    distill_lib.disc_lib, 'hinge_loss', lambda real, fake: judged.append((real, fake)) or 0.0 * real.mean()
+  )
+  stage.loss(ctx, BATCH)
+  judge = lambda image: stage.critic.apply({'params': params['critic']}, jnp.concatenate([image, restored], -1))
+  _, image = stage.study(ctx, restored, conditions)
+  np.testing.assert_allclose(judged[0][0], judge(photo), atol=1e-4)
+  np.testing.assert_allclose(judged[0][1], judge(image), atol=1e-4)
+  assert float(jnp.abs(judge(photo) - judge(image)).max()) > 1e-2
+
+
+def test_the_student_is_trained_on_the_image_that_sampling_shows(tiny_model_dir, tmp_path):
+  """`study` and `Restorer.sample` make the same image of the same LR image, up to 8 bits and the noise."""
+  import shutil
+
+  import ssr_jax
+
+  fields = {'distill.noise': 0.0, 'distill.strength': 1.0, 'svkr.iterations': 3}
+  stage = _stage('distill', tiny_model_dir, **fields)
+  params, stats, constants = stage.init(jax.random.key(0))
+  frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
+  params, stats = stage.prepare(stages.context(params, stats, frozen), BATCH, False)
+  params['student']['unet'] = jax.tree.map(lambda x: 1.2 * x, params['student']['unet'])
+  ctx = stages.context(params, stats, frozen, jax.random.key(1))
+  _, lr, restored, conditions = stage.inputs(ctx, BATCH)
+  image = np.clip(stage.study(ctx, restored, conditions)[1], 0, 1)
+  directory = tmp_path / 'model'
+  shutil.copytree(tiny_model_dir, directory)
+  for part in stage.trains:
+    fields = stage.config.model[part].to_dict() | stage.export(ctx, BATCH).get(part, {})
+    variables = jax.tree.map(np.asarray, {'params': params[part], 'batch_stats': stats.get(part, {})})
+    format.save_part(directory, part, _plain(fields), variables)
+  format.update(directory, **stage.sections)
+  # Sampling pads to 32x32; a window of that size is all there is to it.
+  found = ssr_jax.load(directory).sample(np.asarray(lr))
+  assert np.abs(found.restored - np.asarray(restored))[:, :32, :32].mean() < 0.02
+  assert np.abs(found.image - image)[:, :32, :32].mean() < 0.03 < np.abs(found.image - found.restored).mean()
+
+
+def _plain(fields):
+  return {k: np.asarray(v).tolist() if isinstance(v, jax.Array) else v for k, v in fields.items()}
+
+
+def test_a_fresh_amf_is_calibrated_on_loaded_weights_too(tiny_model_dir):
+  """As after `ssr weights import`: in training mode the AMF-UNet then equals its base, which it did not before."""
+  stage = _stage('diffusion', tiny_model_dir, **{'svkr.iterations': 0})
+  params, stats, constants = stage.init(jax.random.key(0))
+  rng = np.random.default_rng(0)
+  params['unet']['unet']['conv_out']['kernel'] = rng.normal(0, 0.1, params['unet']['unet']['conv_out']['kernel'].shape)
+  frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
+  ctx = stages.context(params, stats, frozen)
+  assert amf.is_fresh(params['unet'])
+  _, _, _, conditions = stage.inputs(ctx.frozen, BATCH, 0)
+  z, t = jax.random.normal(jax.random.key(2), conditions.lr_latent.shape), jnp.array([100, 600])
+  base = stage.modules['unet'].bind({'params': params['unet']}).unet
+  wanted = base(z, t)
+
+  def in_training(params, stats):
+    variables = {'params': params['unet'], 'batch_stats': stats['unet']}
+    return stage.modules['unet'].apply(variables, z, t, conditions, train=True, mutable=['batch_stats'])[0]
+
+  calibrated = in_training(*stage.prepare(ctx, BATCH, True))
+  deviation = float(jnp.std(wanted))
+  before = float(jnp.abs(in_training(params, stats) - wanted).mean()) / deviation
+  after = float(jnp.abs(calibrated - wanted).mean()) / deviation
+  assert after < 0.5 * before and after < 0.3  # another batch than the calibration's: its statistics differ a little
+
+  trained = jax.tree.map(np.array, params)
+  trained['unet']['unet']['mid_res_0']['amf']['alpha_1_out']['kernel'] += 0.01
+  assert not amf.is_fresh(trained['unet'])
+  kept, _ = stage.prepare(dataclasses.replace(ctx, params=trained), BATCH, True)
+  assert kept is trained  # weights that were trained keep their norms
+
+
+def test_core_generates_what_the_samplers_make_of_the_network(tiny_model_dir):
+  """The schedule's first step, the noise, and the network's calls; against the sampler called by hand."""
+  schedule = diffusion.Schedule(prediction='v')
+  first = jax.random.normal(jax.random.key(0), (1, 4, 4, 2))
+  eps, keys = jax.random.normal(jax.random.key(1), first.shape), jax.random.split(jax.random.key(2), 1)
+
+  class Network:
+    def apply(self, variables, *arguments, method=None, maps=None):
+      return 'maps' if method == 'encode_maps' else 0.3 * arguments[0] + 1e-4 * arguments[1][0]
+
+  for start, noise in ((0.5, 1.0), (0.5, 0.2), (1.0, 1.0), (1.0, 0.0)):
+    z = eps
+    if (start, noise) != (1.0, 1.0):
+      z = schedule.add_noise(first, noise * eps, jnp.int32(schedule.timesteps(4, start)[0]))
+    wanted = diffusion.ddpm(lambda z, t: 0.3 * z + 1e-4 * t[0], schedule, keys, z, 4, start)
+    found = core.generate(
+      {'unet': Network()},
+      {'unet': {}},
+      None,
+      first,
+      eps,
+      keys,
+      schedule,
+      sampler='ddpm',
+      steps=4,
+      start=start,
+      noise=noise,
+    )
+    np.testing.assert_allclose(found, wanted, atol=1e-6)

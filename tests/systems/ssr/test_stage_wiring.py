@@ -76,7 +76,9 @@ def test_kernel_losses_compare_with_the_true_field(name, tiny_model_dir, monkeyp
   truth = stage.degrade(BATCH, DEPTH[:, 2::4, 2::4]).kernels
   area = stage.degrade(BATCH, stage_common.true_depth(BATCH, jnp.zeros((2, 16, 16, 1)))).kernels
   assert float(jnp.abs(truth - area).max()) < 1e-3
-  networks = {'depth': lambda image: jnp.zeros((*image.shape[:3], 1)), 'nbsr': lambda lr, k: HR / 255.0}
+  networks = {'depth': lambda image: jnp.zeros((*image.shape[:3], 1))}
+  if name == 'svkr':
+    networks['nbsr'] = lambda lr, k: HR / 255.0
   ctx = _context(params={'dkenet': {}, **({'nbsr': {}} if name == 'svkr' else {})})
   values = {}
   for how, kernels in {'true': area, 'mirrored': area[:, :, ::-1], 'upside down': area[:, ::-1]}.items():
@@ -117,7 +119,7 @@ def test_restoration_losses_compare_with_the_photo(name, tiny_model_dir, monkeyp
     value, (scalars, _) = stage.loss(_context(params={'nbsr': {}, **({'dkenet': {}} if name == 'svkr' else {})}), BATCH)
     values.append(float(scalars.get('restoration', value)))
   np.testing.assert_allclose(values[0], 1e-3, rtol=1e-3)
-  np.testing.assert_allclose(values[1], np.mean(np.sqrt((1 - 2 * HR / 255.0) ** 2 + 1e-6)), rtol=1e-4)
+  np.testing.assert_allclose(values[1], np.mean(np.sqrt((1 - 2 * (HR / 255.0)) ** 2 + 1e-6)), rtol=1e-4)
 
 
 def test_nbsr_gets_the_lr_image_and_nearly_its_kernels(tiny_model_dir, monkeypatch):
@@ -176,7 +178,7 @@ def test_the_diffusion_target_is_the_photos_latent_and_the_conditions_are_the_lr
     _replace(monkeypatch, stage, unet=unet_knowing(z0), **networks)
     value, (_, stats) = stage.loss(ctx, BATCH)
     values.append(float(value))
-  assert values[0] < 1e-6 < 1e-3 < min(values[1:]) and stats == {'unet': 'moved'} and seen['train']
+  assert values[0] < 1e-6 < 1e-4 < min(values[1:]) and stats == {'unet': 'moved'} and seen['train']
   steer = seen['conditions']
   np.testing.assert_array_equal(steer.lr, lr)
   np.testing.assert_allclose(steer.lr_latent, cells(jnp.clip(upscale(lr, 4), 0, 1)), atol=1e-5)
@@ -210,26 +212,27 @@ def test_the_student_is_trained_on_the_image_that_sampling_shows(tiny_model_dir,
 
   import ssr_jax
 
-  fields = {'distill.noise': 0.0, 'distill.strength': 1.0, 'svkr.iterations': 3}
+  photo = data.coffee()[100:228, 250:378]  # 32x32 at LR size, a bucket: nothing is padded
+  batch = {'hr': photo[None], 'seed': np.zeros(1, np.uint32)}
+  fields = {'distill.noise': 0.0, 'distill.strength': 1.0, 'svkr.iterations': 3, 'data.patch': 128}
   stage = _stage('distill', tiny_model_dir, **fields)
   params, stats, constants = stage.init(jax.random.key(0))
   frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
-  params, stats = stage.prepare(stages.context(params, stats, frozen), BATCH, False)
+  params, stats = stage.prepare(stages.context(params, stats, frozen), batch, False)
   params['student']['unet'] = jax.tree.map(lambda x: 1.2 * x, params['student']['unet'])
   ctx = stages.context(params, stats, frozen, jax.random.key(1))
-  _, lr, restored, conditions = stage.inputs(ctx, BATCH)
+  _, lr, restored, conditions = stage.inputs(ctx, batch)
   image = np.clip(stage.study(ctx, restored, conditions)[1], 0, 1)
   directory = tmp_path / 'model'
   shutil.copytree(tiny_model_dir, directory)
   for part in stage.trains:
-    fields = stage.config.model[part].to_dict() | stage.export(ctx, BATCH).get(part, {})
+    fields = stage.config.model[part].to_dict() | stage.export(ctx, batch).get(part, {})
     variables = jax.tree.map(np.asarray, {'params': params[part], 'batch_stats': stats.get(part, {})})
     format.save_part(directory, part, _plain(fields), variables)
   format.update(directory, **stage.sections)
-  # Sampling pads to 32x32; a window of that size is all there is to it.
   found = ssr_jax.load(directory).sample(np.asarray(lr))
-  assert np.abs(found.restored - np.asarray(restored))[:, :32, :32].mean() < 0.02
-  assert np.abs(found.image - image)[:, :32, :32].mean() < 0.03 < np.abs(found.image - found.restored).mean()
+  np.testing.assert_allclose(found.restored, restored, atol=2e-3)
+  assert np.abs(found.image - image).mean() < 0.02 < np.abs(found.image - found.restored).mean()  # weights are float16
 
 
 def _plain(fields):

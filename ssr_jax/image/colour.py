@@ -1,12 +1,12 @@
-"""YCbCr as the metrics of this field know it: MATLAB's `rgb2ycbcr`, ITU-R BT.601 with 16-235 luma.
+"""Colour spaces: YCbCr as the metrics of this field know it, MATLAB's `rgb2ycbcr` (BT.601, luma 16-235); and sRGB.
 
-All three functions take JAX or NumPy arrays and keep the dtype of floating input, so that a metric can run in float64.
+The YCbCr functions take JAX or NumPy arrays and keep the dtype of floating input, so that a metric can run in float64.
 They are sums of scalar products rather than a matrix product, which an accelerator would round to fewer bits.
 """
 
 import numpy as np
 
-from ssr_jax.types import ArrayLike
+from ssr_jax.types import Array, ArrayLike
 
 # Rows Y, Cb, Cr; columns R, G, B; on the 255 scale for RGB in [0, 1].
 _FORWARD = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]])
@@ -32,6 +32,20 @@ def ycbcr_to_rgb(image: ArrayLike) -> ArrayLike:
   # The offset is taken off first: folded into one constant it would cost float32 two digits.
   channels = [image[..., i] - _OFFSET[i] / 255 for i in range(3)]
   return _stack([sum(float(w) * x for w, x in zip(row, channels, strict=True)) for row in _INVERSE])
+
+
+def srgb_to_linear(image: Array) -> Array:
+  """Linear light in [0, 1] of sRGB values in [0, 1] (IEC 61966-2-1), any shape; a JAX array."""
+  import jax.numpy as jnp
+
+  return jnp.where(image <= 0.04045, image / 12.92, ((jnp.maximum(image, 0.04045) + 0.055) / 1.055) ** 2.4)
+
+
+def linear_to_srgb(image: Array) -> Array:
+  """The inverse of `srgb_to_linear`."""
+  import jax.numpy as jnp
+
+  return jnp.where(image <= 0.0031308, 12.92 * image, 1.055 * jnp.maximum(image, 0.0031308) ** (1 / 2.4) - 0.055)
 
 
 def _combine(image: ArrayLike, weights: np.ndarray, offset: float) -> ArrayLike:

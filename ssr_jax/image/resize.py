@@ -101,6 +101,26 @@ def resampling_weights(method: Array, source: Array, target: Array, columns: int
   return jnp.where(i < target, weights, 0.0)
 
 
+def resampling_variance(method: Array, source: Array, target: Array, columns: int, rows: int) -> Array:
+  """How much a resize of `resampling_weights` blurs along its axis: the mean second moment of its rows' weights.
+
+  Args:
+    method: index into `RESAMPLING`, scalar.
+    source: samples of the input, scalar integer.
+    target: samples of the output, scalar integer.
+    columns: length of the input's canvas.
+    rows: length of the output's canvas.
+
+  Returns:
+    a scalar, in input samples squared, about the centre of each output sample. Slightly negative for 'bicubic', which
+    sharpens.
+  """
+  weights = resampling_weights(method, source, target, columns, rows)
+  i, j = jnp.arange(rows)[:, None], jnp.arange(columns)[None, :]
+  distance = j - ((2 * i + 1) * source - target) / (2 * target)
+  return (weights * distance**2).sum() / target
+
+
 def resample(planes: Array, rows: Array, columns: Array) -> Array:
   """Applies `resampling_weights` to both axes: [b, c, H, W], rows [b, H', H], columns [b, W', W] -> [b, c, H', W']."""
   planes = jnp.einsum('brh,bchw->bcrw', rows, planes, precision='highest')

@@ -48,10 +48,10 @@ class Camera:
   shot: tuple[float, float] = (1e-4, 4e-3)
   red: tuple[float, float] = (1.2, 2.4)
   blue: tuple[float, float] = (1.2, 2.0)
-  chroma: tuple[float, float] = (0.0, 0.2)
+  chroma: tuple[float, float] = (0.0, 0.15)
   chroma_radius: tuple[float, float] = (1.0, 3.0)
   denoise: float = 0.75
-  denoise_range: tuple[float, float] = (1.0, 4.0)
+  denoise_range: tuple[float, float] = (1.0, 3.0)
   sharpen: float = 0.8
   radius: tuple[float, float] = (0.5, 2.0)
   amount: tuple[float, float] = (0.0, 1.5)

@@ -18,8 +18,9 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     help='make LR images for a benchmark',
     description='Degrades images by a recipe and writes LR images, kernels, depth and a manifest, by which the same '
     'set can be made again. An image depends on the seed and its file name alone.',
-    epilog='recipes: FIELD/MODE, such as smooth/noise_jpeg, or realesrgan, realesrgan-light. Fields: invariant, '
-    'smooth, mode1 to mode6, depth, motion, depth_motion, mixed. Modes: no_noise, no_jpeg, noise_jpeg, mixed.',
+    epilog='recipes: FIELD/MODE, such as smooth/noise_jpeg, or realesrgan, realesrgan-light, real. Fields: invariant, '
+    'smooth, mode1 to mode6, depth, motion, depth_motion, mixed. Modes: no_noise, no_jpeg, noise_jpeg, mixed, and isp '
+    "(what a camera does). 'real' draws among mixed/mixed, mixed/isp and both chains for each image.",
   )
   down.add_argument('inputs', nargs='+', metavar='IN', help='image files and folders of images')
   down.add_argument('-o', '--output', required=True, metavar='OUT', help='a folder; with --preview a .png file')

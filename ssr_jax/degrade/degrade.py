@@ -1,14 +1,18 @@
-"""From an HR image to an LR image with its kernels: `LR = (HR (*) K) downsampled by s + n`, then JPEG (Eq. 1), or the
-second-order chain of Real-ESRGAN.
+"""From an HR image to an LR image with its kernels.
+
+`LR = (HR (*) K) downsampled by s + n`, then JPEG (Eq. 1); or a camera's processing instead of noise and JPEG; or the
+second-order chain of Real-ESRGAN; or one of these for each image.
 """
 
+import dataclasses
 import functools
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ssr_jax.degrade import fields, realesrgan
+from ssr_jax.degrade import fields, isp, realesrgan
 from ssr_jax.degrade.recipes import Recipe
 from ssr_jax.image import blur
 from ssr_jax.image import jpeg as jpeg_lib
@@ -20,32 +24,36 @@ from ssr_jax.types import Array, SSRError
 class Degraded:
   """An LR image and all that made it.
 
-  The chain of Real-ESRGAN blurs up to three times at three resolutions, with noise and JPEG between: no kernel at each
-  LR pixel tells what it did. Its `kernels`, `field` and `lr_clean` are None, and `draws` holds the parameters of its
-  kernels (`realesrgan.kernels` makes them).
+  The chain of Real-ESRGAN blurs up to three times at three resolutions, with noise and JPEG between. Its `kernels` and
+  `field` are those of the Gaussian whose covariance is the sum of what each step adds
+  (`realesrgan.effective_field`), the same at each pixel, and `draws` holds what it really did: `realesrgan.kernels`
+  makes its filters from them.
 
   Attributes:
     lr: [b, h, w, 3], in [0, 1], rounded to 8 bit.
-    target: [b, H, W, 3], the image to restore: HR, which the chain sharpens.
+    target: [b, H, W, 3], the image to restore: HR, which a chain by itself sharpens; a mixture's chains do not.
     kernels: [b, h, w, k*k].
-    lr_clean: [b, h, w, 3], before noise, JPEG and rounding.
-    noise_sigma: [b], standard deviation of the noise, of 1; 0 where there is none. Of the chain, the root mean square
-      of the second stage's noise.
+    lr_clean: [b, h, w, 3], HR blurred with `kernels` and subsampled: of Eq. 1 the image before noise, JPEG and
+      rounding, of the chain an approximation of it.
+    noise_sigma: [b], standard deviation of the noise, of 1; 0 where there is none. Of a camera, the root mean square of
+      its noise before denoising; of the chain, that of the second stage's noise.
     jpeg_quality: [b], 0 where there is no JPEG. Of the chain, that of the last.
     depth: [b, h, w], the relative inverse depth that was given; None where none was.
     field: (lambda1, lambda2, theta), each [b, h, w]: the kernels in compact form.
     draws: everything else that was drawn, [b] each. Of Eq. 1: `kind` (index into `fields.KINDS`), and as far as the
-      kind has them `period`, `strength`, `focus`, `widest`, `share`. Of the chain, see `realesrgan.draw`.
+      kind has them `period`, `strength`, `focus`, `widest`, `share`. Of a camera, those of `isp.draw` with the prefix
+      `isp_`. Of the chain, see `realesrgan.draw`. Of a mixture `part`, the index of the recipe that was drawn, and what
+      each part draws, of which only that part's has had an effect.
   """
 
   lr: Array
   target: Array
-  kernels: Array | None
-  lr_clean: Array | None
+  kernels: Array
+  lr_clean: Array
   noise_sigma: Array
   jpeg_quality: Array
   depth: Array | None
-  field: fields.Field | None
+  field: fields.Field
   draws: dict[str, Array]
 
 
@@ -54,7 +62,7 @@ def kernel_field(key: Array, recipe: Recipe, height: int, width: int, depth: Arr
 
   Args:
     key: one key.
-    recipe: what to draw; not a chain.
+    recipe: what to draw; neither a chain nor a mixture.
     height: h, LR rows.
     width: w, LR columns.
     depth: relative inverse depth [h, w]; needed by 'depth' and 'depth_motion', used by 'mixed'.
@@ -69,8 +77,8 @@ def _draw_field(key: Array, recipe: Recipe, height: int, width: int, depth: Arra
   """The field, and what it was drawn from."""
   if recipe.needs_depth and depth is None:
     raise SSRError(f"recipe: field '{recipe.field}' needs a depth map; give one, or choose another field")
-  if recipe.chain:
-    raise SSRError(f"recipe: '{recipe.field}' has no kernel at each pixel; choose a field of Eq. 1")
+  if recipe.chain or recipe.mixture:
+    raise SSRError(f"recipe: '{recipe.field}' draws no field before its images; choose a field of Eq. 1")
   field_key, period_key, choice_key = jax.random.split(key, 3)
   period = jax.random.uniform(period_key, (), minval=recipe.period[0], maxval=recipe.period[1])
   strength = lambda k: {'period': period, 'strength': fields.motion_strength(jax.random.split(k, 3)[2])}
@@ -123,34 +131,54 @@ def degrade(key: Array, hr: Array, recipe: Recipe, depth: Array | None = None) -
   h, w = H // s, W // s
   keys = key if key.ndim else jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(b))
   depth = None if depth is None else depth.reshape(b, h, w)
-  return _second_order(keys, hr, recipe, depth) if recipe.chain else _first_order(keys, hr, recipe, depth)
+  make = _mixture if recipe.mixture else _second_order if recipe.chain else _first_order
+  return make(keys, hr, recipe, depth)
 
 
 def _second_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> Degraded:
-  keys = jax.vmap(jax.random.split)(keys)  # [b, 2]
-  draws = jax.vmap(lambda k: realesrgan.draw(k, recipe.chain))(keys[:, 0])
-  lr, target, rms = realesrgan.apply(keys[:, 1], hr, recipe.chain, recipe.scale, draws)
+  keys, draws = _chain_draws(keys, recipe.chain)
+  lr, target, rms = realesrgan.apply(keys, hr, recipe.chain, recipe.scale, draws)
+  field = _chain_field(draws, hr, recipe, recipe.chain)
+  kernels, clean = _blurred(hr, field, recipe.scale, constant=True)
   return Degraded(
     lr=lr,
     target=target,
-    kernels=None,
-    lr_clean=None,
+    kernels=kernels,
+    lr_clean=clean,
     noise_sigma=rms,
     jpeg_quality=draws['second_quality'],
     depth=depth,
-    field=None,
+    field=field,
     draws=draws,
   )
 
 
+def _chain_draws(keys: Array, chain: realesrgan.Chain) -> tuple[Array, dict[str, Array]]:
+  """The keys of the chain's noise and its parameters, [b] each."""
+  keys = jax.vmap(jax.random.split)(keys)  # [b, 2]
+  return keys[:, 1], jax.vmap(lambda k: realesrgan.draw(k, chain))(keys[:, 0])
+
+
+def _chain_field(draws: dict[str, Array], hr: Array, recipe: Recipe, chain: realesrgan.Chain) -> fields.Field:
+  """The effective field of a chain, each [b, h, w]."""
+  b, H, W, _ = hr.shape
+  found = realesrgan.effective_field(draws, chain, (H, W), recipe.scale, recipe.eigenvalues)
+  return tuple(jnp.broadcast_to(f[:, None, None], (b, H // recipe.scale, W // recipe.scale)) for f in found)
+
+
 def _first_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> Degraded:
+  field, draws = _fields(keys, hr, recipe, depth)
+  made = from_field(keys, hr, recipe, field)
+  return made.replace(depth=depth, draws=draws | made.draws)
+
+
+def _fields(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> tuple[fields.Field, dict[str, Array]]:
+  """`_draw_field` of a batch."""
   h, w = (side // recipe.scale for side in hr.shape[1:3])
-  field_keys = jax.vmap(lambda k: jax.random.split(k, 5)[0])(keys)
+  keys = jax.vmap(lambda k: jax.random.split(k, 5)[0])(keys)
   if depth is None:
-    field, draws = jax.vmap(lambda k: _draw_field(k, recipe, h, w, None))(field_keys)
-  else:
-    field, draws = jax.vmap(lambda k, d: _draw_field(k, recipe, h, w, d))(field_keys, depth)
-  return from_field(keys, hr, recipe, field).replace(depth=depth, draws=draws)
+    return jax.vmap(lambda k: _draw_field(k, recipe, h, w, None))(keys)
+  return jax.vmap(lambda k, d: _draw_field(k, recipe, h, w, d))(keys, depth)
 
 
 def from_field(keys: Array, hr: Array, recipe: Recipe, field: fields.Field) -> Degraded:
@@ -163,19 +191,50 @@ def from_field(keys: Array, hr: Array, recipe: Recipe, field: fields.Field) -> D
     field: (lambda1, lambda2, theta), each [b, h, w].
 
   Returns:
-    A `Degraded` without depth and draws.
+    A `Degraded` without depth, and without draws other than those of a camera.
   """
-  b, _, _, channels = hr.shape
-  s = recipe.scale
-  h, w = field[0].shape[1:]
+  kernels, clean = _blurred(hr, field, recipe.scale, constant=recipe.field == 'invariant')
+  lr, sigma, quality, draws = _noisy(keys, clean, recipe)
+  if recipe.mode in ('noise_jpeg', 'mixed', 'isp'):
+    lr = _coded(lr, quality)
+  return Degraded(
+    lr=lr,
+    target=hr,
+    kernels=kernels,
+    lr_clean=clean,
+    noise_sigma=sigma,
+    jpeg_quality=quality,
+    depth=None,
+    field=field,
+    draws=draws,
+  )
+
+
+def _blurred(hr: Array, field: fields.Field, scale: int, constant: bool) -> tuple[Array, Array]:
+  """Kernels [b, h, w, k*k] of a field, which can be the same at each pixel, and HR after them and subsampling."""
+  if not constant:
+    kernels = kernel_lib.gaussian_kernels(*field, scale=scale)
+    return kernels, blur.blur_downsample(hr, kernels, scale)
+  # One kernel serves the whole image; the others are copies for who asks.
+  kernels = kernel_lib.gaussian_kernels(*(f[:, :1, :1] for f in field), scale=scale)
+  clean = blur.blur_downsample(hr, kernels, scale)
+  return jnp.broadcast_to(kernels, (*field[0].shape, kernels.shape[-1])), clean
+
+
+def _noisy(keys: Array, clean: Array, recipe: Recipe) -> tuple[Array, Array, Array, dict[str, Array]]:
+  """What the recipe's mode does before JPEG.
+
+  Returns:
+    the image, rounded to 8 bit; the noise's deviation; the quality of the JPEG that is to follow, 0 for none; and the
+    draws of a camera.
+  """
+  b, h, w, channels = clean.shape
   keys = jax.vmap(lambda k: jax.random.split(k, 5))(keys)  # [b, 5]
-  if recipe.field == 'invariant':  # one kernel serves the whole image; the others are copies for who asks
-    kernels = kernel_lib.gaussian_kernels(*(f[:, :1, :1] for f in field), scale=s)
-    clean = blur.blur_downsample(hr, kernels, s)
-    kernels = jnp.broadcast_to(kernels, (b, h, w, kernels.shape[-1]))
-  else:
-    kernels = kernel_lib.gaussian_kernels(*field, scale=s)
-    clean = blur.blur_downsample(hr, kernels, s)
+  if recipe.mode == 'isp':
+    draw_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys[:, 4])
+    draws = jax.vmap(isp.draw)(draw_keys)
+    lr, rms = isp.apply(noise_keys, clean, draws)
+    return lr, rms, draws['quality'], {f'isp_{name}': value for name, value in draws.items()}
 
   uniform = jax.vmap(lambda k, low, high: jax.random.uniform(k, (), minval=low, maxval=high), (0, None, None))
   level = {'no_noise': 0, 'no_jpeg': 1, 'noise_jpeg': 2}.get(recipe.mode)
@@ -187,18 +246,66 @@ def from_field(keys: Array, hr: Array, recipe: Recipe, field: fields.Field) -> D
   if recipe.mode != 'no_noise':
     noise = jax.vmap(lambda k: jax.random.normal(k, (h, w, channels)))(keys[:, 4])
     lr = lr + sigma[:, None, None, None] * noise
-  lr = jnp.round(jnp.clip(lr, 0, 1) * 255) / 255
-  if recipe.mode in ('noise_jpeg', 'mixed'):
-    coded = jpeg_lib.jpeg(lr, jnp.maximum(quality, 1))
-    lr = jnp.where((quality > 0)[:, None, None, None], coded, lr)
+  return jnp.round(jnp.clip(lr, 0, 1) * 255) / 255, sigma, quality, {}
+
+
+def _coded(lr: Array, quality: Array) -> Array:
+  """JPEG where the quality is above 0."""
+  coded = jpeg_lib.jpeg(lr, jnp.maximum(quality, 1))
+  return jnp.where((quality > 0)[:, None, None, None], coded, lr)
+
+
+def _mixture(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> Degraded:
+  """Another recipe for each image: what that recipe makes with the image's key, except that no chain sharpens."""
+  shares = recipe.mixture
+  parts = [dataclasses.replace(Recipe.parse(name), **_parameters(recipe)) for name in shares]
+  # Far from the small numbers that `split` may stand for.
+  part_keys = jax.vmap(lambda k: jax.random.fold_in(k, 0x6D697874))(keys)
+  part = realesrgan.index(jax.vmap(jax.random.uniform)(part_keys), tuple(shares.values()))
+  draws = {'part': part}
+
+  def choose(found):
+    """Of each part's value, [b, ...] each, that of the part drawn; {part's index: value}."""
+    found = dict(found)
+    first, *others = found
+    pick = lambda n, ours, theirs: jnp.where((part == n).reshape(-1, *[1] * (ours.ndim - 1)), ours, theirs)
+    chosen = found[first]
+    for n in others:
+      chosen = jax.tree.map(functools.partial(pick, n), found[n], chosen)
+    return chosen
+
+  # The chains differ in what they draw, not in what they do: one run serves them all.
+  chains = {n: p.chain for n, p in enumerate(parts) if p.chain}
+  widest = lambda stage: max((getattr(chain, stage) for chain in chains.values()), key=lambda one: one.factor[1])
+  chain = realesrgan.Chain(first=widest('first'), second=widest('second'), sharpen=False)
+  noise_keys = _chain_draws(keys, chain)[0]
+  chain_draws = choose((n, _chain_draws(keys, one)[1]) for n, one in chains.items())
+  chained = functools.reduce(jnp.logical_or, [part == n for n in chains])
+  chain_lr, chain_rms = realesrgan.apply_where(chained, noise_keys, hr, chain, recipe.scale, chain_draws)
+
+  # The parts of Eq. 1 differ in what they do after the blur.
+  plain = {n: p for n, p in enumerate(parts) if not p.chain}
+  field, field_draws = _fields(keys, hr, next(iter(plain.values())), depth)
+  where_chained = lambda yes, no: jnp.where(chained.reshape(-1, *[1] * (no.ndim - 1)), yes, no)
+  field = tuple(map(where_chained, _chain_field(chain_draws, hr, recipe, chain), field))
+  kernels, clean = _blurred(hr, field, recipe.scale, constant=False)
+  noisy = {n: _noisy(keys, clean, p) for n, p in plain.items()}
+  lr, sigma, quality = choose((n, found[:3]) for n, found in noisy.items())
+  for *_, found in noisy.values():
+    draws |= found
   return Degraded(
-    lr=lr,
+    lr=where_chained(chain_lr, _coded(lr, quality)),
     target=hr,
     kernels=kernels,
     lr_clean=clean,
-    noise_sigma=sigma,
-    jpeg_quality=quality,
-    depth=None,
+    noise_sigma=where_chained(chain_rms, sigma),
+    jpeg_quality=where_chained(chain_draws['second_quality'], quality),
+    depth=depth,
     field=field,
-    draws={},
+    draws=draws | field_draws | chain_draws,
   )
+
+
+def _parameters(recipe: Recipe) -> dict[str, Any]:
+  """What a mixture hands to its parts: all but field and mode."""
+  return {f.name: getattr(recipe, f.name) for f in dataclasses.fields(recipe) if f.name not in ('field', 'mode')}

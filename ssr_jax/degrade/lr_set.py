@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 
 from ssr_jax import xla
-from ssr_jax.degrade import fields, realesrgan, recipes
+from ssr_jax.degrade import fields, isp, realesrgan, recipes
 from ssr_jax.degrade.degrade import Degraded, degrade
 from ssr_jax.image import io as image_io
 from ssr_jax.image import kernels as kernel_lib
@@ -130,7 +130,7 @@ class LRSet:
       'source': {'file': source.name, 'sha256': _sha256(source.read_bytes()), 'size': [width, height]},
       'hr_size': [W, H],
       'notes': list(picture.notes),
-      'draws': _readable(made),
+      'draws': _readable(made, self.recipe),
     }
     if (height, width) != (H, W):
       entry['notes'].append(f'cropped from {width}x{height} to {W}x{H}, top left kept')
@@ -143,7 +143,7 @@ class LRSet:
     if write_hr:
       (self.directory / 'hr').mkdir(exist_ok=True)
       entry['hr'] = self._write(f'hr/{stem}.png', _png(hr))
-    entry['kernels'] = self._write(f'kernels/{stem}.npz', _kernel_file(made, scale))
+    entry['kernels'] = self._write(f'kernels/{stem}.npz', _kernel_file(made, self.recipe))
     # Pixels have a sum of their own: another version of zlib may pack the same ones otherwise.
     entry['lr'] = {**self._write(f'lr/{stem}.png', _png(lr)), 'pixels_sha256': _sha256(lr.tobytes())}
     self.manifest['images'][source.name] = entry
@@ -190,6 +190,13 @@ def describe(recipe: recipes.Recipe) -> dict[str, Any]:
   if recipe.chain:
     parameters = {name: parameters[name] for name in ('name', 'field', 'scale')}
     parameters['chain'] = dataclasses.asdict(recipe.chain)
+  elif recipe.mixture:
+    del parameters['mode']
+    chains = {name: realesrgan.CHAINS[name] for name in recipe.mixture if name in realesrgan.CHAINS}
+    parameters['mixture'] = recipe.mixture
+    parameters['chains'] = {name: dataclasses.asdict(chain) for name, chain in chains.items()}
+  if recipe.mixture or (recipe.mode == 'isp' and not recipe.chain):
+    parameters['isp'] = dataclasses.asdict(isp.CAMERA)
   return json.loads(json.dumps(parameters))
 
 
@@ -200,8 +207,8 @@ def read_kernels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path: of a file in kernels/.
 
   Returns:
-    of Eq. 1, {'kernels': [h, w, k*k]}; of the second-order chain, the kernels of its three filters, 'first', 'second'
-    and 'final', [k*k] each.
+    of Eq. 1 and of mixtures, {'kernels': [h, w, k*k]}; of the second-order chain, the kernels of its three filters,
+    'first', 'second' and 'final', [k*k] each.
   """
   with np.load(path) as file:
     stored = {name: file[name] for name in file.files}
@@ -225,33 +232,39 @@ def _degrade(key: jax.Array, hr: np.ndarray, recipe: recipes.Recipe, depth: np.n
 _run = xla.jit(degrade, static_argnums=2)
 
 
-def _readable(made: Degraded) -> dict[str, Any]:
+def _readable(made: Degraded, recipe: recipes.Recipe) -> dict[str, Any]:
   """What was drawn for an image, names instead of indices, and only what had an effect."""
   draws = {name: value[0].item() for name, value in sorted(made.draws.items())}
-  if made.field is None:
-    for name in draws:
-      known = _NAMED.get(name.partition('_')[2])
-      if known:
-        draws[name] = known[draws[name]]
-    return draws
+  found = {}
+  if recipe.mixture:
+    found['part'] = tuple(recipe.mixture)[draws['part']]
+    recipe = recipes.Recipe.parse(found['part'])
+  if recipe.chain:
+    for name, value in draws.items():
+      of, _, what = name.partition('_')
+      if of in ('first', 'second', 'final') or name == 'jpeg_last':
+        found[name] = _NAMED[what][value] if what in _NAMED else value
+    return found
   kind = fields.KINDS[draws['kind']]
-  found = {'kind': kind, **{name: draws[name] for name in _DRAWN.get(kind, ())}}
+  found |= {'kind': kind, **{name: draws[name] for name in _DRAWN.get(kind, ())}}
   if kind == 'invariant':
     found |= {
       name: value[0, 0, 0].item() for name, value in zip(('lambda1', 'lambda2', 'theta'), made.field, strict=True)
     }
+  if recipe.mode == 'isp':
+    found |= {name: value for name, value in draws.items() if name.startswith('isp_')}
   return found | {'noise_sigma': made.noise_sigma[0].item(), 'jpeg_quality': made.jpeg_quality[0].item()}
 
 
-def _kernel_file(made: Degraded, scale: int) -> bytes:
+def _kernel_file(made: Degraded, recipe: recipes.Recipe) -> bytes:
   """Three numbers per LR pixel stand for the 441 taps; the chain's three kernels are kept as they are."""
-  if made.field is None:
+  if recipe.chain:
     arrays = {name: np.asarray(taps[0]) for name, taps in _chain_kernels(made.draws).items()}
   else:
     arrays = {name: value[0] for name, value in zip(('lambda1', 'lambda2', 'theta'), made.field, strict=True)}
     size = arrays['lambda1'].shape
     arrays = {name: value[:1, :1] if (value == value[0, 0]).all() else value for name, value in arrays.items()}
-    arrays |= {'size': np.array(size), 'scale': np.array(scale)}
+    arrays |= {'size': np.array(size), 'scale': np.array(recipe.scale)}
   return _npz(arrays)
 
 

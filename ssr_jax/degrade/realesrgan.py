@@ -139,7 +139,7 @@ def draw(key: Array, chain: Chain) -> dict[str, Array]:
     'final_sinc': sinc,
     'final_side': jnp.where(sinc, _odd(u[1], (7, 21)), 0),
     'final_omega': jnp.where(sinc, _between(u[2], np.pi / 3, np.pi), 0.0),
-    'final_method': _index(u[3], (1 / 3, 1 / 3, 1 / 3)),
+    'final_method': index(u[3], (1 / 3, 1 / 3, 1 / 3)),
     'jpeg_last': u[4] < 0.5,
   }
 
@@ -156,6 +156,102 @@ def kernels(draws: dict[str, Array]) -> dict[str, Array]:
     found[name] = jnp.where((kind == 6)[:, None], sinc, shaped)
   omega = jnp.where(draws['final_sinc'], draws['final_omega'], 1.0)
   return found | {'final': kernel_lib.sinc_kernels(omega, draws['final_side'])}
+
+
+def effective_field(
+  draws: dict[str, Array],
+  chain: Chain,
+  size: tuple[int, int],
+  scale: int,
+  eigenvalues: tuple[float, float],
+) -> tuple[Array, Array, Array]:
+  """The Gaussian blur that a chain amounts to, as a field of one value for each image.
+
+  Covariances of filters in a row add. Those of both blurs are measured on their taps, those of the three resizes on
+  their weights, and each is scaled from the pixels that it acts on to HR pixels. Sinc filters count as nothing, because
+  the second moment of an ideal low-pass is zero; so do bicubic resizes, whose own is slightly negative, noise and JPEG.
+
+  Args:
+    draws: of `draw`, each [b].
+    chain: bounds of what was drawn.
+    size: (H, W).
+    scale: s.
+    eigenvalues: range to which the variances are clipped, in HR pixels squared.
+
+  Returns:
+    (lambda1, lambda2, theta), each [b], for `image.kernels.gaussian_kernels`.
+  """
+  taps = kernels(draws)
+  steps = (
+    ('first', size, 'first_factor', 'first_method', chain.first.factor[1]),
+    ('second', tuple(side // scale for side in size), 'second_factor', 'second_method', chain.second.factor[1]),
+    ('final', tuple(side // scale for side in size), None, 'final_method', 1.0),
+  )
+  now = [jnp.full(len(draws['final_method']), side) for side in size]  # samples of the image, [b] each
+  canvas = size
+  total = jnp.zeros((len(draws['final_method']), 2, 2))
+  for name, base, factor, method, largest in steps:
+    pixel = jnp.stack([side / n for side, n in zip(size, now, strict=True)], -1)  # [b, 2], in HR pixels
+    if name != 'final':  # the last filter is a sinc
+      blurs = (draws[f'{name}_kind'] < 6)[:, None, None]
+      blurred = jnp.where(blurs, kernel_lib.moments(taps[name], 1)[1], 0.0)
+      total = total + blurred * pixel[:, :, None] * pixel[:, None, :]
+    factors = draws[factor] if factor else jnp.ones(len(pixel))
+    variances, after, limits = [], [], []
+    for source, columns, side in zip(now, canvas, base, strict=True):
+      target, rows = _resized(side, factors, largest)
+      measure = functools.partial(resize.resampling_variance, columns=columns, rows=rows)
+      variances.append(jnp.maximum(jax.vmap(measure)(draws[method], source, target), 0))
+      after.append(target)
+      limits.append(rows)
+    total = total + jax.vmap(jnp.diag)(jnp.stack(variances, -1) * pixel**2)
+    now, canvas = after, tuple(limits)
+  yy, xx, xy = total[:, 0, 0], total[:, 1, 1], total[:, 0, 1]
+  middle, half = (xx + yy) / 2, jnp.sqrt(((xx - yy) / 2) ** 2 + xy**2)
+  lambda1, lambda2 = (jnp.clip(value, *eigenvalues) for value in (middle + half, middle - half))
+  return lambda1, lambda2, 0.5 * jnp.arctan2(2 * xy, xx - yy)
+
+
+def apply_where(
+  wanted: Array, key: Array, hr: Array, chain: Chain, scale: int, draws: dict[str, Array]
+) -> tuple[Array, Array]:
+  """`apply` for some images of a batch, the others being 0.
+
+  On a CPU the images are taken one by one and the others cost nothing. An accelerator runs the chain on the whole
+  batch: it would otherwise work on one image at a time, and a batch that is split over devices must stay in one piece.
+
+  Args:
+    wanted: [b] bool, which images.
+    key: one key for each image, [b].
+    hr: [b, H, W, 3] in [0, 1].
+    chain: as for `apply`.
+    scale: s.
+    draws: of `draw`, each [b].
+
+  Returns:
+    lr [b, h, w, 3] and the root mean square of the second stage's noise, [b].
+  """
+
+  def run(key, hr, draws):
+    lr, _, rms = apply(key, hr, chain, scale, draws)
+    return lr, rms
+
+  def whole(wanted, key, hr, draws):
+    lr, rms = run(key, hr, draws)
+    return jnp.where(wanted[:, None, None, None], lr, 0.0), jnp.where(wanted, rms, 0.0)
+
+  def one_by_one(wanted, key, hr, draws):
+    _, H, W, c = hr.shape
+
+    def one(inputs):
+      wanted, *inputs = inputs
+      nothing = lambda *_: (jnp.zeros((H // scale, W // scale, c)), jnp.zeros(()))
+      alone = lambda *inputs: jax.tree.map(lambda x: x[0], run(*jax.tree.map(lambda x: x[None], inputs)))
+      return jax.lax.cond(wanted, alone, nothing, *inputs)
+
+    return jax.lax.map(one, (wanted, key, hr, draws))
+
+  return jax.lax.platform_dependent(wanted, key, hr, draws, cpu=one_by_one, default=whole)
 
 
 def apply(key: Array, hr: Array, chain: Chain, scale: int, draws: dict[str, Array]) -> tuple[Array, Array, Array]:
@@ -220,7 +316,7 @@ _UNIFORMS = (
 
 def _draw_stage(uniforms: Array, stage: Stage) -> dict[str, Array]:
   u = dict(zip(_UNIFORMS, uniforms, strict=True))
-  kind = jnp.where(u['sinc'] < stage.sinc, 6, _index(u['kind'], stage.kinds))
+  kind = jnp.where(u['sinc'] < stage.sinc, 6, index(u['kind'], stage.kinds))
   kind = jnp.where(u['blur'] < stage.blur, kind, 7)
   shaped, isotropic, plateau = kind < 6, kind % 2 == 0, (kind == 4) | (kind == 5)
   side = _odd(u['side'], stage.side)
@@ -228,7 +324,7 @@ def _draw_stage(uniforms: Array, stage: Stage) -> dict[str, Array]:
   low, high = (jnp.where(plateau, p, g) for p, g in zip(stage.beta_plateau, stage.beta_gaussian, strict=True))
   beta = jnp.where(u['below'] < 0.5, _between(u['beta'], low, 1.0), _between(u['beta'], 1.0, high))
   lowest = jnp.where(side < 13, np.pi / 3, np.pi / 5)
-  direction = _index(u['direction'], stage.resize)
+  direction = index(u['direction'], stage.resize)
   up, down = _between(u['factor'], 1.0, stage.factor[1]), _between(u['factor'], stage.factor[0], 1.0)
   gaussian = u['gaussian'] < stage.gaussian
   sigma_noise, scale_poisson = (_between(u['level'], *bounds) for bounds in (stage.sigma_noise, stage.scale_poisson))
@@ -242,7 +338,7 @@ def _draw_stage(uniforms: Array, stage: Stage) -> dict[str, Array]:
     'omega': jnp.where(kind == 6, _between(u['omega'], lowest, np.pi), 0.0),
     'direction': direction,
     'factor': jnp.where(direction == 0, up, jnp.where(direction == 1, down, 1.0)),
-    'method': _index(u['method'], (1 / 3, 1 / 3, 1 / 3)),
+    'method': index(u['method'], (1 / 3, 1 / 3, 1 / 3)),
     'gaussian': gaussian,
     'level': jnp.where(gaussian, sigma_noise / 255, scale_poisson),
     'gray': u['gray'] < stage.gray,
@@ -256,12 +352,17 @@ def _resize(
   """From `size` on its canvas to floor(factor * base) on a canvas of floor(largest * base)."""
   matrices, sizes = [], []
   for source, canvas, side in zip(size, image.shape[2:], base, strict=True):
-    limit = int(largest * side)
-    target = jnp.clip(jnp.floor(factor * side).astype(jnp.int32), 1, limit)
+    target, limit = _resized(side, factor, largest)
     weigh = functools.partial(resize.resampling_weights, columns=canvas, rows=limit)
     matrices.append(jax.vmap(weigh)(method, source, target))
     sizes.append(target)
   return resize.resample(image, *matrices), tuple(sizes)
+
+
+def _resized(side: int, factor: Array, largest: float) -> tuple[Array, int]:
+  """floor(factor * side), [b], and the length of its canvas."""
+  limit = int(largest * side)
+  return jnp.clip(jnp.floor(factor * side).astype(jnp.int32), 1, limit), limit
 
 
 def _add_noise(key: Array, image: Array, size: tuple[Array, Array], draws: dict[str, Array], name: str):
@@ -293,6 +394,6 @@ def _odd(u: Array, bounds: tuple[int, int]) -> Array:
   return bounds[0] + 2 * jnp.minimum(jnp.floor(u * count).astype(jnp.int32), count - 1)
 
 
-def _index(u: Array, probabilities: tuple[float, ...]) -> Array:
+def index(u: Array, probabilities: tuple[float, ...]) -> Array:
   """Which of the probabilities, laid end to end, u falls into."""
   return sum((u >= edge).astype(jnp.int32) for edge in np.cumsum(probabilities)[:-1])

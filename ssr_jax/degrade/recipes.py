@@ -8,8 +8,10 @@ import jax
 from ssr_jax.degrade import fields, realesrgan
 from ssr_jax.types import Array, SSRError
 
-MODES = ('no_noise', 'no_jpeg', 'noise_jpeg', 'mixed')
-FIELDS = (*fields.KINDS, *realesrgan.CHAINS)
+MODES = ('no_noise', 'no_jpeg', 'noise_jpeg', 'mixed', 'isp')
+MIXTURES = {'real': {'mixed/mixed': 0.35, 'mixed/isp': 0.4, 'realesrgan-light': 0.15, 'realesrgan': 0.1}}
+"""Recipes that draw another recipe for each image: its parts and their probabilities. Parts of Eq. 1 have one field."""
+FIELDS = (*fields.KINDS, *realesrgan.CHAINS, *MIXTURES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +19,13 @@ class Recipe:
   """What degradation to draw; hashable, so that it can be a static argument of jit.
 
   Attributes:
-    field: kind of kernel field, one of `fields.KINDS`; or 'realesrgan', 'realesrgan-light': the second-order chain,
-      which has blur, noise and JPEG of its own, so that of the other fields only the scale applies to it. 'mixed' draws
-      per image among invariant, smooth and motion, and defocus where a depth is given.
+    field: kind of kernel field, one of `fields.KINDS`; 'realesrgan' or 'realesrgan-light', the second-order chain; or
+      'real', one of `MIXTURES`. 'mixed' draws per image among invariant, smooth and motion, and defocus where a depth
+      is given. A chain has blur, noise and JPEG of its own, so that of the other attributes only the scale applies to
+      it, and the eigenvalues, to which its effective kernels are clipped. A mixture has no mode: its parts have.
     mode: the paper's Table 3, which does not give its levels (the ranges below are ours): 'no_noise' (blur and
-      subsampling alone), 'no_jpeg' (and Gaussian noise), 'noise_jpeg' (and JPEG); 'mixed' draws one per image.
+      subsampling alone), 'no_jpeg' (and Gaussian noise), 'noise_jpeg' (and JPEG); 'mixed' draws one per image. And
+      'isp': what a camera does, see `isp`; it has noise and JPEG of its own.
     scale: s.
     eigenvalues: range of the covariance eigenvalues in HR pixels squared; MANet's anisotropic range at x4.
     period: range of the distance between the nodes of smooth fields, LR pixels.
@@ -47,33 +51,39 @@ class Recipe:
 
   @classmethod
   def parse(cls, name: str, **kwargs) -> 'Recipe':
-    """A recipe by its name: `'FIELD/MODE'` such as 'smooth/no_noise', `'FIELD'` (mode no_noise), or 'realesrgan'."""
+    """A recipe by its name: 'FIELD/MODE' such as 'smooth/isp', 'FIELD' (mode no_noise), 'realesrgan' or 'real'."""
     field, _, mode = name.partition('/')
-    if mode and field in realesrgan.CHAINS:
+    if mode and (field in realesrgan.CHAINS or field in MIXTURES):
       raise SSRError(f'recipe {name!r}: {field} has noise and JPEG of its own and takes no mode; write {field!r}')
     return cls(field=field, mode=mode or 'no_noise', **kwargs)
 
   @property
   def name(self) -> str:
     """What `parse` makes this kind of recipe from."""
-    return self.field if self.chain else f'{self.field}/{self.mode}'
+    return self.field if self.chain or self.mixture else f'{self.field}/{self.mode}'
 
   @property
   def chain(self) -> realesrgan.Chain | None:
-    """The parameter set of a second-order chain; None for Eq. 1."""
+    """The parameter set of a second-order chain; None for Eq. 1 and for mixtures."""
     return realesrgan.CHAINS.get(self.field)
 
   @property
+  def mixture(self) -> dict[str, float] | None:
+    """The names of a mixture's parts and their probabilities; None for other recipes."""
+    return MIXTURES.get(self.field)
+
+  @property
   def needs_depth(self) -> bool:
+    """Whether the recipe is an error without a depth map."""
     return self.field in fields.NEED_DEPTH
 
   @property
   def takes_depth(self) -> bool:
-    """Whether a depth map makes a difference: to 'mixed' it is welcome, not needed."""
-    return self.needs_depth or self.field == 'mixed'
+    """Whether a depth map makes a difference: 'mixed' and mixtures use one, but do not need it."""
+    return self.needs_depth or self.field == 'mixed' or self.mixture is not None
 
 
-NAMES = (*(f'{field}/{mode}' for field in fields.KINDS for mode in MODES), *realesrgan.CHAINS)
+NAMES = (*(f'{field}/{mode}' for field in fields.KINDS for mode in MODES), *realesrgan.CHAINS, *MIXTURES)
 """Every recipe."""
 
 

@@ -100,23 +100,6 @@ def _sum_cells(phases: Array, kernels: Array, size: tuple[int, int], scale: int)
   return out
 
 
-def blur_downsample_adjoint(lr: Array, kernels: Array, scale: int) -> Array:
-  """Adjoint of `blur_downsample` in its image: scatters each LR sample with its kernel.
-
-  Args:
-    lr: [b, h, w, c].
-    kernels: [b, h, w, k*k] or [b, 1, 1, k*k].
-    scale: s.
-
-  Returns:
-    [b, s*h, s*w, c], with <A x, y> = <x, A^T y>.
-  """
-  b, h, w, c = lr.shape
-  template = jax.ShapeDtypeStruct((b, scale * h, scale * w, c), lr.dtype)
-  (image,) = jax.linear_transpose(lambda x: blur_downsample(x, kernels, scale), template)(lr)
-  return image
-
-
 def convolve(planes: Array, kernels: Array, size: tuple[Array, Array] | None = None) -> Array:
   """Filters each image with its own kernel at full resolution: correlation, border reflected (not repeating its edge).
 

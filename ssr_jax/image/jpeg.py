@@ -8,7 +8,6 @@ differ, by a level, because the DCT's own constants are float32 here and have 13
 """
 
 from collections.abc import Sequence
-import io
 
 import jax
 import jax.numpy as jnp
@@ -97,18 +96,6 @@ def quantisation_table(base: jax.Array, quality: jax.Array) -> jax.Array:
   quality = jnp.clip(jnp.round(quality), 1, 100)
   percent = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)
   return jnp.clip(jnp.floor((jnp.asarray(base) * percent[:, None, None] + 50) / 100), 1, 255)
-
-
-def jpeg_pillow(image: np.ndarray, quality: int) -> np.ndarray:
-  """The same through a real JPEG file in memory, by Pillow: uint8 [H, W, 3] -> uint8 [H, W, 3]."""
-  from PIL import Image
-
-  if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
-    raise ValueError(f'expected uint8 [H, W, 3]; got {image.dtype} {image.shape}')
-  buffer = io.BytesIO()
-  Image.fromarray(image).save(buffer, 'JPEG', quality=int(quality), subsampling='4:2:0')
-  buffer.seek(0)
-  return np.asarray(Image.open(buffer).convert('RGB'))
 
 
 def _weigh(channels: jax.Array, weights: Sequence[int], offset: int = 0) -> jax.Array:

@@ -1,5 +1,7 @@
 """The second-order chain: its draws against the published table by sampling, its steps against SciPy and NumPy."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,9 @@ from skimage import data
 from ssr_jax import degrade as degrade_lib
 from ssr_jax.degrade import Recipe, realesrgan
 from ssr_jax.degrade import noise as noise_lib
+from ssr_jax.image import blur, sharpen
 from ssr_jax.image import jpeg as jpeg_lib
-from ssr_jax.image import sharpen
+from ssr_jax.image import kernels as kernel_lib
 
 _COUNT = 6000
 _NAMES = list(realesrgan.CHAINS)
@@ -293,10 +296,69 @@ def test_an_image_depends_on_its_own_key_only(degraded):
 def test_what_is_returned(degraded):
   _, _, hr, made = degraded
   assert made.lr.shape == (3, 16, 20, 3) and made.target.shape == hr.shape
-  assert made.kernels is None and made.field is None and made.lr_clean is None
+  assert made.kernels.shape == (3, 16, 20, 441) and made.lr_clean.shape == made.lr.shape
+  np.testing.assert_allclose(made.kernels.sum(-1), 1, atol=1e-5)
+  np.testing.assert_allclose(made.kernels, kernel_lib.gaussian_kernels(*made.field), atol=1e-6)
+  np.testing.assert_allclose(made.lr_clean, blur.blur_downsample(hr, made.kernels, 4), atol=1e-5)
+  for value in made.field:
+    assert (value == value[:, :1, :1]).all()
+  for value in made.field[:2]:
+    assert float(value.min()) >= 0.7 - 1e-6 and float(value.max()) <= 10
   assert np.isfinite(made.lr).all() and float(made.lr.min()) >= 0 and float(made.lr.max()) <= 1
   np.testing.assert_allclose(made.lr * 255, jnp.round(made.lr * 255), atol=1e-3)
   np.testing.assert_array_equal(made.jpeg_quality, made.draws['second_quality'])
+
+
+@pytest.mark.parametrize('name', _NAMES)
+def test_the_effective_kernel_is_the_response_to_a_spot(name, monkeypatch):
+  """A Gaussian spot through the chain without noise, JPEG and sinc filters: what the chain adds to its covariance."""
+  monkeypatch.setattr(realesrgan, '_jpeg', lambda planes, quality, size=None: planes)
+  still = dict(sinc=0.0, kinds=(0.5, 0.5, 0.0, 0.0, 0.0, 0.0), gaussian=1.0, sigma_noise=(0.0, 0.0))
+  chain = realesrgan.CHAINS[name]
+  first, second = (dataclasses.replace(stage, **still) for stage in (chain.first, chain.second))
+  chain = dataclasses.replace(chain, first=first, second=second, final_sinc=0.0, sharpen=False)
+  count, side, variance = 16, 192, 144.0
+  draws = dict(_draw(jax.random.split(jax.random.key(3), count), chain))
+  # 'area' by a factor near 1 moves an edge by up to half a sample, by a distance that changes slowly over the image, so
+  # that its blur depends on the place; bicubic's moment is negative and counts as zero. Half of the images go without
+  # both and must agree well.
+  smooth = np.arange(count) < count // 2
+  for of in ('first', 'second', 'final'):
+    draws[f'{of}_method'] = jnp.where(smooth, 1, draws[f'{of}_method'])
+  run = jax.jit(lambda key, hr, draws: realesrgan.apply(key, hr, chain, 4, draws)[0])
+  measured = np.zeros((count, 3))
+  places = [(-14.3, 3.1), (2.4, 6.9), (7.7, -14.2), (-9.1, -3.8)]
+  for place in places:
+    y, x = (np.arange(side) - (side - 1) / 2 - shift for shift in place)
+    spot = np.exp(-(y[:, None] ** 2 + x[None, :] ** 2) / (2 * variance))
+    hr = jnp.broadcast_to(jnp.asarray(spot[None, :, :, None], jnp.float32), (count, side, side, 3))
+    for i, lr in enumerate(np.asarray(run(jax.random.split(jax.random.key(0), count), hr, draws), np.float64)):
+      measured[i] += _gaussian_covariance(lr[..., 1]) / len(places)
+  lambda1, lambda2, theta = np.asarray(realesrgan.effective_field(draws, chain, (side, side), 4, (-9.0, 1e6)))
+  cos, sin = np.cos(theta), np.sin(theta)
+  expected = np.stack(
+    [lambda1 * sin**2 + lambda2 * cos**2, lambda1 * cos**2 + lambda2 * sin**2, (lambda1 - lambda2) * cos * sin], 1
+  )
+  plain = np.array([variance, variance, 0])
+  error = np.abs(measured[:, :2] / (expected + plain)[:, :2] - 1)
+  assert error[smooth].max() < 0.1 and np.quantile(error, 0.9) < 0.12 and error.max() < 0.25, error
+  added, added_expected = (m[smooth, :2].sum(1) for m in (measured - plain, expected))
+  np.testing.assert_allclose(added, added_expected, rtol=0.15, atol=0.5)
+  np.testing.assert_allclose(measured[smooth, 2], expected[smooth, 2], rtol=0.15, atol=1)
+  assert np.ptp(added_expected) > 4
+
+
+def _gaussian_covariance(lr):
+  """(yy, xx, xy) in HR pixels squared of the Gaussian that fits best; unlike a moment, rounded tails leave it alone."""
+  height, width = lr.shape
+  y, x = (a.ravel() * 4.0 for a in np.mgrid[:height, :width])
+  seen = lr.ravel() > 0.1 * lr.max()
+  y, x, weight = y[seen], x[seen], lr.ravel()[seen]
+  y, x = y - y.mean(), x - x.mean()
+  columns = np.stack([np.ones_like(y), y, x, y * y, x * x, y * x], 1) * weight[:, None]
+  fit = np.linalg.lstsq(columns, np.log(weight) * weight, rcond=None)[0]
+  covariance = np.linalg.inv(-np.array([[2 * fit[3], fit[5]], [fit[5], 2 * fit[4]]]))
+  return np.array([covariance[0, 0], covariance[1, 1], covariance[0, 1]])
 
 
 def test_the_middle_of_the_image_stays_where_it_is(degraded):

@@ -59,7 +59,7 @@ def test_images_are_what_they_were(name):
 
 
 def test_every_name_is_a_recipe_that_has_that_name():
-  assert len(set(NAMES)) == len(NAMES) == 4 * len(fields.KINDS) + 2
+  assert len(set(NAMES)) == len(NAMES) == 5 * len(fields.KINDS) + 3
   for name in NAMES:
     assert Recipe.parse(name).name == name
   assert Recipe.parse('smooth') == Recipe('smooth', 'no_noise')

@@ -1,5 +1,7 @@
 """The array JPEG against real JPEG files written and read by Pillow."""
 
+import io
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +19,18 @@ def _run(images, quality):
   return np.rint(np.asarray(out) * 255).astype(np.int32)
 
 
+def _pillow(image, quality):
+  """uint8 [H, W, 3] through a JPEG file in memory."""
+  buffer = io.BytesIO()
+  Image.fromarray(image).save(buffer, 'JPEG', quality=int(quality), subsampling='4:2:0')
+  return np.asarray(Image.open(buffer).convert('RGB'))
+
+
 @pytest.mark.parametrize('quality', [5, 30, 60, 90, 100])
 @pytest.mark.parametrize('photo', ['astronaut', 'chelsea'])
 def test_equals_pillow_on_a_photo(photo, quality):
   image = getattr(data, photo)()[100:228, 120:280]
-  expected = jpeg_lib.jpeg_pillow(image, quality).astype(np.int32)
+  expected = _pillow(image, quality).astype(np.int32)
   difference = np.abs(_run(image[None], [quality])[0] - expected)
   # libjpeg's 13-bit DCT and ours round apart on few pixels, by little.
   assert difference.mean() < 0.06
@@ -32,7 +41,7 @@ def test_equals_pillow_on_a_photo(photo, quality):
 def test_any_size_has_libjpegs_borders(size):
   H, W = size
   image = data.astronaut()[200 : 200 + H, 200 : 200 + W]
-  expected = jpeg_lib.jpeg_pillow(image, 50).astype(np.int32)
+  expected = _pillow(image, 50).astype(np.int32)
   assert np.abs(_run(image[None], [50])[0] - expected).mean() < 0.1
 
 
@@ -61,14 +70,12 @@ def test_an_image_on_a_larger_canvas_is_coded_as_if_cropped():
     canvas[i, :h, :w] = data.astronaut()[200 : 200 + h, 200 : 200 + w]
   out = np.asarray(_jpeg(canvas / 255, jnp.array(quality), tuple(jnp.array(n) for n in zip(*sizes, strict=True))))
   for i, (h, w) in enumerate(sizes):
-    expected = jpeg_lib.jpeg_pillow(canvas[i, :h, :w].astype(np.uint8), quality[i]).astype(np.int32)
+    expected = _pillow(canvas[i, :h, :w].astype(np.uint8), quality[i]).astype(np.int32)
     difference = np.abs(np.rint(out[i, :h, :w] * 255) - expected)
     assert difference.mean() < 0.1 and difference[-1].mean() < 0.3 and difference[:, -1].mean() < 0.3, sizes[i]
 
 
 def test_quantisation_tables_are_those_in_pillows_files():
-  import io
-
   for quality in (1, 10, 49, 50, 51, 75, 99, 100):
     buffer = io.BytesIO()
     Image.new('RGB', (16, 16)).save(buffer, 'JPEG', quality=quality)

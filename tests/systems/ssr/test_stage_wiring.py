@@ -10,6 +10,7 @@ from skimage import data
 
 from configs import common, tiny
 from ssr_jax import diffusion
+from ssr_jax.image import colourfix
 from ssr_jax.image.resize import upscale
 from ssr_jax.systems.ssr import amf, core
 from ssr_jax.systems.ssr.stages import common as stage_common
@@ -222,7 +223,10 @@ def test_the_student_is_trained_on_the_image_that_sampling_shows(tiny_model_dir,
   params['student']['unet'] = jax.tree.map(lambda x: 1.2 * x, params['student']['unet'])
   ctx = stages.context(params, stats, frozen, jax.random.key(1))
   _, lr, restored, conditions = stage.inputs(ctx, batch)
-  image = np.clip(stage.study(ctx, restored, conditions)[1], 0, 1)
+  latents = stage.study(ctx, restored, conditions)[0]
+  # Sampling clips before the colour fix; in training that would stop gradients.
+  decoded = jnp.clip(stage.decode(ctx, latents), 0, 1)
+  image = np.clip(colourfix.wavelet(decoded, restored, 2, 2), 0, 1)
   directory = tmp_path / 'model'
   shutil.copytree(tiny_model_dir, directory)
   for part in stage.trains:

@@ -101,7 +101,6 @@ def resampling_weights(method: Array, source: Array, target: Array, columns: int
   return jnp.where(i < target, weights, 0.0)
 
 
-<<<<<<< HEAD
 def window_weights(source: Array, target: Array, start: Array, columns: int, rows: int) -> Array:
   """One axis of an antialiased bilinear resize between sizes that are known only on the device, for a window of it.
 
@@ -123,7 +122,8 @@ def window_weights(source: Array, target: Array, start: Array, columns: int, row
   distance = jnp.abs(j + 0.5 - (i + 0.5) * ratio) / jnp.maximum(ratio, 1.0)
   weights = jnp.where(j < source, jnp.maximum(1 - distance, 0.0), 0.0)
   return weights / weights.sum(1, keepdims=True)
-=======
+
+
 def resampling_variance(method: Array, source: Array, target: Array, columns: int, rows: int) -> Array:
   """How much a resize of `resampling_weights` blurs along its axis: the mean second moment of its rows' weights.
 
@@ -142,7 +142,6 @@ def resampling_variance(method: Array, source: Array, target: Array, columns: in
   i, j = jnp.arange(rows)[:, None], jnp.arange(columns)[None, :]
   distance = j - ((2 * i + 1) * source - target) / (2 * target)
   return (weights * distance**2).sum() / target
->>>>>>> tools
 
 
 def resample(planes: Array, rows: Array, columns: Array) -> Array:

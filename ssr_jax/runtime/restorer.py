@@ -242,13 +242,15 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
   compute = nn.dtype_of(dtype, 'dtype')
   model = store.load_model(name_or_path)
   system = systems.get(model.config['system'])
-  modules = {part: format.build(part, entry['config'], dtype=compute) for part, entry in model.config['parts'].items()}
+  entries, name = model.config['parts'], model.config['system']
+  modules = {part: format.build(part, entry['config'], system=name, dtype=compute) for part, entry in entries.items()}
   try:
     system.check_model(model.config, modules)
   except ValueError as error:  # SSRError is one
     raise SSRError(f'{model.directory / format.MODEL_FILE}: {error}') from error
   variables = {
-    part: _stored(part, model.config['parts'][part]['config'], x, compute) for part, x in model.variables.items()
+    part: _in_dtypes(x, format.abstract_variables(part, entries[part]['config'], compute, system=name))
+    for part, x in model.variables.items()
   }
   return Restorer(system, model.config, jax.device_put(variables), modules, dtype)
 
@@ -278,9 +280,8 @@ def _loaded(name_or_path: str, dtype: str, changed: int) -> Restorer:
   return load(name_or_path, dtype=dtype)
 
 
-def _stored(part: str, config: Mapping[str, Any], variables: Mapping[str, Any], dtype: Any) -> dict[str, Any]:
+def _in_dtypes(variables: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
   """A part's variables in the dtypes that its network needs them in: bfloat16 where it would round them anyway."""
-  wanted = format.abstract_variables(part, config, dtype)
   return format.unflatten({k: x.astype(wanted[k].dtype, copy=False) for k, x in format.flatten(variables).items()})
 
 

@@ -32,8 +32,9 @@ def write(variables: Mapping[str, Any], about: Mapping[str, Any], directory: str
   `about` has the model's 'name', 'parts' {part: config}, 'training', and those 'sections' of model.json that the parts
   are useless without: the schedule of a UNet.
   """
+  training, system = about['training'], about.get('system')  # runs before 0.2 did not record it
   files = [
-    format.save_part(directory, part, config, variables[part], about['training'], name=about['name'])
+    format.save_part(directory, part, config, variables[part], training, name=about['name'], system=system)
     for part, config in about['parts'].items()
   ]
   if about['sections']:

@@ -28,7 +28,9 @@ def of_run(config) -> tuple[Stage, Tree, Tree, Tree]:
   stage = stages.build(config)
   params, stats, constants = jax.eval_shape(stage.init, jax.random.key(0))
   fields = stages.inherited(config).parts if stage.needs else {}
-  frozen = {part: format.unflatten(format.abstract_variables(part, fields[part])) for part in stage.needs}
+  frozen = {
+    part: format.unflatten(format.abstract_variables(part, fields[part], system=config.system)) for part in stage.needs
+  }
   return stage, params, stats, frozen | {'constants': constants}
 
 

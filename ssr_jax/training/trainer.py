@@ -387,6 +387,7 @@ class Run:
     }
     return {
       'name': config.name,
+      'system': config.system,
       'parts': {part: config.model[part].to_dict() | measured.get(part, {}) for part in trained},
       'sections': dict(self.stage.sections),
       'training': training,

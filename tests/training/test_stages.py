@@ -61,10 +61,15 @@ def test_blur_follows_the_true_depth_where_a_record_has_it():
 
 
 @pytest.mark.parametrize('stage', ['kernel', 'nbsr', 'svkr'])
-def test_a_chain_without_kernels_is_refused_where_kernels_are_learned_from(stage, tiny_model_dir):
-  config = common.apply(tiny.get_config(stage), {'recipe.field': 'realesrgan', 'parts_from': str(tiny_model_dir)})
-  with pytest.raises(SSRError, match='config.recipe.field=realesrgan: .*choose a field of Eq. 1'):
-    stages.build(config)
+def test_kernels_are_learned_from_chains_and_mixtures_too(stage, tiny_model_dir):
+  """A chain's target is the photo that it sharpens first, and its kernel the effective one."""
+  for field in ('realesrgan', 'real'):
+    config = common.apply(tiny.get_config(stage), {'recipe.field': field, 'parts_from': str(tiny_model_dir)})
+    built, params, stats, frozen = run_shapes.of_run(config)
+    batch = {'hr': np.zeros((2, 64, 64, 3), np.uint8), 'seed': np.zeros(2, np.uint32)}
+    loss = state.loss_of(built)
+    value, _ = jax.eval_shape(loss, params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))
+    assert value.shape == ()
 
 
 def test_draws_share_the_work_of_the_frozen_nets(tiny_model_dir):

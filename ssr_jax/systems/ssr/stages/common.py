@@ -32,8 +32,6 @@ class SSRStage(Stage):
     modules: {part: module} of `trains` and `needs`.
   """
 
-  learns_kernels = False  # whether the recipe must know the kernel at each pixel
-
   def __init__(self, config: Any, inherited: Inherited):
     """Builds the modules.
 
@@ -48,11 +46,6 @@ class SSRStage(Stage):
     self.config = config
     self.dtype = nn.dtype_of(config.train.dtype, 'config.train.dtype')
     self.recipe = read_recipe(config)
-    if self.learns_kernels and self.recipe.chain:
-      raise SSRError(
-        f'config.recipe.field={self.recipe.field}: the stage {config.stage!r} learns from the kernel at each pixel, '
-        'which that chain does not have; choose a field of Eq. 1, such as mixed'
-      )
     trained = {part: self.build(part) for part in self.trains}
     for part in self.needs:
       if part not in inherited.parts:

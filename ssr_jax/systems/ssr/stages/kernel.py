@@ -17,7 +17,6 @@ class KernelStage(common.SSRStage):
   needs = ('depth',)
   metric = 'kernel_l1'
   depth = 'uses'
-  learns_kernels = True
 
   def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
     """`config.loss.kernel` times the mean absolute error of the taps."""

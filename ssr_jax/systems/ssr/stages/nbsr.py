@@ -16,26 +16,28 @@ class NBSRStage(common.KernelBasis, common.SSRStage):
   trains = ('nbsr',)
   metric = 'psnr'
   higher_is_better = True
-  learns_kernels = True
 
   def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
     """The Charbonnier loss with disturbed kernels."""
-    hr, low = common.images(batch), self.degrade(batch)
+    low = self.degrade(batch)
     sr = core.apply(self.modules, ctx.variables, 'nbsr', low.lr, disturb(ctx.key, low.kernels))
-    return common.charbonnier(sr, hr), ({'psnr': common.y_psnr(sr, hr).mean()}, ctx.stats)
+    return common.charbonnier(sr, low.target), ({'psnr': common.y_psnr(sr, low.target).mean()}, ctx.stats)
 
   def validate(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
     """Y-PSNR with true kernels, beside bicubic's."""
-    hr, low = common.images(batch), self.degrade(batch)
+    low = self.degrade(batch)
     sr = core.apply(self.modules, ctx.variables, 'nbsr', low.lr, low.kernels)
     bicubic = upscale(low.lr, self.recipe.scale)
-    return {'psnr': common.y_psnr(sr, hr).mean(), 'bicubic_psnr': common.y_psnr(bicubic, hr).mean()}
+    return {
+      'psnr': common.y_psnr(sr, low.target).mean(),
+      'bicubic_psnr': common.y_psnr(bicubic, low.target).mean(),
+    }
 
   def figures(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
     """Bicubic, restored, truth."""
     low = self.degrade(batch)
     sr = core.apply(self.modules, ctx.variables, 'nbsr', low.lr, low.kernels)
-    return {'bicubic': upscale(low.lr, self.recipe.scale), 'restored': sr, 'truth': common.images(batch)}
+    return {'bicubic': upscale(low.lr, self.recipe.scale), 'restored': sr, 'truth': low.target}
 
 
 def disturb(key: Array, kernels: Array) -> Array:

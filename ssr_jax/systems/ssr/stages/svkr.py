@@ -17,38 +17,37 @@ class SVKRStage(common.KernelBasis, common.SSRStage):
   metric = 'psnr'
   higher_is_better = True
   depth = 'uses'
-  learns_kernels = True
 
   def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
     """Restoration and kernel terms; without the latter the pair drifts to a private code instead of blur kernels."""
-    hr, low, _ = self.degrade_by_depth(ctx.variables, batch)
+    _, low, _ = self.degrade_by_depth(ctx.variables, batch)
     out = self.refine(ctx.variables, low.lr, unroll=True)
-    restoration = common.charbonnier(out.image, hr)
+    restoration = common.charbonnier(out.image, low.target)
     l1 = jnp.abs(out.kernels - low.kernels).mean()
     total = restoration + 1e-3 * self.config.loss.kernel * l1
-    psnr = common.y_psnr(out.image, hr).mean()
+    psnr = common.y_psnr(out.image, low.target).mean()
     return total, ({'restoration': restoration, 'kernel_l1': l1, 'psnr': psnr}, ctx.stats)
 
   def validate(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
     """Y-PSNR of the restored image beside bicubic's, and kernel PSNR."""
-    hr, low, _ = self.degrade_by_depth(ctx.variables, batch)
+    _, low, _ = self.degrade_by_depth(ctx.variables, batch)
     out = self.refine(ctx.variables, low.lr, unroll=True)
     return {
-      'psnr': common.y_psnr(out.image, hr).mean(),
-      'bicubic_psnr': common.y_psnr(upscale(low.lr, self.recipe.scale), hr).mean(),
+      'psnr': common.y_psnr(out.image, low.target).mean(),
+      'bicubic_psnr': common.y_psnr(upscale(low.lr, self.recipe.scale), low.target).mean(),
       'kernel_psnr': common.kernel_psnr(out.kernels, low.kernels).mean(),
     }
 
   def figures(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
     """Bicubic, restored, truth, depth, and the variance of estimated and true kernels."""
-    hr, low, _ = self.degrade_by_depth(ctx.variables, batch)
+    _, low, _ = self.degrade_by_depth(ctx.variables, batch)
     out = self.refine(ctx.variables, low.lr, unroll=True)
     scale = self.recipe.scale
     return {
       'bicubic': upscale(low.lr, scale),
       'restored': out.image,
-      'truth': hr,
-      'depth': common.gray(core.spread_depth(out.depth, hr.shape[1:3])),
+      'truth': low.target,
+      'depth': common.gray(core.spread_depth(out.depth, low.target.shape[1:3])),
       'estimate': common.variance_map(out.kernels, scale),
       'kernels': common.variance_map(low.kernels, scale),
     }

@@ -28,7 +28,7 @@ def base(stage: str) -> ConfigDict:
 
   config.data = ConfigDict()
   # 'folder:DIR' and other kinds, several joined by ';', with weights '0.7*folder:A;0.3*folder:B':
-  # ssr_jax/data/sources.py.
+  # ssr_jax/data/sources.
   config.data.train = 'folder:data/train'
   config.data.holdout = 20  # every n-th photo is kept for validation; 0 keeps none
   config.data.patch = 128

@@ -18,7 +18,7 @@ from skimage import data
 
 from configs import common, tiny
 from ssr_jax import cli
-from ssr_jax.data import loader
+from ssr_jax.data import records
 from ssr_jax.systems.ssr.stages import common as base
 from ssr_jax.training import checkpoint as train_checkpoint
 from ssr_jax.training import stages, trainer
@@ -110,7 +110,7 @@ def test_photos_with_depth_maps_train_the_depth_net_without_rendering(tiny_model
   for i in range(4):
     Image.fromarray(rng.integers(0, 255, (80, 90, 3), np.uint8)).save(tmp_path / 'photos' / f'{i}.png')
     Image.fromarray(distance).save(tmp_path / 'maps' / f'{i}.png')
-  monkeypatch.setattr(loader, 'scene_record', lambda *_: pytest.fail('a scene was rendered'))
+  monkeypatch.setattr(records, 'scene_record', lambda *_: pytest.fail('a scene was rendered'))
   config = _config('depth', tmp_path, tiny_model_dir, data__train=f'rgbd:{tmp_path}/photos,{tmp_path}/maps')
   assert not train.main(config, str(tmp_path / 'run'))
   assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['validation']['aligned_l1'] > 0

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from ssr_jax.nn.blocks import BN_EPS
+from ssr_jax.systems.ssr.amf import BN_EPS
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format, published
 from ssr_jax.weights.importers import depth, manet, stable_diffusion, torch_files

@@ -9,7 +9,11 @@ Names are imported when they are first used, so that `import ssr_jax` costs noth
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from ssr_jax.runtime import Restorer, Result, load, sample
+  from ssr_jax.types import SSRError
 
 __version__ = '0.1.0'
 
@@ -20,7 +24,7 @@ _LAZY = {
   'sample': 'ssr_jax.runtime',
   'SSRError': 'ssr_jax.types',
 }
-__all__ = sorted(_LAZY)
+__all__ = ['Restorer', 'Result', 'SSRError', 'load', 'sample']
 
 
 def __getattr__(name: str) -> Any:

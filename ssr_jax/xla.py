@@ -108,19 +108,25 @@ def _cpu_options() -> dict[str, str]:
   return _CPU_OPTIONS
 
 
-def jit(fun: Callable[..., Any], **kwargs: Any) -> Callable[..., Any]:
+class Jitted:
+  """What `jit` returns: the function, compiled for `platform()` at the time of the call."""
+
+  def __init__(self, fun: Callable[..., Any], options: dict[str, Any]):
+    """Wraps a function; `options` are keyword arguments of `jax.jit`."""
+    functools.update_wrapper(self, fun)
+    self._compiled = functools.cache(lambda kind: jax.jit(fun, compiler_options=compiler_options() or None, **options))
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    return self._compiled(platform())(*args, **kwargs)
+
+  def trace(self, *args: Any, **kwargs: Any) -> Any:
+    """The traced program, to be lowered and compiled, as `jax.jit(f).trace` gives it."""
+    return self._compiled(platform()).trace(*args, **kwargs)
+
+
+def jit(fun: Callable[..., Any], **kwargs: Any) -> Jitted:
   """`jax.jit` with `compiler_options()`, which are looked up at the first call, not at import."""
-
-  @functools.cache
-  def compiled(kind):
-    return jax.jit(fun, compiler_options=compiler_options() or None, **kwargs)
-
-  @functools.wraps(fun)
-  def call(*args, **kw):
-    return compiled(platform())(*args, **kw)
-
-  call.trace = lambda *args, **kw: compiled(platform()).trace(*args, **kw)
-  return call
+  return Jitted(fun, kwargs)
 
 
 def enable_compilation_cache(directory: str | os.PathLike | None = None) -> None:

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     arguments = _parser().parse_args(argv)
   except SystemExit as stop:  # argparse has said what is wrong, or printed the help
-    return stop.code or 0
+    return int(stop.code or 0)
   try:
     return arguments.command(arguments)
   except SSRError as error:

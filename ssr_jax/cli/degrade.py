@@ -208,10 +208,10 @@ def _preview(arguments: argparse.Namespace, paths: list[pathlib.Path]) -> int:
 
 def _versions() -> dict[str, str]:
   """Of what has a say in the pixels."""
+  import importlib.metadata
   import platform
 
   import jax
-  import jaxlib
   import numpy
   import PIL
 
@@ -219,7 +219,7 @@ def _versions() -> dict[str, str]:
     'ssr-jax': ssr_jax.__version__,
     'python': platform.python_version(),
     'jax': jax.__version__,
-    'jaxlib': jaxlib.__version__,
+    'jaxlib': importlib.metadata.version('jaxlib'),
     'numpy': numpy.__version__,
     'pillow': PIL.__version__,
     'device': jax.devices()[0].device_kind,

@@ -85,8 +85,9 @@ def _upscale(arguments: argparse.Namespace) -> int:
   jobs, failures = _jobs(arguments)
   for line in failures:
     console.say(line)
-  if jobs:
-    console.check_writable(sorted({job.target.parent for job in jobs}))
+  if not jobs:
+    return 1 if failures else 0
+  console.check_writable(sorted({job.target.parent for job in jobs}))
 
   from tqdm import tqdm
 
@@ -95,15 +96,14 @@ def _upscale(arguments: argparse.Namespace) -> int:
 
   total = {job.source: _pixels(job.source) for job in jobs}
   failed, done = len(failures), 0
-  if jobs:
-    xla.enable_compilation_cache()
-    store.resolve(arguments.model)
-    try:
-      model = runtime.load(arguments.model, dtype=arguments.dtype)
-    except SSRError as error:  # a damaged model is no wrong usage
-      return console.say(str(error), 1)
-    # Wrong options are told once, not for each image.
-    model.check(**{k: v for k, v in _options(arguments).items() if k != 'seed'})
+  xla.enable_compilation_cache()
+  store.resolve(arguments.model)
+  try:
+    model = runtime.load(arguments.model, dtype=arguments.dtype)
+  except SSRError as error:  # a damaged model is not a usage error
+    return console.say(str(error), 1)
+  # Report wrong options once, not for each image.
+  model.check(**{k: v for k, v in _options(arguments).items() if k != 'seed'})
   hidden = True if arguments.quiet else None  # None: hidden where stderr is no terminal
   bar = tqdm(total=sum(total.values()), unit='px', unit_scale=True, disable=hidden, leave=False)
   try:

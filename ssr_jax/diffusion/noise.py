@@ -4,7 +4,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ssr_jax.types import Array
+from ssr_jax.types import Array, ArrayLike
 
 _BLOCK = 64
 
@@ -18,8 +18,8 @@ class NoiseField:
     origin: (y, x) of a tile in LR pixels, int32 [2].
   """
 
-  seed: Array
-  origin: Array
+  seed: ArrayLike
+  origin: ArrayLike
 
   def window(self, shape: tuple[int, int, int], lr_rows: int) -> tuple[Array, Array]:
     """The tile's noise.
@@ -33,7 +33,7 @@ class NoiseField:
       noise float32 [hl, wl, c]; and a key for what a sampler draws later, which depends on the window's origin.
     """
     key_field, key_steps = jax.random.split(jax.random.key(self.seed))
-    origin = self.origin * shape[0] // lr_rows
+    origin = jnp.asarray(self.origin) * shape[0] // lr_rows
     field = noise_window(key_field, origin, shape)
     return field, jax.random.fold_in(jax.random.fold_in(key_steps, origin[0]), origin[1])
 

@@ -109,7 +109,11 @@ class NBSR(nn.Module):
       if check(self.remat, 'remat'):
         block = nn.remat(RRDBSFT, policy=POLICIES[self.remat], prevent_cse=False)
       stack = nn.scan(
-        block, variable_axes={'params': 0}, split_rngs={'params': True}, in_axes=nn.broadcast, length=self.blocks
+        block,
+        variable_axes={'params': 0},
+        split_rngs={'params': True},
+        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # flax declares an int and documents broadcast
+        length=self.blocks,
       )
       x, _ = stack(self.growth, self.dtype, name='trunk')(x, code)
     else:

@@ -290,7 +290,7 @@ def detail_loss(prediction: jax.Array, target: jax.Array, scales: int = 3) -> ja
   if min(target.shape[1:3]) < 2**scales:
     raise ValueError(f'{scales} scales need sides of at least {2**scales}; got {target.shape}')
   difference = prediction - target  # differences and averages are linear, so one image is enough
-  total = 0.0
+  total = jnp.zeros((), difference.dtype)
   for i in range(scales):
     if i:
       b, H, W, c = difference.shape

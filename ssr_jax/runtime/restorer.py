@@ -134,8 +134,9 @@ class Restorer:
       found = results[0]
     else:
       found = {name: x if x is None else np.stack([r[name] for r in results]) for name, x in results[0].items()}
-    answer = self.system.outputs[-1].name
-    return Result(found.pop(answer), found)
+    answer = found.pop(self.system.outputs[-1].name)
+    assert answer is not None, f'{self.system.name} returned no image'
+    return Result(answer, found)
 
   @staticmethod
   def _typed(kind: str, array: np.ndarray | None, finish: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
@@ -164,7 +165,7 @@ class Restorer:
     for y, x in layout.origins:
       piece = pad(lr[y : y + layout.shape[0], x : x + layout.shape[1]], layout.shape)[None]
       window = Window(np.array([h, w], np.int32), np.array([y, x], np.int32))
-      noise = NoiseField(np.uint32(seed % 2**32), np.array([y, x], np.int32))
+      noise = NoiseField(np.array(seed % 2**32, np.uint32), np.array([y, x], np.int32))
       found = self._restore(variables, piece, window, context, noise, plan=plan, kept=kept)
       alone = layout.tiles == 1
       small.add({name: v for name, v in found.items() if name in at_lr}, (y, x), alone)
@@ -351,4 +352,4 @@ def pad(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 def shrink(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   """[h, w, c] float32 resized bilinearly, antialiased, on the host, where a new size costs no compilation."""
   planes = (Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)) for c in range(image.shape[-1]))
-  return np.stack([np.asarray(p.resize(shape[::-1], Image.Resampling.BILINEAR)) for p in planes], -1)
+  return np.stack([np.asarray(p.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)) for p in planes], -1)

@@ -149,6 +149,15 @@ class Stage:
   origin: str = 'scratch'
   modules: Mapping[str, Any]
 
+  def __init__(self, config: Any, inherited: Inherited):
+    """Builds the modules.
+
+    Args:
+      config: of the run.
+      inherited: the model that the frozen parts come from.
+    """
+    raise NotImplementedError
+
   def init(self, key: Any) -> tuple[Tree, Tree, Tree]:
     """Fresh variables: (params, batch statistics, constants), {part: tree} each."""
     raise NotImplementedError

@@ -25,7 +25,7 @@ PEAKS = {
 }
 
 
-def peak(device: jax.Device) -> float | None:
+def peak(device: jax.Device) -> float | None:  # pyright: ignore[reportInvalidTypeForm]  # a variable in jax
   """Operations a second of a device in bf16; None for one that is not in the table, rather than a guess."""
   for name in sorted(PEAKS, key=len, reverse=True):
     if name.lower() in device.device_kind.lower():

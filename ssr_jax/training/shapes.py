@@ -39,7 +39,7 @@ def of_batch(stage: Stage, config, batch_size: int) -> dict[str, jax.ShapeDtypeS
   from ssr_jax.data import records  # brings grain along
 
   patch = config.data.patch
-  photo = {'hr': np.zeros((patch, patch, 3), np.uint8)}
+  photo: dict[str, np.ndarray] = {'hr': np.zeros((patch, patch, 3), np.uint8)}
   make = records.photo_record(patch)
   if stage.depth == 'needs':  # of rendered scenes, which hold what photos with depth do
     photo['depth'] = np.zeros((patch, patch), np.float32)

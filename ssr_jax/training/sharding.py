@@ -32,7 +32,10 @@ BATCH = PartitionSpec(('data', 'fsdp'))
 """How a batch is split along its first axis."""
 
 
-def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+def make_mesh(
+  shape: Mapping[str, int],
+  devices: Sequence[jax.Device] | None = None,  # pyright: ignore[reportInvalidTypeForm]  # a variable in jax
+) -> Mesh:
   """The mesh of a run.
 
   Args:

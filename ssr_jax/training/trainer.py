@@ -251,9 +251,15 @@ def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> d
   return inherited
 
 
+def _flatten(tree: Tree) -> dict[str, Any]:
+  """{path: array}; the types of flax's own leave no room for arrays."""
+  flat: Any = traverse_util.flatten_dict(tree, sep='/')
+  return flat
+
+
 def _check_same_shapes(where: str, ours: Tree, theirs: Tree) -> None:
   """SSRError unless two trees have the same names and shapes."""
-  a, b = (traverse_util.flatten_dict(t, sep='/') for t in (ours, theirs))
+  a, b = (_flatten(t) for t in (ours, theirs))
   for name in sorted(a.keys() | b.keys()):
     if name not in a or name not in b or a[name].shape != b[name].shape:
       shapes = [str(t[name].shape) if name in t else 'absent' for t in (a, b)]
@@ -432,7 +438,7 @@ class Run:
     iterator = loader.batches(self.data.batches, self.first_step, read.threads, read.prefetch, read.workers)
     if self.position:
       iterator.set_state(self.position)
-    pending, stopped = None, False
+    pending, stopped, step = None, False, self.first_step
     profile = tuple(config.profile)
     with checkpoint.Preemption() as preemption, jax.transfer_guard('disallow'):
       for step in range(self.first_step, settings.steps + 1):

@@ -79,12 +79,12 @@ def initial(
 
   Of the latter's noise there is the part `noise`: with 0 the latent only shrinks, as it does at that time step.
   """
-  if (shape is None) == (latent is None):
-    raise ValueError('give exactly one of shape (pure noise) and latent (a start between)')
-  if latent is None:
+  if shape is not None and latent is None:
     if start != 1:
       raise ValueError(f'start {start} below 1 needs a latent to begin from')
     return image_noise(keys, -1, tuple(shape))
+  if shape is not None or latent is None:
+    raise ValueError('give exactly one of shape (pure noise) and latent (a start between)')
   if latent.shape[0] != keys.shape[0]:
     raise ValueError(f'{keys.shape[0]} keys for {latent.shape[0]} latents')
   t = schedule.timesteps(steps, start, spacing or 'trailing')[0]

@@ -194,8 +194,8 @@ class AMFUNet(nn.Module):
 
   def encode_maps(self, conditions: Conditions) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
     """f_1 (kernel) and f_2 (depth), the features that do not depend on the time step."""
-    size = conditions.lr_latent.shape[1:3]
-    return self.kernel_encoder(conditions.kernel_code, size), self.depth_encoder(conditions.depth, size)
+    _, h, w, _ = conditions.lr_latent.shape
+    return self.kernel_encoder(conditions.kernel_code, (h, w)), self.depth_encoder(conditions.depth, (h, w))
 
   def reconstruct(self, features: Sequence[Sequence[jax.Array]]) -> tuple[tuple[jax.Array, ...], ...]:
     """Kernel code, depth and clean latent from f_1, f_2, f_3, one map per level each: what C_i of Eq. 5 compares."""
@@ -219,21 +219,28 @@ def calibrate(module: nn.Module, variables: dict, *args: Any, **kwargs: Any) -> 
     New variables; the old ones stay as they are.
   """
   _, state = module.apply(variables, *args, **kwargs, mutable=['calibration'])
-  measured = traverse_util.flatten_dict(state['calibration'])
-  params = traverse_util.flatten_dict(variables['params'])
-  stats = traverse_util.flatten_dict(variables['batch_stats'])
+  measured, params, stats = map(_flatten, (state['calibration'], variables['params'], variables['batch_stats']))
   for path, value in measured.items():  # path: ..., 'amf', 'bn_i', 'mean' or 'var'
     if stats[path].shape != value.shape:
       raise ValueError(f'{"/".join(path)} is {stats[path].shape} in the variables, {value.shape} measured')
     stats[path] = value
     is_mean = path[-1] == 'mean'
     params[*path[:-1], 'bias' if is_mean else 'scale'] = value if is_mean else jnp.sqrt(value + BN_EPS)
-  params, stats = traverse_util.unflatten_dict(params), traverse_util.unflatten_dict(stats)
-  return {**variables, 'params': params, 'batch_stats': stats}
+  unflatten = traverse_util.unflatten_dict
+  return {**variables, 'params': unflatten(params), 'batch_stats': unflatten(stats)}
+
+
+def _flatten(tree: Any) -> dict[tuple[str, ...], Any]:
+  """{path: array}; the types of flax's own leave no room for arrays."""
+  flat: Any = traverse_util.flatten_dict(tree)
+  return flat
 
 
 def is_fresh(params: Any) -> bool:
   """Whether every AMF in a tree of parameters is untrained: the last layers of all its MLPs are zero."""
-  flat = traverse_util.flatten_dict(params)
-  last = [value for path, value in flat.items() if path[-2].startswith(('alpha', 'beta')) and path[-2].endswith('_out')]
+  last = [
+    value
+    for path, value in _flatten(params).items()
+    if path[-2].startswith(('alpha', 'beta')) and path[-2].endswith('_out')
+  ]
   return bool(last) and not any(np.any(np.asarray(value)) for value in last)

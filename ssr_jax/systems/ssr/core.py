@@ -11,6 +11,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from ssr_jax import diffusion
+from ssr_jax.diffusion import samplers
 from ssr_jax.image.kernels import pca_code
 from ssr_jax.image.resize import resize, upscale, window_weights
 from ssr_jax.systems.base import Window
@@ -118,7 +119,8 @@ def refine(
     return apply(modules, variables, 'depth', see(image, size, window, scale))
 
   def estimate_kernels(lr: Array, depth: Array) -> Array:
-    return apply(modules, variables, 'dkenet', lr, spread_depth(depth, lr.shape[1:3], window))
+    _, h, w, _ = lr.shape
+    return apply(modules, variables, 'dkenet', lr, spread_depth(depth, (h, w), window))
 
   def restore(lr: Array, kernels: Array) -> Array:
     return apply(modules, variables, 'nbsr', lr, kernels)
@@ -158,7 +160,8 @@ def conditions(
     window: which part of the image `lr` is.
   """
   code = pca_code(kernels, variables['nbsr']['constants']['pca'])
-  return Conditions(code, spread_depth(depth, lr.shape[1:3], window), lr, lr_latent)
+  _, h, w, _ = lr.shape
+  return Conditions(code, spread_depth(depth, (h, w), window), lr, lr_latent)
 
 
 def observe(modules: Modules, variables: Variables, lr: Array, refined: SVKR, scale: int) -> Conditions:
@@ -220,4 +223,4 @@ def generate(
 
 def image_noise(keys: Array, shape: tuple[int, ...]) -> Array:
   """The noise that sampling begins with: standard normal [b, *shape], image by image from its own key."""
-  return diffusion.samplers.image_noise(keys, -1, shape)
+  return samplers.image_noise(keys, -1, shape)

@@ -93,11 +93,11 @@ class DKENet(nn.Module):
       [b, h, w, k*k], each kernel non-negative and summing to one, float32.
     """
     b, h, w, _ = lr.shape
-    if self.depth_features and (depth is None or depth.shape != (b, h, w, 1)):
-      raise ValueError(f'depth must be {(b, h, w, 1)}; got {None if depth is None else depth.shape}')
     pad = ((0, 0), (0, -h % 8), (0, -w % 8), (0, 0))  # MANet pads to multiples of 8.
     conditions = (None, None, None)
     if self.depth_features:
+      if depth is None or depth.shape != (b, h, w, 1):
+        raise ValueError(f'depth must be {(b, h, w, 1)}; got {None if depth is None else depth.shape}')
       conditions = self._extract(jnp.pad(depth, pad, mode='edge'), self.depth_features, 'depth', conditions)
     x = self._extract(jnp.pad(lr, pad, mode='edge'), self.features, 'image', conditions)[-1]
     logits = conv3x3(self.taps, self.dtype, name='head')(x)[:, :h, :w]

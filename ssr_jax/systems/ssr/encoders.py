@@ -85,7 +85,8 @@ class LREncoder(nn.Module):
   def __call__(self, lr: jax.Array, lr_latent: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
     """Lr [b, h, w, 3] in [0, 1], lr_latent [b, hl, wl, c], t [b] -> f_3^l [b, hl/2**l, wl/2**l, features], each l."""
     embedding = TimeEmbedding(self.channels[0], self.dtype, name='time')(t)
-    pixels = 2 * resize_map(lr, lr_latent.shape[1:3]) - 1
+    _, hl, wl, _ = lr_latent.shape
+    pixels = 2 * resize_map(lr, (hl, wl)) - 1
     x = jnp.concatenate([lr_latent, pixels], axis=-1).astype(self.dtype)
     x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(x)
 
@@ -99,11 +100,12 @@ class LREncoder(nn.Module):
       for j in range(self.blocks):
         x = res(x, channels, f'down_{i}_res_{j}')
       maps.append(x)
-    x = res(x, channels, 'mid_res_0')
+    coarsest = self.channels[-1]
+    x = res(x, coarsest, 'mid_res_0')
     if self.attention:
-      block = Transformer(max(channels // self.head_dim, 1), self.groups, dtype=self.dtype, name='mid_attn')
+      block = Transformer(max(coarsest // self.head_dim, 1), self.groups, dtype=self.dtype, name='mid_attn')
       x = remat(block, self.remat)(x)
-    maps[-1] = res(x, channels, 'mid_res_1')
+    maps[-1] = res(x, coarsest, 'mid_res_1')
 
     translated = []
     for i, x in enumerate(maps):

@@ -57,19 +57,20 @@ def diffusion_loss(
   prediction, reconstructions, aux = predict(schedule.add_noise(z0, eps, t), t)
   noise = jnp.mean((prediction - schedule.target(z0, eps, t)) ** 2)
 
-  loss, constraints = noise, [None] * len(targets)
+  loss = noise
+  constraints: list[jax.Array | None] = [None] * len(targets)
   for i, weight in enumerate(lambdas):
     if weight:
       if len(reconstructions) != len(targets):
         raise ValueError(f'{len(targets)} targets for {len(reconstructions)} reconstructions')
-      constraints[i] = reconstruction_error(reconstructions[i], targets[i])
-      loss = loss + weight * constraints[i]
+      constraints[i] = error = reconstruction_error(reconstructions[i], targets[i])
+      loss = loss + weight * error
   return loss, {'noise': noise, 'constraints': constraints, 'aux': aux}
 
 
 def reconstruction_error(maps: Sequence[jax.Array], target: jax.Array) -> jax.Array:
   """C_i: mean squared error of maps [b, h_l, w_l, c] to the target [b, h, w, c] at their resolution, mean over l."""
-  total = 0.0
+  total = jnp.zeros(())
   for x in maps:
     if x.shape[3] != target.shape[3]:
       raise ValueError(f'reconstruction has {x.shape[3]} channels, its target {target.shape[3]}')

@@ -11,8 +11,8 @@ from ssr_jax.image import colourfix
 from ssr_jax.image.resize import upscale
 from ssr_jax.systems.base import Output, System, Window
 from ssr_jax.systems.ssr import core
+from ssr_jax.systems.ssr import options as options_lib
 from ssr_jax.systems.ssr import plan as plan_lib
-from ssr_jax.systems.ssr.options import Options
 from ssr_jax.systems.ssr.parts import PARTS
 from ssr_jax.systems.ssr.stages import STAGES
 from ssr_jax.systems.ssr.svkr import SVKR
@@ -34,13 +34,15 @@ class SSRSystem(System):
   )
   sections = plan_lib.SECTIONS
   stages = STAGES
-  Options = Options
+  Options = options_lib.Options
 
-  def plan(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: Options) -> plan_lib.Plan:
+  def plan(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: options_lib.Options) -> plan_lib.Plan:
     """As of `System`."""
     return plan_lib.plan(config, modules, options)
 
-  def required(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: Options) -> tuple[str, ...]:
+  def required(
+    self, config: Mapping[str, Any], modules: Mapping[str, Any], options: options_lib.Options
+  ) -> tuple[str, ...]:
     """As of `System`."""
     del config
     return plan_lib.required(modules, options)
@@ -117,7 +119,8 @@ class SSRSystem(System):
     latents = core.encode(modules, variables, both, autoencoder=plan.autoencoder)
     lr_latent, first = latents[:b], latents[b:]
     steer = core.conditions(variables, lr, refined.kernels, refined.depth, lr_latent, window)
-    eps, key = noise.window(first.shape[1:], h)
+    _, hl, wl, c = first.shape
+    eps, key = noise.window((hl, wl, c), h)
     latents = core.generate(
       modules,
       variables,

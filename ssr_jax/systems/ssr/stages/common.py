@@ -122,7 +122,9 @@ class KernelBasis:
 
 def read_recipe(config: Any) -> Recipe:
   """The config's degradation; SSRError for a field that does not exist."""
-  fields = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config.recipe.to_dict().items()}
+  fields: dict[str, Any] = {
+    k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config.recipe.to_dict().items()
+  }
   known = [f.name for f in dataclasses.fields(Recipe)]
   unknown = [name for name in fields if name not in known]
   if unknown:
@@ -169,9 +171,9 @@ def kernel_basis(key: Array, recipe: Recipe, components: int, count: int = 4096)
   """
   k1, k2, k3 = jax.random.split(key, 3)
   low, high = recipe.eigenvalues
-  lambdas = [jax.random.uniform(k, (count,), minval=low, maxval=high) for k in (k1, k2)]
+  lambda1, lambda2 = (jax.random.uniform(k, (count,), minval=low, maxval=high) for k in (k1, k2))
   theta = jax.random.uniform(k3, (count,), maxval=jnp.pi)
-  kernels = kernel_lib.gaussian_kernels(*lambdas, theta, scale=recipe.scale)
+  kernels = kernel_lib.gaussian_kernels(lambda1, lambda2, theta, scale=recipe.scale)
 
   def scaled_basis(kernels):
     kernels = np.asarray(kernels)
@@ -194,7 +196,8 @@ def true_depth(batch: Batch, estimate: Array) -> Array:
   """The batch's own depth at the estimate's size, 0 to 1 in each image; the estimate where a record has none."""
   if 'depth' not in batch:
     return estimate
-  depth = resize(batch['depth'][..., None], estimate.shape[1:3], 'area')
+  _, h, w, _ = estimate.shape
+  depth = resize(batch['depth'][..., None], (h, w), 'area')
   low, high = depth.min((1, 2, 3), keepdims=True), depth.max((1, 2, 3), keepdims=True)
   depth = (depth - low) / jnp.maximum(high - low, 1e-6)
   return jnp.where(batch['has_depth'][:, None, None, None], depth, estimate) if 'has_depth' in batch else depth

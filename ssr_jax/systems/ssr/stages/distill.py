@@ -40,7 +40,7 @@ class DistillStage(common.SSRStage):
     """As of `SSRStage`; SSRError also where the student could not start as its teacher."""
     super().__init__(config, inherited)
     self.schedule = diffusion.Schedule(**config.schedule.to_dict())
-    self.critic = disc_lib.Discriminator(dtype=self.dtype)
+    self.critic: Any = disc_lib.Discriminator(dtype=self.dtype)
     self.begin = int(config.loss.adversarial_start * config.train.steps)
     self.sections = {
       'schedule': config.schedule.to_dict(),

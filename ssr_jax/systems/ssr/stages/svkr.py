@@ -43,11 +43,12 @@ class SVKRStage(common.KernelBasis, common.SSRStage):
     _, low, _ = self.degrade_by_depth(ctx.variables, batch)
     out = self.refine(ctx.variables, low.lr, unroll=True)
     scale = self.recipe.scale
+    _, H, W, _ = low.target.shape
     return {
       'bicubic': upscale(low.lr, scale),
       'restored': out.image,
       'truth': low.target,
-      'depth': common.gray(core.spread_depth(out.depth, low.target.shape[1:3])),
+      'depth': common.gray(core.spread_depth(out.depth, (H, W))),
       'estimate': common.variance_map(out.kernels, scale),
       'kernels': common.variance_map(low.kernels, scale),
     }

@@ -25,7 +25,7 @@ class VAEStage(common.SSRStage):
   def __init__(self, config: Any, inherited: Inherited):
     """As of `SSRStage`."""
     super().__init__(config, inherited)
-    self.critic = disc_lib.Discriminator(dtype=self.dtype)
+    self.critic: Any = disc_lib.Discriminator(dtype=self.dtype)
     self.begin = int(config.loss.adversarial_start * config.train.steps)
 
   def init(self, key: Array) -> tuple[Tree, Tree, Tree]:

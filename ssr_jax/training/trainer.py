@@ -3,7 +3,7 @@
 From top to bottom: devices, data, state, programs, loop, export.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import functools
 import json
@@ -11,19 +11,16 @@ import pathlib
 import platform
 from typing import Any
 
-from flax import traverse_util
 import jax
 import numpy as np
 
 from ssr_jax import xla
 from ssr_jax.data import loader, records, sources
-from ssr_jax.diffusion import Schedule
-from ssr_jax.systems import build
 from ssr_jax.systems.base import Stage, Tree
 from ssr_jax.training import checkpoint, distributed, export, flops, logging, sharding, stages
 from ssr_jax.training import state as state_lib
+from ssr_jax.training.start import start_from
 from ssr_jax.types import SSRError
-from ssr_jax.weights import store
 
 _HELD_BATCH = 8  # held-out patches to a batch
 _SCENES = 64  # held-out scenes of a stage that sees nothing else
@@ -133,139 +130,6 @@ def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
   return Data(photos, batches, held)
 
 
-# -- State -------------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Start:
-  """Where a run starts.
-
-  Attributes:
-    params: {part: parameters} of the trained parts.
-    stats: {part: batch statistics}.
-    constants: {part: constants}.
-    frozen: {part: variables} of the frozen parts.
-    origin: where the weights come from, for people.
-    parent: the name of the model that they come from; a local path is meaningless elsewhere.
-    inherited: {part: {field: value}}, the measured config fields that loaded weights bring along: an autoencoder's
-      scaling is what the UNet was trained on, and stays however its decoder is trained on.
-    earlier: {part: steps} that made the weights before this run.
-  """
-
-  params: Tree
-  stats: Tree
-  constants: Tree
-  frozen: Tree
-  origin: str
-  parent: str
-  inherited: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-  earlier: dict[str, int] = dataclasses.field(default_factory=dict)
-
-
-def start_from(config: Any, stage: Stage, data: Data, resumed: bool) -> Start:
-  """The variables that a run starts with: of `config.init_from`, or fresh; a resumed run needs only their shapes."""
-  params, stats, constants = stage.init(jax.random.key(config.train.seed))
-  frozen = dict(store.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
-  start = Start(params, stats, constants, frozen, stage.origin, stage.origin)
-  if resumed:
-    return start
-  if config.init_from:
-    start.origin, variables, about = read_initial(config.init_from, stage.trains)
-    start.inherited = check_same_meaning(config, stage, about)
-    start.earlier, start.parent = about['steps'], about['name']
-    for part in stage.trains:
-      for name, tree in (('params', params), ('batch_stats', stats), ('constants', constants)):
-        loaded = variables[part].get(name, {})
-        _check_same_shapes(f'{config.init_from}: {part}/{name}', tree[part], loaded)
-        tree[part] = loaded
-  # Every process prepares from the whole first batch, so that all come to the same.
-  ctx = stages.context(params, stats, frozen | {'constants': constants})
-  start.params, start.stats = stage.prepare(ctx, data.first, bool(config.init_from))
-  return start
-
-
-def read_initial(place: str, parts: Sequence[str]) -> tuple[str, dict[str, Tree], dict[str, Any]]:
-  """Weights to start from: of another run's workdir, or of a model.
-
-  Returns:
-    where they come from, for people; {part: variables}; and about them 'name', 'parts' and 'sections', as
-    `export.write` takes them, and 'steps', {part: how many made it so far}.
-  """
-  if (pathlib.Path(place) / 'checkpoints').is_dir():
-    variables, facts, step = checkpoint.read_weights(pathlib.Path(place))
-    missing = [part for part in parts if part not in variables]
-    if missing:
-      raise SSRError(f'init_from={place}: that run trains {", ".join(variables)}, not {missing[0]}')
-    about = facts['export']
-    steps = {part: _steps(part, about['training']) for part in parts}
-    return f'checkpoint {place}/checkpoints/{step}', variables, about | {'steps': steps}
-  model = store.load_model(place, parts=parts)
-  entries = {part: model.config['parts'][part] for part in parts}
-  about = {
-    'name': model.config['name'],
-    'parts': {part: entry['config'] for part, entry in entries.items()},
-    'sections': {'schedule': model.config['schedule']},
-    'steps': {part: _steps(part, entry['training']) for part, entry in entries.items()},
-  }
-  return f'weights {place}', model.variables, about
-
-
-def _steps(part: str, training: Mapping[str, Any]) -> int:
-  """Steps that made a part's weights, those of earlier runs too; 0 for imported weights."""
-  return training.get('steps', 0) + training.get('earlier_steps', {}).get(part, 0)
-
-
-def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """SSRError where the config would read weights otherwise than they were trained.
-
-  Shapes do not tell: the number of a norm's groups or what a UNet predicts leave none of them different.
-
-  Args:
-    config: of this run.
-    stage: of this run.
-    about: from `read_initial`.
-
-  Returns:
-    {part: {field: value}} of the fields that are measured, not configured.
-  """
-  how = ('parent', 'name', 'dtype', 'remat')  # of the computation, not of its meaning
-  inherited: dict[str, dict[str, Any]] = {}
-  for part in stage.trains:
-    ours, theirs = stage.modules[part], build(part, system=config.system, **about['parts'][part])
-    for name in (field.name for field in dataclasses.fields(ours) if field.name not in how):
-      a, b = getattr(ours, name), getattr(theirs, name, None)
-      if name in stage.measures.get(part, ()):
-        inherited.setdefault(part, {})[name] = b
-      elif a != b and name != 'resolution':  # a depth net may be trained on at another one
-        raise SSRError(
-          f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}'
-        )
-  if 'schedule' in stage.sections:
-    a, b = (dataclasses.asdict(Schedule(**fields)) for fields in (config.schedule, about['sections']['schedule']))
-    for name in a:
-      if a[name] != b[name]:
-        raise SSRError(
-          f'init_from={config.init_from}: config.schedule.{name} is {a[name]!r}, the UNet was trained with '
-          f'{b[name]!r}; go on with --config.schedule.{name}={b[name]}, or start from scratch'
-        )
-  return inherited
-
-
-def _flatten(tree: Tree) -> dict[str, Any]:
-  """{path: array}; the types of flax's own leave no room for arrays."""
-  flat: Any = traverse_util.flatten_dict(tree, sep='/')
-  return flat
-
-
-def _check_same_shapes(where: str, ours: Tree, theirs: Tree) -> None:
-  """SSRError unless two trees have the same names and shapes."""
-  a, b = (_flatten(t) for t in (ours, theirs))
-  for name in sorted(a.keys() | b.keys()):
-    if name not in a or name not in b or a[name].shape != b[name].shape:
-      shapes = [str(t[name].shape) if name in t else 'absent' for t in (a, b)]
-      raise SSRError(f'{where}/{name}: config says {shapes[0]}, weights say {shapes[1]}; use the config they came from')
-
-
 # -- The run -----------------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +149,7 @@ class Run:
         '--workdir, or take its weights with `ssr export`'
       )
     self.resumed, self.first_step, self.position = step is not None, step or 0, None
-    self.start = start = start_from(config, stage, data, self.resumed)
+    self.start = start = start_from(config, stage, lambda: data.first, self.resumed)
     host = jax.tree.map(np.asarray, (start.params, start.stats, start.constants))
     params, stats, self.constants = host
     frozen = start.frozen | {'constants': self.constants}

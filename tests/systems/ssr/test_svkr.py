@@ -77,7 +77,7 @@ def test_wrong_arguments_are_named(parts):
 
 @pytest.mark.parametrize('rule', ['algorithm1', 'eq2'])
 def test_three_rounds_told_by_numbers(rule):
-  """Depth is the image's mean and one more; estimates, kernels and images are numbers that can be worked out by hand."""
+  """Depth is the image's mean and one more; estimates, kernels and images are numbers, worked out by hand."""
   lr, seen = jnp.full((1, 2, 2, 3), 0.5), []
   out = svkr(
     lambda image: float(image.mean()) + 1,

@@ -14,7 +14,13 @@ def test_every_mutation_fits_the_tree(mutation):
 
 
 def _mutation(**changes):
-  fields = {'name': 'm', 'file': 'code.py', 'old': 'x + 1', 'new': 'x - 1', 'tests': ('test_code.py::test_next',)}
+  fields = {
+    'name': 'm',
+    'file': 'code_of_the_tree.py',
+    'old': 'x + 1',
+    'new': 'x - 1',
+    'tests': ('test_code.py::test_next',),
+  }
   return mutate.Mutation(**fields | changes)
 
 
@@ -22,12 +28,11 @@ def _mutation(**changes):
 def tree(tmp_path):
   root = tmp_path / 'tree'
   root.mkdir()
-  (root / 'code.py').write_text('def next_one(x):\n  return x + 1\n\n\ndef other(x):\n  return 2 * x\n')
+  (root / 'code_of_the_tree.py').write_text('def next_one(x):\n  return x + 1\n\n\ndef other(x):\n  return 2 * x\n')
   (root / 'test_code.py').write_text(
     'import code_of_the_tree as code\n\n\ndef test_next():\n  assert code.next_one(2) == 3\n'
     '\n\ndef test_other():\n  code.other(1)\n'
   )
-  (root / 'code.py').rename(root / 'code_of_the_tree.py')
   subprocess.run(['git', 'init', '-q'], cwd=root, check=True)
   return root
 
@@ -36,7 +41,7 @@ def tree(tmp_path):
   'changes, words',
   [
     ({'file': 'nosuch.py'}, 'no file nosuch.py'),
-    ({'old': 'x'}, 'has the text 4 times'),
+    ({'old': 'x'}, 'has the text 5 times'),
     ({'old': 'x + 2'}, 'has the text 0 times'),
     ({'new': 'x + 1'}, 'changes nothing'),
     ({'tests': ()}, 'no tests'),
@@ -44,7 +49,7 @@ def tree(tmp_path):
   ],
 )
 def test_what_does_not_fit_is_named(tree, changes, words):
-  assert words in _mutation(**{'file': 'code_of_the_tree.py'} | changes).complaint(tree)
+  assert words in _mutation(**changes).complaint(tree)
 
 
 def test_killed_survived_and_broken(tree, tmp_path, monkeypatch, capsys):
@@ -57,7 +62,6 @@ def test_killed_survived_and_broken(tree, tmp_path, monkeypatch, capsys):
     entry.format('noticed', 'x + 1', 'x + 2', 'test_next')
     + entry.format('unnoticed', '2 * x', '3 * x', 'test_other')
     + entry.format('no-python', 'x + 1', 'x +', 'test_next')
-    + entry.format('no-name', '2 * x', '2 * z', 'test_other')
   )
   monkeypatch.setattr(mutate, 'ROOT', tree)
   monkeypatch.setattr(mutate, 'TABLE', table)
@@ -68,15 +72,49 @@ def test_killed_survived_and_broken(tree, tmp_path, monkeypatch, capsys):
     ['killed', 'noticed'],
     ['SURVIVED', 'unnoticed'],
     ['BROKEN', 'no-python'],
-    ['BROKEN', 'no-name'],
   ]
-  assert lines[1].endswith('test_code.py::test_next') and lines[-1] == '1 of 4 killed'
+  assert lines[1].endswith('test_code.py::test_next') and lines[-1] == '1 of 3 killed'
   assert '| noticed | code_of_the_tree.py | killed | test_code.py::test_next |' in (tmp_path / 'report.md').read_text()
   assert (tree / 'code_of_the_tree.py').read_text() == before
-  assert mutate.main(['--only', 'noticed']) == 0
-  (tree / 'test_code.py').write_text('def test_next():\n  assert False\n')
-  assert mutate.main(['--only', 'noticed']) == 2
-  assert 'fail without any mutation: test_code.py::test_next' in capsys.readouterr().err
+
+
+REPORT = """<testsuites><testsuite><testcase classname="tests.a.test_b" name="test_fine" />
+<testcase classname="tests.a.test_b" name="test_c[1]"><{tag} message="{message}" /></testcase>
+</testsuite></testsuites>"""
+
+
+@pytest.mark.parametrize(
+  'code, tag, message, state, by',
+  [
+    (1, 'failure', 'AssertionError: a != b', 'killed', 'tests/a/test_b.py::test_c[1]'),
+    (1, 'failure', 'TypeError: shapes', 'killed', 'tests/a/test_b.py::test_c[1]'),
+    (1, 'error', 'failed on setup with &quot;ValueError: no&quot;', 'killed', 'tests/a/test_b.py::test_c[1]'),
+    (1, 'failure', 'NameError: name z', 'BROKEN', 'NameError: name z'),
+    (
+      1,
+      'error',
+      'failed on setup with &quot;ImportError: no&quot;',
+      'BROKEN',
+      'failed on setup with "ImportError: no"',
+    ),
+    (2, 'error', 'collection failure', 'BROKEN', 'collection failure'),
+  ],
+)
+def test_only_a_test_that_fails_kills(code, tag, message, state, by):
+  found = mutate.verdict(code, REPORT.format(tag=tag, message=message))
+  assert (found.state, found.by) == (state, by)
+
+
+def test_verdicts_without_a_report():
+  assert mutate.verdict(0, '').state == 'SURVIVED'
+  assert mutate.verdict(4, '', 'no such test').by == 'pytest ended with 4: no such test'
+
+
+def test_tests_that_fail_anyway_are_refused(monkeypatch, capsys):
+  monkeypatch.setattr(mutate, 'copy_tree', lambda root, to: None)
+  monkeypatch.setattr(mutate, 'run_tests', lambda tree, tests, timeout: mutate.Verdict('killed', tests[0]))
+  assert mutate.main(['--only', 'depth-flipped']) == 2
+  assert 'fail without any mutation: tests/systems/ssr/test_core.py::test_conditions' in capsys.readouterr().err
 
 
 def test_names_and_lists(capsys):

@@ -1,4 +1,4 @@
-"""What the configs share: the fields every stage has, the argument after the colon, and one-line errors."""
+"""What the configs of all systems share: fields, the argument after the colon, and one-line errors."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,23 +6,31 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill')
+from ssr_jax import systems
 
 
-def base(stage: str) -> ConfigDict:
-  """Fields of every config, with the defaults that do not depend on the model's size."""
-  if stage and stage not in STAGES:
-    raise ValueError(f'unknown stage {stage!r}; known: {", ".join(STAGES)}')
+def base(stage: str, system: str) -> ConfigDict:
+  """Fields of every config, with the defaults that depend neither on the system nor on the model's size.
+
+  Args:
+    stage: of the system; '' for a config without one, to evaluate.
+    system: a name of `ssr_jax.systems.SYSTEMS`.
+
+  Raises:
+    ValueError: an unknown stage or system; the message lists the known ones.
+  """
+  if stage and stage not in systems.get(system).stages:
+    raise ValueError(f'unknown stage {stage!r}; known: {", ".join(systems.get(system).stages)}')
   config = ConfigDict()
-  config.system = 'ssr'  # a name of ssr_jax.systems.SYSTEMS
+  config.system = system
   config.stage = stage
   config.name = 'model'  # of a model directory that an export makes
   config.debug = False  # stop at the first NaN and check jax's own invariants; slow
   config.profile = ()  # (steps to wait, steps to record): a profiler trace in WORKDIR/profile
   # Weights to start the trained parts from: a model's name or directory; '' starts from scratch.
   config.init_from = ''
-  # Where the frozen parts come from (the depth net for 'kernel', all but the UNet for 'diffusion').
-  config.parts_from = 'compact'
+  # Where the frozen parts come from: a model's name or directory.
+  config.parts_from = ''
 
   config.model = ConfigDict()
 
@@ -34,7 +42,7 @@ def base(stage: str) -> ConfigDict:
   config.data.patch = 128
   # Training photos are reduced by random factors between these: sharper, without their noise and JPEG's blocks.
   config.data.shrink = (1.0, 1.0)
-  # Share of records that are rendered scenes, in stages that use true depth (kernel, svkr) but have photos without it.
+  # Share of records that are rendered scenes, in stages that use true depth but have photos without it.
   config.data.scenes = 0.0
   config.data.threads = 2  # that decode in this process; they share the cache, which suits a set that fits in it
   config.data.workers = 0  # processes that decode instead, for larger sets; what comes out is the same
@@ -83,140 +91,21 @@ def base(stage: str) -> ConfigDict:
   config.distributed.index = 0
   config.distributed.auto = False  # join as the environment says; found without asking under SLURM, Open MPI and GKE
 
-  config.loss = losses()
-
-  config.svkr = ConfigDict()
-  config.svkr.iterations = 3
-  config.svkr.gamma = 0.9
-  config.svkr.rule = 'algorithm1'
-
-  config.schedule = ConfigDict()
-  config.schedule.steps = 1000
-  config.schedule.beta_start = 0.00085
-  config.schedule.beta_end = 0.012
-  config.schedule.prediction = 'eps'
-
-  config.distill = ConfigDict()
-  config.distill.steps = 1  # of the student
-  config.distill.start = 0.1  # fraction of the schedule that it begins at, from the restored image
-  config.distill.noise = 1.0  # how much of the noise of that step it begins with; a student of one step needs none
-  # Of the colour fix of its image: brightness above some 2**levels pixels is the restored one's.
-  config.distill.wavelet_levels = 2
-  config.distill.chroma_levels = 2  # likewise, of its colours
-  config.distill.strength = 1.0  # how much of its changes to the restored image sampling keeps; training sees all
-  config.distill.teacher_steps = 20
-  config.distill.decoder = False  # whether it gets a decoder of its own, which is trained along
-
   config.eval = ConfigDict()
   config.eval.dataset = 'folder:data/test'  # 'folder:HR_DIR' or 'folder:HR_DIR,LR_DIR'
-  config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'niqe')
-  config.eval.models = ('bicubic', 'restored', 'result')
-  config.eval.model = 'compact'
+  config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'niqe')
+  config.eval.models = ('bicubic', 'result')  # and the system's other variants, which `ssr info` names
+  config.eval.model = ''  # a name or a directory
   config.eval.dtype = 'float32'  # or 'bfloat16': what its networks compute in
   config.eval.recipes = ('smooth/no_noise', 'smooth/noise_jpeg')
   config.eval.seed = 0
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz with mu_pris_param and cov_pris_param
   config.eval.limit = 0  # 0 = all images
   config.eval.pictures = 4
-  # What to ask of `SSR.sample`; a field left at None takes the model's own.
-  kinds = dict(steps=int, sampler=str, start=float, colour_fix=str, strength=float, tile=int)
+  # What to ask of `Restorer.sample`; a field left at None takes the model's own.
+  kinds = {**systems.option_kinds(system), 'tile': int}
   config.eval.sampling = ConfigDict({name: placeholder(kind) for name, kind in kinds.items()})
   return config
-
-
-def losses() -> ConfigDict:
-  """Weights of the terms of each stage's loss; a stage reads its own."""
-  loss = ConfigDict()
-  loss.kernel = 1e4  # MANet: L1 on 1e4 K
-  loss.detail = 0.5  # vae, distill: differences between neighbours at three scales
-  loss.kl = 1e-6
-  loss.latent_noise = 0.0  # vae: largest standard deviation of noise on latents, of the latents' own
-  loss.adversarial = 0.005  # the bundled decoder's last 1500 steps; at 0.02, from scratch, a run stalled
-  loss.adversarial_start = 0.7  # fraction of the steps
-  loss.draws = 1  # diffusion: (time step, noise) drawn for each image, whose latents and conditions are computed once
-  loss.focus = (0.0, 1.0)  # diffusion: this share of the time steps lies below this fraction of the schedule
-  loss.grid = 0.0  # distill: what the error has in common in neighbouring latent pixels' squares
-  loss.teacher = 1.0  # distill: squared distance to the teacher's latent; 0 does without its sampling
-  loss.realism = 1.0  # distill: the pull of a critic that is never wrong, in multiples of the reconstruction's
-  loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image
-  return loss
-
-
-def full_size(stage: str, name: str) -> ConfigDict:
-  """The paper's size, for the UNet's config to be completed with a Stable Diffusion's heads and context.
-
-  The paper gives the autoencoder (f = 8, 4 channels), AMF's hidden width (128) and no more; the other widths are those
-  of MANet and RRDB-SFT where there are such, else ours. So are the training fields.
-
-  Args:
-    stage: as in `base`.
-    name: of the imported model that the parts come from, `ssr weights import ... --as NAME`.
-  """
-  config = base(stage)
-  config.name = config.parts_from = name
-  model = config.model
-  model.depth = dict(family='dpt')  # the defaults are DPT-Large's
-  model.dkenet = dict(features=128, depth_features=64)
-  model.nbsr = dict(blocks=10, features=64, growth=32)
-  model.vae = dict(
-    channels=(128, 256, 512, 512),
-    latent_channels=4,
-    encoder_blocks=2,
-    decoder_blocks=3,
-    groups=32,
-    scaling_factor=0.18215,
-  )
-  model.unet = dict(
-    channels=(320, 640, 1280, 1280),
-    blocks=2,
-    attention=(True, True, True, False),
-    prompt_tokens=77,
-    groups=32,
-    amf_hidden=128,
-    kernel_channels=(64, 64, 128, 128),
-    depth_channels=(64, 64, 128, 128),
-    lr_channels=(256, 256, 512, 512),
-    lr_blocks=2,
-    map_features=64,
-    lr_features=256,
-  )
-  if stage == 'distill':
-    model.student = model.unet  # the same section: a change of one is a change of both
-  match stage:
-    case 'kernel' | 'nbsr':
-      # MANet's and RRDB-SFT's: HR patches of 192 pixels, 16 at a time, Adam at 2e-4 for 300 000 steps.
-      overrides = {'data.patch': 192, 'train.steps': 300_000}
-    case 'svkr':
-      overrides = {'data.patch': 192, 'train.steps': 50_000, 'train.batch_size': 8, 'train.learning_rate': 1e-5}
-    case 'vae':
-      overrides = {'data.patch': 256, 'train.steps': 100_000, 'train.learning_rate': 1e-5, 'init_from': name}
-    case 'diffusion':
-      overrides = {
-        'init_from': name,
-        'data.patch': 512,
-        'train.steps': 100_000,
-        'train.batch_size': 32,
-        'train.learning_rate': 5e-5,
-        'train.dtype': 'bfloat16',
-        'svkr.iterations': 0,  # as in configs/compact.py
-      }
-    case 'distill':
-      overrides = {
-        'data.patch': 512,
-        'train.steps': 20_000,
-        'train.learning_rate': 1e-5,
-        'train.dtype': 'bfloat16',
-        'svkr.iterations': 1,
-        'distill.steps': 4,
-        'distill.start': 0.5,
-      }
-    case 'depth':
-      overrides = {'data.patch': 384, 'train.learning_rate': 1e-5, 'init_from': name}
-    case _:
-      overrides = {}
-  if stage:
-    overrides |= {'train.checkpoint_every': 5000, 'train.validate_every': 5000}
-  return apply(config, overrides)
 
 
 def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:

@@ -240,13 +240,15 @@ def main(argv: list[str] | None = None) -> int:
   if options.child:
     return _child(options)
   sys.path.insert(0, str(ROOT))
-  from configs import common
+
+  from ssr_jax import systems
 
   names = options.cases.split(',')
-  stages = options.stages.split(',') if options.stages else common.STAGES
+  known_stages = tuple(systems.get('ssr').stages)
+  stages = options.stages.split(',') if options.stages else known_stages
   for what, given, known in (
     ('config', options.configs.split(','), [path.stem for path in sorted((ROOT / 'configs').glob('[!_]*.py'))]),
-    ('stage', stages, common.STAGES),
+    ('stage', stages, known_stages),
   ):
     for name in given:
       if name not in known or name == 'common':

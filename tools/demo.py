@@ -82,7 +82,7 @@ def run(folder: pathlib.Path, model_name: str, steps: int | None) -> None:
 
     io.write(folder / f'{name}_lr.png', io.Picture(lr))
     io.write(folder / f'{name}_x4.png', io.Picture(result.image))
-    figure = figures.figure(lr, result.depth, result.kernels, result.restored, result.image, side=SIDE)
+    figure = figures.figure(lr, model.system.outputs, result, side=SIDE)
     io.write(folder / f'{name}_figure.png', io.Picture(np.asarray(figure)))
     labels = [f'{name}: LR', *images, 'original']
     sheets.append(figures.side_by_side([np.repeat(np.repeat(lr, 4, 0), 4, 1), *images.values(), hr], labels))

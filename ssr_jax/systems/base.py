@@ -24,11 +24,16 @@ class Part:
     families: {family: 'module:Class'}; the first one is what a config without the field 'family' means.
     example: module -> arguments that initialise it, zeros of small sizes; shapes of variables do not depend on them.
     optional: prefixes of variables, such as 'params/heads/', that only training uses; a file may leave them out.
+    adjustable: attributes of the module that may differ from those that its weights were trained with, such as a
+      working resolution.
+    groups: {label: regular expression of variables, matched from their beginning}, which `ssr info` counts apart.
   """
 
   families: Mapping[str, str]
   example: Callable[[Any], tuple[Any, ...]]
   optional: tuple[str, ...] = ()
+  adjustable: tuple[str, ...] = ()
+  groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def build(self, name: str, family: str | None = None, **config: Any) -> Any:
     """Makes the Flax module.
@@ -53,13 +58,22 @@ class Part:
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
 
 
+KINDS = {
+  'image': '[H, W, 3] in [0, 1]',
+  'depth': '[H, W, 1] in [0, 1]',
+  'kernels': '[h, w, k*k]',
+  'map': '[H, W, c]',
+}
+"""{kind of an output: its shape and range}."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Output:
   """Something that a system finds for an image.
 
   Attributes:
     name: attribute of the result, such as 'depth'.
-    kind: 'image' [H, W, 3] in [0, 1], 'depth' [H, W, 1] in [0, 1], 'kernels' [h, w, k*k], or 'map' [H, W, c].
+    kind: one of `KINDS`.
     label: what a picture of it is called.
   """
 
@@ -71,6 +85,19 @@ class Output:
   def at_lr(self) -> bool:
     """Whether it has the size of the LR image, not of the result."""
     return self.kind == 'kernels'
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """One of the images that a system makes of an LR image, for an evaluation to score.
+
+  Attributes:
+    output: the output of the kind 'image' that it is.
+    options: those of `sample` that it is made with, whatever else is asked for.
+  """
+
+  output: str
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @flax.struct.dataclass
@@ -173,6 +200,15 @@ class Stage:
     del batch, inherited
     return ctx.params, ctx.stats
 
+  def check_sections(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Checks that weights of a model with these sections of model.json can be trained on by this stage.
+
+    Shapes do not tell what a UNet predicts, or on which schedule.
+
+    Raises:
+      SSRError: the config would read the weights otherwise than they were trained; the message says which field.
+    """
+
   def loss(self, ctx: StepContext, batch: Tree) -> tuple[Any, tuple[dict[str, Any], Tree]]:
     """(loss, (scalars to log, new batch statistics)), means over the batch."""
     raise NotImplementedError
@@ -208,8 +244,8 @@ class System:
   """A method of super-resolution, as the floors above see it.
 
   `prepare`, `advance` and `restore` are pure and compiled; `plan` and `finish` run on the host. `plan` gives a frozen,
-  hashable object that has at least the attributes `steps` (diffusion steps, 0 for none), `scale` and `parts` (those
-  that it needs, in the order in which they run).
+  hashable object that has at least the attributes `scale`, `parts` (those that it needs, in the order in which they
+  run) and one for each option, with the value that is used.
 
   Attributes:
     name: by which configs and model files name it.
@@ -217,8 +253,12 @@ class System:
     outputs: what it returns; the last one is the answer.
     sections: defaults of the sections of model.json that are its own.
     stages: {name: Stage class}.
-    Options: frozen dataclass of what a caller of `sample` may choose; a field at None takes the model's own. Its
-      fields' metadata ('help', 'metavar', 'choices') make the command line's options.
+    Options: frozen dataclass of what a caller of `sample` may choose: bool, int, float or str; a field at None takes
+      the model's own. Its fields' metadata make the command line's options: 'help', 'metavar', 'choices', and 'flags'
+      {name of a flag: (the value that it stands for, its help)}.
+    sizes: {size: {part: fields of its module}}, the sizes that its configs name.
+    depth_part: the part that estimates depth, [b, H, W, 3] in [0, 1] -> relative inverse depth [b, H, W, 1]; None where
+      there is no such part.
   """
 
   name: str
@@ -227,6 +267,13 @@ class System:
   sections: Mapping[str, Any]
   stages: Mapping[str, type[Stage]]
   Options: type
+  sizes: Mapping[str, Mapping[str, Mapping[str, Any]]] = {}
+  depth_part: str | None = None
+
+  @property
+  def variants(self) -> Mapping[str, Variant]:
+    """{name: what an evaluation can score}, beside bicubic enlargement; the last one is the answer."""
+    return {'result': Variant(self.outputs[-1].name)}
 
   def plan(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: Any) -> Any:
     """Checks options against a model.

@@ -8,12 +8,11 @@ from typing import Any
 from flax import traverse_util
 import jax
 
-from ssr_jax.diffusion import Schedule
-from ssr_jax.systems import build
+from ssr_jax import systems
 from ssr_jax.systems.base import Stage, Tree
 from ssr_jax.training import checkpoint, stages
 from ssr_jax.types import SSRError
-from ssr_jax.weights import store
+from ssr_jax.weights import format, store
 
 
 @dataclasses.dataclass
@@ -57,7 +56,7 @@ def start_from(config: Any, stage: Stage, first: Callable[[], Tree], resumed: bo
   if resumed:
     return start
   if config.init_from:
-    start.origin, variables, about = read_initial(config.init_from, stage.trains)
+    start.origin, variables, about = read_initial(config.init_from, config.system, stage.trains)
     start.inherited = check_same_meaning(config, stage, about)
     start.earlier, start.parent = about['steps'], about['name']
     for part in stage.trains:
@@ -71,8 +70,8 @@ def start_from(config: Any, stage: Stage, first: Callable[[], Tree], resumed: bo
   return start
 
 
-def read_initial(place: str, parts: Sequence[str]) -> tuple[str, dict[str, Tree], dict[str, Any]]:
-  """Weights to start from: of another run's workdir, or of a model.
+def read_initial(place: str, system: str, parts: Sequence[str]) -> tuple[str, dict[str, Tree], dict[str, Any]]:
+  """Weights of a system to start from: of another run's workdir, or of a model.
 
   Returns:
     where they come from, for people; {part: variables}; and about them 'name', 'parts' and 'sections', as
@@ -86,12 +85,13 @@ def read_initial(place: str, parts: Sequence[str]) -> tuple[str, dict[str, Tree]
     about = facts['export']
     steps = {part: _steps(part, about['training']) for part in parts}
     return f'checkpoint {place}/checkpoints/{step}', variables, about | {'steps': steps}
+  stages.check_system(f'init_from={place}', format.read_config(store.resolve(place)), system)
   model = store.load_model(place, parts=parts)
   entries = {part: model.config['parts'][part] for part in parts}
   about = {
     'name': model.config['name'],
     'parts': {part: entry['config'] for part, entry in entries.items()},
-    'sections': {'schedule': model.config['schedule']},
+    'sections': {section: model.config[section] for section in systems.get(system).sections},
     'steps': {part: _steps(part, entry['training']) for part, entry in entries.items()},
   }
   return f'weights {place}', model.variables, about
@@ -118,35 +118,25 @@ def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> d
   how = ('parent', 'name', 'dtype', 'remat')  # of the computation, not of its meaning
   inherited: dict[str, dict[str, Any]] = {}
   for part in stage.trains:
-    ours, theirs = stage.modules[part], build(part, system=config.system, **about['parts'][part])
+    ours, theirs = stage.modules[part], systems.build(part, system=config.system, **about['parts'][part])
     for name in (field.name for field in dataclasses.fields(ours) if field.name not in how):
       a, b = getattr(ours, name), getattr(theirs, name, None)
       if name in stage.measures.get(part, ()):
         inherited.setdefault(part, {})[name] = b
-      elif a != b and name != 'resolution':  # a depth net may be trained on at another one
+      elif a != b and name not in systems.get(config.system).parts[part].adjustable:
         raise SSRError(
           f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}'
         )
-  if 'schedule' in stage.sections:
-    a, b = (dataclasses.asdict(Schedule(**fields)) for fields in (config.schedule, about['sections']['schedule']))
-    for name in a:
-      if a[name] != b[name]:
-        raise SSRError(
-          f'init_from={config.init_from}: config.schedule.{name} is {a[name]!r}, the UNet was trained with '
-          f'{b[name]!r}; go on with --config.schedule.{name}={b[name]}, or start from scratch'
-        )
+  try:
+    stage.check_sections(about['sections'])
+  except SSRError as error:
+    raise SSRError(f'init_from={config.init_from}: {error}') from error
   return inherited
-
-
-def _flatten(tree: Tree) -> dict[str, Any]:
-  """{path: array}; the types of flax's own leave no room for arrays."""
-  flat: Any = traverse_util.flatten_dict(tree, sep='/')
-  return flat
 
 
 def _check_same_shapes(where: str, ours: Tree, theirs: Tree) -> None:
   """SSRError unless two trees have the same names and shapes."""
-  a, b = (_flatten(t) for t in (ours, theirs))
+  a, b = (traverse_util.flatten_dict(t, sep='/') for t in (ours, theirs))
   for name in sorted(a.keys() | b.keys()):
     if name not in a or name not in b or a[name].shape != b[name].shape:
       shapes = [str(t[name].shape) if name in t else 'absent' for t in (a, b)]

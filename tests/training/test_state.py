@@ -13,7 +13,7 @@ from ssr_jax.types import SSRError
 
 
 def _train(**fields):
-  config = common.base('nbsr').train
+  config = common.base('nbsr', 'ssr').train
   return common.apply(config, {'warmup': 1, 'steps': 50, **fields})
 
 

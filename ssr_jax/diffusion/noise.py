@@ -1,4 +1,4 @@
-"""One field of noise for a whole image, of which every tile sees its own window."""
+"""A noise field for a whole image; each tile reads its own window."""
 
 import flax.struct
 import jax
@@ -11,7 +11,7 @@ _BLOCK = 64
 
 @flax.struct.dataclass
 class NoiseField:
-  """Gaussian noise over an endless plane, known by its seed; tiles that overlap see the same values where they do.
+  """Gaussian noise over an unbounded plane, given by a seed; overlapping tiles get the same values in the overlap.
 
   Attributes:
     seed: uint32 scalar.
@@ -26,11 +26,10 @@ class NoiseField:
 
     Args:
       shape: (hl, wl, c) of the tile's latent.
-      lr_rows: LR rows of the tile. Its latent has hl rows for them, so the window begins at origin * hl / lr_rows,
-        which must be whole.
+      lr_rows: LR rows of the tile, hl latent rows. The window begins at origin * hl / lr_rows, which must be whole.
 
     Returns:
-      noise float32 [hl, wl, c]; and a key for what a sampler draws later, which depends on the window's origin.
+      noise float32 [hl, wl, c]; and a key for a sampler's later draws, which depends on the window's origin.
     """
     key_field, key_steps = jax.random.split(jax.random.key(self.seed))
     origin = jnp.asarray(self.origin) * shape[0] // lr_rows
@@ -39,7 +38,7 @@ class NoiseField:
 
 
 def noise_window(key: Array, origin: Array, shape: tuple[int, int, int]) -> Array:
-  """A window of the field that a key stands for.
+  """A window of the field of a key.
 
   Args:
     key: of the field.

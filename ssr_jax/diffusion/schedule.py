@@ -62,12 +62,12 @@ class Schedule:
     return alpha * eps - sigma * z0
 
   def to_x0(self, prediction: jax.Array, z_t: jax.Array, t: jax.Array) -> jax.Array:
-    """Clean latent that a prediction [b, ...] at z_t [b, ...], t [b] stands for."""
+    """Clean latent x0 that a prediction [b, ...] at z_t [b, ...], t [b] implies."""
     alpha, sigma = self._like(z_t, t)
     return (z_t - sigma * prediction) / alpha if self.prediction == 'eps' else alpha * z_t - sigma * prediction
 
   def to_eps(self, prediction: jax.Array, z_t: jax.Array, t: jax.Array) -> jax.Array:
-    """Noise that a prediction [b, ...] at z_t [b, ...], t [b] stands for."""
+    """Noise that a prediction [b, ...] at z_t [b, ...], t [b] implies."""
     alpha, sigma = self._like(z_t, t)
     return prediction if self.prediction == 'eps' else alpha * prediction + sigma * z_t
 
@@ -80,9 +80,9 @@ class Schedule:
   def timesteps(self, count: int, start: float = 1.0, spacing: str = 'trailing') -> np.ndarray:
     """The steps at which a sampler calls the network, descending.
 
-    With spacing 'trailing' (the default) the first is the noisiest step and the last lies one stride above zero;
-    'leading' is Stable Diffusion's own choice, which never sees the noisiest step; 'linspace' has both ends, 0 among
-    them. All of them divide the range up to `start`.
+    With spacing 'trailing' (the default) the first is the noisiest step and the last is one stride above zero;
+    'leading', Stable Diffusion's own, never uses the noisiest step; 'linspace' includes both ends. Each divides the
+    range up to `start`.
 
     Args:
       count: how many, at least 1.

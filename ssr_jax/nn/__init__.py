@@ -1,18 +1,18 @@
-"""Flax modules that no paper owns: layers, attention, UNet, autoencoder, RRDB, depth nets; dtypes of computation."""
+"""Flax modules that all systems share: layers, attention, UNet, autoencoder, RRDB, depth nets; dtypes of computation."""
 
 from typing import Any
 
 from ssr_jax.types import SSRError
 
 DTYPES = ('float32', 'bfloat16')
-"""What networks compute in; norms, softmax and the last step to an image are float32 with either."""
+"""Dtypes of networks; norms, softmax and the last layer before an image are float32 with both."""
 
 
 def dtype_of(name: str, where: str) -> Any:
-  """The dtype of a name of `DTYPES`.
+  """Returns the dtype of a name of `DTYPES`.
 
   Raises:
-    SSRError: another name; the line begins with `where`, the option or field that it came from.
+    SSRError: an unknown name; the message begins with `where`, the option or field that it came from.
   """
   import jax.numpy as jnp
 

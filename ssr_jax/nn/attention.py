@@ -2,7 +2,7 @@
 
 'xla' is what the compiler makes of two matrix products and a softmax, and runs everywhere. 'cudnn' is cuDNN's fused
 attention on NVIDIA's GPUs, 'splash' JAX's Pallas kernel on TPUs; neither keeps the scores in memory. The environment
-variable SSR_ATTENTION names one of them instead of the choice; it is read when a program is traced.
+variable SSR_ATTENTION overrides the choice; it is read when a program is traced.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,7 +27,7 @@ QUERY_CHUNK = 512
 """Queries per step of the chunked form, at most; on a CPU the scores of one chunk then stay in the cache."""
 
 PLAIN_SCORES = 1024 * 1024
-"""Largest queries x keys that is done in one piece."""
+"""Largest number of scores, queries x keys, that is computed at once."""
 
 SPLASH_BLOCK = 512
 """Queries and keys of one step of splash attention, at most; a multiple of the 128 lanes."""
@@ -47,9 +47,9 @@ def attention(
 ) -> jax.Array:
   """Scaled dot-product attention, `softmax(q k^T / sqrt(d) + bias) v` per head.
 
-  By XLA, few tokens are done in one piece, many in chunks of queries, so that no [n, m] array is ever whole in memory;
-  in the backward pass each chunk's scores are computed again. All forms give the same numbers up to rounding; scores
-  and softmax are float32.
+  XLA computes few tokens at once and many in chunks of queries, so that memory never holds a whole [n, m] array; the
+  backward pass recomputes each chunk's scores. All implementations give the same numbers up to rounding; scores and
+  softmax are float32.
 
   Args:
     q: [b, n, heads, d].
@@ -57,14 +57,14 @@ def attention(
     v: [b, m, heads, d].
     bias: [heads, n, m] or [1, n, m], added to the scores; -inf hides a key.
     implementation: one of `IMPLEMENTATIONS`; default `choose`'s.
-    chunk: queries per step by XLA; default 0 (one piece) up to PLAIN_SCORES scores a head, QUERY_CHUNK above.
+    chunk: queries per step of XLA's form; default 0 (all at once) up to PLAIN_SCORES scores per head, else QUERY_CHUNK.
 
   Returns:
     [b, n, heads, d] in v's dtype.
 
   Raises:
     ValueError: shapes that do not fit together.
-    SSRError: an implementation by name that this device, shape or dtype does not have.
+    SSRError: the named implementation cannot run on this device, shape or dtype.
   """
   if q.ndim != 4 or k.shape != v.shape or q.shape[::2] != k.shape[::2] or q.shape[3] != k.shape[3]:
     raise ValueError(f'q, k, v must be [b, n, heads, d], [b, m, heads, d] twice; got {q.shape}, {k.shape}, {v.shape}')
@@ -96,11 +96,11 @@ def choose(platform: str, shape: Sequence[int], keys: int, dtype: Any, bias: boo
     keys: m.
     dtype: of q.
     bias: whether there is one.
-    forced: a name instead of the choice. It holds for all that this kernel can do; where the shape is not for it, such
-      as 77 text tokens for splash, XLA does it.
+    forced: name of the implementation to use. XLA still computes the shapes that it cannot, such as 77 text tokens
+      with splash.
 
   Raises:
-    SSRError: an unknown name, or a kernel that this device or dtype does not have at all.
+    SSRError: an unknown name, or an implementation that cannot run on this device or dtype at all.
   """
   if forced:
     _check_known(forced, VARIABLE)
@@ -117,15 +117,15 @@ def choose(platform: str, shape: Sequence[int], keys: int, dtype: Any, bias: boo
 def obstacles(
   implementation: str, platform: str, shape: Sequence[int], keys: int, dtype: Any, bias: bool, *, shapes: bool = True
 ) -> list[str]:
-  """Why an implementation cannot do this; empty where it can. Without `shapes`, only what is wrong for every shape."""
+  """Reasons why an implementation cannot compute this; empty if it can. Without `shapes`, those true of any shape."""
   _, queries, _, width = shape
   dtype = jnp.dtype(dtype).name
   if implementation == 'cudnn':
     device, dtypes = 'gpu', ('bfloat16', 'float16')
-    # 256 on Hopper; nothing of ours lies between.
+    # Hopper allows 256; no network of ours has a width in between.
     shape_obstacles = {
       f'{width} channels a head, not a multiple of 8 up to 128': width % 8 or width > 128,
-      # Its gradient is not defined by JAX then, and at tracing a training step cannot be told from sampling. The 77
+      # JAX has no gradient of cuDNN's kernel for odd lengths, and tracing does not tell training from sampling. The 77
       # tokens of a text are few enough for XLA.
       f'{queries} queries and {keys} keys, not both even': queries % 2 or keys % 2,
       'a bias is left to XLA': bias,
@@ -152,7 +152,7 @@ def _check_known(implementation: str, where: str) -> None:
 
 
 def _cudnn_missing(implementation: str) -> list[str]:
-  """Why cuDNN cannot be used although the device is a GPU: it is asked when the program is traced."""
+  """Reasons why this GPU cannot use cuDNN; asked when the program is traced."""
   if implementation != 'cudnn' or xla.platform() != 'gpu':
     return []
   capability = xla.cuda_capability()
@@ -173,7 +173,7 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, chunk
     return _plain(q, k, v, bias)
 
   steps = -(-n // chunk)
-  chunk = -(-n // steps)  # as even as can be: 1025 queries are 3 x 342, not 3 x 512
+  chunk = -(-n // steps)  # even chunks: 1025 queries are 3 x 342, not 3 x 512
   rest = steps * chunk - n
   parts = jnp.pad(q, ((0, 0), (0, rest), (0, 0), (0, 0)))
   parts = parts.reshape(b, steps, chunk, heads, d).swapaxes(0, 1)  # [steps, b, chunk, heads, d]
@@ -195,12 +195,12 @@ def _plain(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> 
 
 
 def _on_each_device(kernel: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-  """A kernel on every device for its own records and heads: the compiler cannot split what it cannot look into.
+  """Runs a kernel on each device, for that device's records and heads.
 
-  Splash's it does not split at all. cuDNN's has a rule for it, which fails where the compiler would have a part of the
-  heads on each device, as it would where parameters are shared among devices.
+  The compiler cannot split these kernels reliably: it does not split splash at all, and its rule for cuDNN fails when
+  each device has some of the heads, which it chooses when parameters are sharded.
 
-  It has to know the mesh: a program for several devices is traced under `jax.set_mesh` or `use_abstract_mesh`.
+  The mesh must be known: trace a program for several devices under `jax.set_mesh` or `use_abstract_mesh`.
   """
   mesh = jax.sharding.get_abstract_mesh()
   if mesh.empty:
@@ -236,5 +236,5 @@ def splash_kernel(q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool) 
 
 
 def _block(tokens: int) -> int:
-  """The largest multiple of 128 up to SPLASH_BLOCK that divides."""
+  """The largest multiple of 128, up to SPLASH_BLOCK, that divides `tokens`."""
   return next(size for size in range(SPLASH_BLOCK, 0, -128) if tokens % size == 0)

@@ -14,7 +14,7 @@ from ssr_jax.nn.attention import attention
 
 
 def group_norm(groups: int, eps: float, dtype: Any, name: str) -> nn.GroupNorm:
-  """GroupNorm whose variance is computed around the mean, as PyTorch does, and not as E[x^2] - E[x]^2."""
+  """GroupNorm with the variance E[(x - E[x])^2], as PyTorch computes it, not E[x^2] - E[x]^2."""
   return nn.GroupNorm(groups, epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
@@ -35,13 +35,14 @@ def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
 
 
 class TimeEmbedding(nn.Module):
-  """t [b] -> [b, 4 * width]: sinusoids and two dense layers."""
+  """Sinusoids of the time step and two dense layers."""
 
   width: int
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, t: jax.Array) -> jax.Array:
+    """Embeds t [b] as [b, 4 * width]."""
     x = timestep_embedding(t, self.width).astype(self.dtype)
     x = nn.Dense(4 * self.width, dtype=self.dtype, name='dense_1')(x)
     return nn.Dense(4 * self.width, dtype=self.dtype, name='dense_2')(nn.silu(x))
@@ -50,14 +51,13 @@ class TimeEmbedding(nn.Module):
 class ResBlock(nn.Module):
   """x + fusion(conv(SiLU(GN(conv(SiLU(GN(x))) + dense(SiLU(embedding)))))), with a 1x1 shortcut where widths differ.
 
-  The time embedding and the fusion take part only where they are given.
+  The time embedding and the fusion are optional.
 
   Attributes:
     channels: output width.
     groups: groups of both GroupNorms.
     eps: their epsilon: 1e-5 in Stable Diffusion's UNet, 1e-6 in its autoencoder.
-    fusion: makes a module `(features, conditions, train) -> features` for the residual branch, the name included; None
-      leaves the branch as it is.
+    fusion: makes a named module `(features, conditions, train) -> features` for the residual branch; None for none.
     dtype: dtype of the computation.
   """
 
@@ -92,11 +92,11 @@ class ResBlock(nn.Module):
 
 
 class UpConv(nn.Module):
-  """3x3 convolution of the nearest x2 enlargement, [b, h, w, c] -> [b, 2h, 2w, channels], in 4/9 of the arithmetic.
+  """3x3 convolution after nearest x2 upsampling, in 4/9 of the arithmetic.
 
-  After a nearest enlargement the nine taps of an output pixel fall on four different input pixels, so each of the four
-  output phases is a 2x2 convolution of the small image whose taps are sums of the 3x3 taps. The parameters are those
-  of the 3x3 convolution, and so is the result up to rounding.
+  After nearest upsampling the nine taps of an output pixel fall on four different input pixels, so each of the four
+  output phases is a 2x2 convolution of the small image whose taps are sums of the 3x3 taps. Parameters and result (up
+  to rounding) are those of the 3x3 convolution.
   """
 
   channels: int
@@ -104,18 +104,19 @@ class UpConv(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """Maps [b, h, w, c] to [b, 2h, 2w, channels]."""
     b, h, w, c = x.shape
     kernel = self.param('kernel', nn.initializers.lecun_normal(), (3, 3, c, self.channels))
     bias = self.param('bias', nn.initializers.zeros, (self.channels,))
 
-    # Rows of _PHASES[p]: which of the three taps fall on each of the two input pixels that phase p sees.
+    # Rows of _PHASES[p]: which of the three taps fall on each of the two input pixels of phase p.
     kernel = jnp.einsum('pyi,qxj,ijco->yxcpqo', _PHASES, _PHASES, kernel)
     kernel = kernel.reshape(2, 2, c, 4 * self.channels).astype(self.dtype)
     x = jnp.pad(x.astype(self.dtype), ((0, 0), (1, 1), (1, 1), (0, 0)))
     numbers = jax.lax.conv_dimension_numbers(x.shape, kernel.shape, ('NHWC', 'HWIO', 'NHWC'))
     y = jax.lax.conv_general_dilated(x, kernel, (1, 1), 'VALID', dimension_numbers=numbers)
     y = y.reshape(b, h + 1, w + 1, 2, 2, self.channels)
-    # Phase 0 sees input pixels i-1 and i, phase 1 pixels i and i+1.
+    # Phase 0 reads input pixels i-1 and i, phase 1 pixels i and i+1.
     rows = [jnp.stack([y[:, p : p + h, q : q + w, p, q] for q in (0, 1)], axis=3) for p in (0, 1)]
     y = jnp.stack(rows, axis=2)  # [b, h, 2, w, 2, channels]
     return y.reshape(b, 2 * h, 2 * w, self.channels) + bias.astype(self.dtype)
@@ -125,7 +126,7 @@ _PHASES = np.array([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], np.float32)
 
 
 class Transformer(nn.Module):
-  """Transformer blocks over the pixels of a map, as in Stable Diffusion: [b, h, w, c] -> [b, h, w, c].
+  """Transformer blocks over the pixels of a map, as in Stable Diffusion.
 
   Projection in and out are 1x1 convolutions in SD 1.x and linear layers in 2.x: the same arithmetic here.
 
@@ -143,7 +144,7 @@ class Transformer(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-    """X [b, h, w, c], context [b, n, e] or None."""
+    """Maps x [b, h, w, c], with context [b, n, e] or None, to [b, h, w, c]."""
     b, h, w, c = x.shape
     y = group_norm(self.groups, 1e-6, self.dtype, 'norm')(x).reshape(b, h * w, c)
     y = nn.Dense(c, dtype=self.dtype, name='proj_in')(y)
@@ -162,13 +163,14 @@ class Transformer(nn.Module):
 
 
 class Attention(nn.Module):
-  """Multi-head attention of x [b, n, c] over a source [b, m, e]; no biases but the output's."""
+  """Multi-head attention; of the four layers only the output's has a bias."""
 
   heads: int
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(self, x: jax.Array, source: jax.Array) -> jax.Array:
+    """Queries from x [b, n, c], keys and values from source [b, m, e] -> [b, n, c]."""
     b, n, c = x.shape
     if c % self.heads:
       raise ValueError(f'{c} channels do not divide into {self.heads} heads')
@@ -180,7 +182,7 @@ class Attention(nn.Module):
 
 
 def resize_map(x: jax.Array, size: tuple[int, int]) -> jax.Array:
-  """[b, h, w, c] -> [b, *size, c]: bilinear, averaging where it gets smaller; itself where the size is right."""
+  """[b, h, w, c] -> [b, *size, c]: bilinear, antialiased; x itself if it has that size."""
   if x.shape[1:3] == tuple(size):
     return x
   return jax.image.resize(x, (x.shape[0], *size, x.shape[3]), 'bilinear')

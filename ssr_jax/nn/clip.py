@@ -15,8 +15,7 @@ class CLIPText(nn.Module):
   """Causal transformer over tokens.
 
   The defaults are SD 1.5's ViT-L/14; SD 2.1 has width 1024, 23 layers, 16 heads, gelu. SD 2.1 takes OpenCLIP ViT-H's
-  last layer but one: its checkpoint holds 23 of the 24 layers, and the final norm follows the 23rd, so that there is
-  nothing to choose here.
+  last layer but one: its checkpoint holds 23 of the 24 layers, followed by the final norm, so no option is needed.
 
   Attributes:
     width: channels e.
@@ -61,7 +60,7 @@ class CLIPText(nn.Module):
 
 
 class _Layer(nn.Module):
-  """x + attention(LN(x)), then x + MLP(LN(x)); a token attends to itself and those before it."""
+  """x + attention(LN(x)), then x + MLP(LN(x)); a token attends to itself and earlier ones."""
 
   heads: int
   hidden: int

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 class Discriminator(nn.Module):
   """PatchGAN: one score per overlapping patch of the image; more real is higher.
 
-  Strided 4x4 convolutions with LeakyReLU 0.2 and no normalisation: batch statistics would tie the images of a batch
-  together, and a discriminator this small trains without. The receptive field of the default is 46 pixels.
+  Strided 4x4 convolutions with LeakyReLU 0.2. There is no normalisation: batch statistics would couple the images of a
+  batch, and a discriminator this small trains without it. The receptive field of the default is 46 pixels.
 
   Attributes:
     channels: widths of the strided convolutions; each halves the resolution.
@@ -24,7 +24,7 @@ class Discriminator(nn.Module):
 
   @nn.compact
   def __call__(self, image: jax.Array) -> jax.Array:
-    """Image [b, H, W, 3] in [0, 1] -> scores float32 [b, ~H/2**n, ~W/2**n, 1], n = len(channels)."""
+    """Scores an image [b, H, W, 3] in [0, 1] -> float32 [b, ~H/2**n, ~W/2**n, 1], n = len(channels)."""
     x = (2 * image - 1).astype(self.dtype)
     for i, channels in enumerate(self.channels):
       x = nn.Conv(channels, (4, 4), 2, padding=1, dtype=self.dtype, name=f'conv_{i}')(x)

@@ -1,4 +1,4 @@
-"""What a backward pass computes again instead of keeping it, by name: memory for time."""
+"""Rematerialisation: which values a backward pass recomputes instead of storing, to save memory."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from ssr_jax.types import SSRError
 
 
 def _products(primitive, *operands, **parameters) -> bool:
-  """Keeps convolutions and matrix products with weights; norms, activations and attention's scores are done again."""
+  """Stores convolutions and products with weights; norms, activations and attention scores are recomputed."""
   dots = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
   return primitive is jax.lax.conv_general_dilated_p or dots(primitive, *operands, **parameters)
 
@@ -20,29 +20,29 @@ POLICIES: dict[str, Callable[..., bool] | None] = {
   'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
   'products': _products,
 }
-"""What is kept within each block. 'blocks': nothing, so that a block is done again from its input. 'dots': products of
-matrices with weights, which are what transformers consist of. 'products': convolutions too."""
+"""What is stored within each block. 'blocks': nothing; a block is recomputed from its input. 'dots': matrix products
+with weights, most of a transformer's arithmetic. 'products': convolutions as well."""
 
 
 def check(name: str, where: str) -> str:
-  """The name itself, '' for no rematerialisation; SSRError, which names `where` it stands, for an unknown one."""
+  """Returns the name, '' for no rematerialisation; SSRError, beginning with `where`, if it is unknown."""
   if name and name not in POLICIES:
     raise SSRError(f"{where} is {name!r}; known: '', {', '.join(POLICIES)}")
   return name
 
 
 def remat(block: nn.Module, name: str, method: str = '__call__') -> Callable[..., Any]:
-  """A block of a network as a call whose backward pass keeps only what the policy says.
+  """Wraps a block of a network so that its backward pass stores only what the policy says.
 
-  Parameters and their paths are the block's own.
+  Parameters and their paths do not change.
 
   Args:
-    block: a module, made where it is used.
-    name: of `POLICIES`, or '' for the block as it is.
-    method: what is called of it.
+    block: the module.
+    name: of `POLICIES`, or '' for no change.
+    method: the method to call.
 
   Returns:
-    (*arrays, **static) -> what the block returns; keyword arguments are Python values, such as switches.
+    (*arrays, **static) -> what the method returns; keyword arguments are Python values, such as switches.
   """
   if not check(name, 'remat'):
     return getattr(block, method)

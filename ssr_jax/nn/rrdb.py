@@ -14,7 +14,7 @@ _small_init = nn.initializers.variance_scaling(0.02, 'fan_in', 'normal')
 
 
 class RDB(nn.Module):
-  """Residual dense block: five 3x3 convolutions on all that came before, LeakyReLU 0.2, residual scale 0.2.
+  """Residual dense block: five 3x3 convolutions, each on all features before it, LeakyReLU 0.2, residual scale 0.2.
 
   Attributes:
     growth: gc, channels each of the first four convolutions adds.
@@ -47,7 +47,7 @@ class RRDBSFT(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, code: Array) -> tuple[Array, None]:
-    """X [b, h, w, nf], code [b, h, w, t] -> ([b, h, w, nf], None), the shape of a scan's body."""
+    """Maps x [b, h, w, nf] and code [b, h, w, t] to ([b, h, w, nf], None), as the body of a scan does."""
     y = SFT(dtype=self.dtype, name='sft')(x, code)
     for i in range(3):
       y = RDB(self.growth, self.dtype, name=f'rdb_{i + 1}')(y)
@@ -67,11 +67,11 @@ class NBSR(nn.Module):
     components: t, size of the code (15).
     taps: k*k.
     scale: s.
-    global_skip: add the bicubic LR to the output, so that the trunk only learns what bicubic lacks. RRDB-SFT has none.
-    scan: run the blocks as one scanned block with stacked parameters (fast to compile at full depth); unrolled else.
-      On a CPU the weight gradients of convolutions inside a scan are a hundred times slower.
-    dtype: dtype of the computation, but for the last convolution.
-    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
+    global_skip: add the bicubic LR to the output, so that the trunk only learns the difference. RRDB-SFT has none.
+    scan: run the blocks as one scanned block with stacked parameters, which compiles fast at full depth. On a CPU the
+      weight gradients of convolutions inside a scan are a hundred times slower than in unrolled blocks.
+    dtype: dtype of the computation, except the last convolution.
+    remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
   """
 
   blocks: int = 10
@@ -87,7 +87,7 @@ class NBSR(nn.Module):
 
   @nn.compact
   def __call__(self, lr: Array, kernels: Array) -> Array:
-    """Restores.
+    """Restores an image.
 
     Args:
       lr: [b, h, w, 3] in [0, 1].
@@ -104,7 +104,7 @@ class NBSR(nn.Module):
     first = conv3x3(self.features, self.dtype, name='conv_in')(lr)
     x = first
     if self.scan:
-      # The class, not a block of it: nothing would make it again from a scan's stacked parameters.
+      # nn.scan takes the class and makes the block itself, with stacked parameters.
       block = RRDBSFT
       if check(self.remat, 'remat'):
         block = nn.remat(RRDBSFT, policy=POLICIES[self.remat], prevent_cse=False)
@@ -120,7 +120,7 @@ class NBSR(nn.Module):
       for i in range(self.blocks):
         x, _ = remat(RRDBSFT(self.growth, self.dtype, name=f'block_{i + 1}'), self.remat)(x, code)
     x = first + conv3x3(self.features, self.dtype, name='conv_trunk')(x)
-    # In float32 whatever the dtype: the 8 bits of a bfloat16 would be the image's.
+    # float32 with every dtype: bfloat16 would round the image to 8 bits.
     x = conv3x3(lr.shape[-1] * self.scale**2, jnp.float32, name='conv_out', kernel_init=_small_init)(x)
     sr = depth_to_space(x, self.scale)
     return sr + upscale(lr, self.scale) if self.global_skip else sr

@@ -1,4 +1,4 @@
-"""The UNet of latent diffusion, with places for a fusion on every residual branch and for a ControlNet's residuals."""
+"""The UNet of latent diffusion, with optional fusion on each residual branch and a ControlNet's residuals."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,17 +17,16 @@ class UNet(nn.Module):
   Attributes:
     channels: widths, highest resolution first; each level but the last halves the resolution.
     latent_channels: channels c of latent and prediction.
-    blocks: residual blocks per level on the way down; one more on the way up.
+    blocks: residual blocks per level of the downward path; the upward path has one more.
     attention: per level, whether a transformer follows each residual block.
     mid_attention: whether the middle has a transformer between its two residual blocks.
-    heads: heads of each level's transformers: one number for all levels, or one per level, or None.
-    head_dim: width of a head where heads is None.
-    cross_attention_dim: channels e of the context; None means that there is none, and transformers attend to
-      themselves only.
+    heads: heads of each level's transformers: one number for all levels, one per level, or None.
+    head_dim: width of a head if heads is None.
+    cross_attention_dim: channels e of the context; None for no context: transformers have self-attention only.
     groups: groups of every GroupNorm.
-    fusion: as of `ResBlock`, for each of the UNet's; None leaves it out.
+    fusion: makes the fusion of each residual block, as in `ResBlock`; None for none.
     dtype: dtype of the computation; parameters and normalisation statistics stay float32.
-    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
+    remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
   """
 
   channels: Sequence[int] = (320, 640, 1280, 1280)
@@ -59,12 +58,12 @@ class UNet(nn.Module):
     Args:
       z_t: noisy latent [b, h, w, c]; h and w multiples of 2**(len(channels) - 1).
       t: [b], time steps.
-      context: [b, n, e], exactly where cross_attention_dim is set.
-      conditions: what the fusion gets, one entry per level, highest resolution first. Empty leaves the fusion out: the
-        base UNet, with the same parameters but the fusion's.
-      residuals: what a ControlNet gives: an array for each skip connection, in the order of the way down, and one for
-        the middle's output; they are added. None adds nothing.
-      train: whether the fusion trains, as for batch statistics.
+      context: [b, n, e]; required if cross_attention_dim is set, else not allowed.
+      conditions: inputs of the fusion, one entry per level, highest resolution first. Empty disables the fusion, which
+        leaves the base UNet: the same parameters without the fusion's.
+      residuals: outputs of a ControlNet to add: one array per skip connection, in the order of the downward path, and
+        one for the middle's output. None adds nothing.
+      train: passed to the fusion, for batch statistics.
 
     Returns:
       float32 [b, h, w, c].
@@ -118,7 +117,7 @@ class UNet(nn.Module):
       skips = [skip + extra.astype(skip.dtype) for skip, extra in zip(skips, for_skips, strict=True)]
       x = x + for_middle.astype(x.dtype)
 
-    # Levels of the way up are numbered from the lowest resolution upwards.
+    # Levels of the upward path are numbered from the lowest resolution.
     for i, level in enumerate(reversed(range(levels))):
       for j in range(self.blocks + 1):
         x = res(jnp.concatenate([x, skips.pop()], axis=-1), level, f'up_{i}_res_{j}')

@@ -1,4 +1,4 @@
-"""The KL autoencoder of latent diffusion, and the reconstruction losses it is trained with."""
+"""The KL autoencoder of latent diffusion and its reconstruction losses."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,10 +20,10 @@ class VAE(nn.Module):
   """KL autoencoder with the structure of Stable Diffusion's (the defaults are its sizes).
 
   Spatial reduction f = patch * 2**(len(channels) - 1). With patch > 1 the pixels of a patch x patch square go to
-  channels before the first convolution and come back after the last one: most of the work then happens at 1/patch of
-  the image's resolution, which is what makes the compact model fast.
+  channels before the first convolution and back after the last one. Most of the work then happens at 1/patch of the
+  image's resolution, which makes the compact model fast.
 
-  Images are in [0, 1] outside and [-1, 1] inside. Any height and width that are multiples of f.
+  Images are in [0, 1] at the interface and in [-1, 1] inside; height and width are multiples of f.
 
   Attributes:
     channels: widths, highest resolution first; each level but the last halves the resolution.
@@ -34,14 +34,12 @@ class VAE(nn.Module):
     mid_attention: whether both middle blocks have a single-head self-attention.
     patch: side of the pixel-unshuffle in front and the pixel-shuffle behind; 1 is none.
     shortcut: add a linear map of each f x f square of pixels to the latent's mean, and one from the latent to the
-      square, around encoder and decoder (the residual autoencoding of DC-AE, arXiv 2410.10733, with a learned map). The
-      group norms in both hide an image's brightness and colour from what follows; with the shortcut these pass at
-      once, and training starts from a linear code instead of a gray image. Stable Diffusion has none.
-    scaling_factor: to_latents multiplies by it, so that latents have about unit variance; one number, or one for each
-      channel.
-    dtype: dtype of the computation; parameters, normalisation statistics and what makes the image of the last
-      features stay float32.
-    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
+      square, around encoder and decoder (the residual autoencoding of DC-AE, arXiv 2410.10733, with a learned map).
+      Group norms remove an image's brightness and colour; the shortcut passes them on, and training starts from a
+      linear code instead of a gray image. Stable Diffusion has none.
+    scaling_factor: factor of to_latents, which gives latents about unit variance; one number or one per channel.
+    dtype: dtype of the computation; parameters, normalisation statistics and the last layer stay float32.
+    remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
   """
 
   channels: Sequence[int] = (128, 256, 512, 512)
@@ -57,6 +55,7 @@ class VAE(nn.Module):
   remat: str = ''
 
   def setup(self):
+    """Makes the submodules."""
     self.encoder = Encoder(
       self.channels,
       self.latent_channels,
@@ -141,13 +140,13 @@ class VAE(nn.Module):
 
 
 def _quiet_posterior(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
-  """Bias of the moments: logvar starts at -6, or the noise of the first samples would drown what the means say."""
+  """Initial bias of the moments: logvar starts at -6, since more noise would hide the means in the first samples."""
   del key
   return jnp.concatenate([jnp.zeros(shape[0] // 2, dtype), jnp.full(shape[0] - shape[0] // 2, -6.0, dtype)])
 
 
 class Encoder(nn.Module):
-  """[b, H, W, c] -> [b, H/2**n, W/2**n, 2 * latent_channels], n = len(channels) - 1; attributes as in VAE."""
+  """Convolutional encoder; attributes as in VAE."""
 
   channels: Sequence[int]
   latent_channels: int
@@ -159,12 +158,13 @@ class Encoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """[b, H, W, c] -> [b, H/2**n, W/2**n, 2 * latent_channels], n = len(channels) - 1."""
     x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(x)
     for i, channels in enumerate(self.channels):
       for j in range(self.blocks):
         x = remat(ResBlock(channels, self.groups, EPS, dtype=self.dtype, name=f'down_{i}_res_{j}'), self.remat)(x)
       if i < len(self.channels) - 1:
-        # Padded at the far side only, as in Stable Diffusion.
+        # Padded at the bottom and right only, as in Stable Diffusion.
         x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
         x = nn.Conv(channels, (3, 3), 2, padding='VALID', dtype=self.dtype, name=f'down_{i}_conv')(x)
     x = remat(Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid'), self.remat)(x)
@@ -173,9 +173,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-  """[b, h, w, c] -> [b, 2**n*h, 2**n*w, out_channels], n = len(channels) - 1; attributes as in VAE.
+  """Convolutional decoder; attributes as in VAE.
 
-  Levels are numbered from the lowest resolution upwards.
+  Levels are numbered from the lowest resolution.
   """
 
   channels: Sequence[int]
@@ -188,6 +188,7 @@ class Decoder(nn.Module):
 
   @nn.compact
   def __call__(self, z: jax.Array) -> jax.Array:
+    """[b, h, w, c] -> [b, 2**n*h, 2**n*w, out_channels], n = len(channels) - 1."""
     x = nn.Conv(self.channels[-1], (3, 3), dtype=self.dtype, name='conv_in')(z)
     x = remat(Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid'), self.remat)(x)
     for i, channels in enumerate(reversed(self.channels)):
@@ -196,7 +197,7 @@ class Decoder(nn.Module):
       if i < len(self.channels) - 1:
         x = UpConv(channels, self.dtype, name=f'up_{i}_conv')(x)
     x = nn.silu(group_norm(self.groups, EPS, self.dtype, 'norm_out')(x))
-    # In float32 whatever the dtype, as is the shortcut: the 8 bits of a bfloat16 would be the image's.
+    # float32 with every dtype, as is the shortcut: bfloat16 would round the image to 8 bits.
     return nn.Conv(self.out_channels, (3, 3), name='conv_out')(x)
 
 
@@ -210,6 +211,7 @@ class Middle(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """[b, h, w, channels] -> the same shape."""
     x = ResBlock(self.channels, self.groups, EPS, dtype=self.dtype, name='res_0')(x)
     if self.attention:
       x = SelfAttention(self.groups, self.dtype, name='attn')(x)
@@ -217,13 +219,14 @@ class Middle(nn.Module):
 
 
 class SelfAttention(nn.Module):
-  """x + out(attention(GN(x))): one head over all pixels, [b, h, w, c] -> [b, h, w, c]."""
+  """x + out(attention(GN(x))): one head over all pixels."""
 
   groups: int
   dtype: Any
 
   @nn.compact
   def __call__(self, x: jax.Array) -> jax.Array:
+    """[b, h, w, c] -> the same shape."""
     b, h, w, c = x.shape
     y = group_norm(self.groups, EPS, self.dtype, 'norm')(x).reshape(b, h * w, 1, c)
     q, k, v = (nn.Dense(c, dtype=self.dtype, name=name)(y) for name in ('to_q', 'to_k', 'to_v'))
@@ -237,19 +240,19 @@ def sample_posterior(key: jax.Array, mean: jax.Array, logvar: jax.Array) -> jax.
 
 
 def visible_scaling(decode: Callable[[jax.Array], jax.Array], mean: jax.Array, key: jax.Array) -> jax.Array:
-  """A scaling factor for each channel that makes its deviation go with the root of what it changes in the image.
+  """A scaling factor per channel: its scaled deviation is proportional to the square root of its effect on the image.
 
-  Channels of equal deviation, as those of a whitened code, are a bad fit for diffusion: noise that hides fine detail
-  then hides brightness and colour as much, and an error that nobody sees in the one is a mosaic in the other. In
-  proportion to what they show, on the other hand, detail would drown at once. The root lies between.
+  Channels of equal deviation, as in a whitened code, suit diffusion badly: noise that hides fine detail hides
+  brightness and colour as much, and an error that is invisible in a detail channel shows as a mosaic in a colour
+  channel. Full proportionality destroys detail at low noise; the square root is a compromise.
 
   Args:
     decode: unscaled latent [b, h, w, c] -> image.
     mean: unscaled latents of photos, [b, h, w, c].
-    key: of the signs of the small changes that measure a channel's effect.
+    key: for the signs of the perturbations that measure a channel's effect.
 
   Returns:
-    [c]; the scaled latents' mean square deviation over the channels is 1.
+    [c]; the mean over channels of the scaled latents' variance is 1.
   """
   deviation = jnp.std(mean, (0, 1, 2))
   signs = jax.random.rademacher(key, mean.shape, mean.dtype)
@@ -275,17 +278,17 @@ def reconstruction_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
 def detail_loss(prediction: jax.Array, target: jax.Array, scales: int = 3) -> jax.Array:
   """Mean absolute error of the horizontal and vertical differences at several scales.
 
-  It stands where latent diffusion has LPIPS, for which a pretrained network would be needed: it asks for edges and
-  texture at the right place and strength and does not see a constant offset. Scale i is the image averaged over
-  2**i x 2**i squares (a remainder at the far border is left out).
+  It replaces latent diffusion's LPIPS, which needs a pretrained network: it penalises edges and texture of the wrong
+  place or strength and ignores a constant offset. Scale i is the image averaged over 2**i x 2**i squares; a remainder
+  at the bottom and right is left out.
 
   Args:
     prediction: [b, H, W, c].
     target: [b, H, W, c], H and W at least 2**scales.
-    scales: how many scales, the full size being the first.
+    scales: number of scales; the first is the full size.
 
   Returns:
-    A scalar, the mean over scales and directions, in the images' own unit.
+    A scalar, the mean over scales and directions, in the images' unit.
   """
   if min(target.shape[1:3]) < 2**scales:
     raise ValueError(f'{scales} scales need sides of at least {2**scales}; got {target.shape}')

@@ -1,4 +1,4 @@
-"""Running models: loading, size buckets, tiles, compiled programs."""
+"""Loading and running models: size buckets, tiles, compiled programs."""
 
 from ssr_jax.runtime.restorer import MAX_PIXELS, OVERLAP, TILE, Restorer, Result, bucket, load, sample
 

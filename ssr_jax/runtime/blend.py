@@ -12,13 +12,19 @@ class Blend:
   """Joins overlapping tiles of several arrays: sum(weight * tile) / sum(weight)."""
 
   def __init__(self, shape: tuple[int, int], scale: int):
-    """An empty image of `shape` samples, `scale` of them to an LR pixel."""
+    """Starts an empty image of `shape` samples, `scale` per LR pixel."""
     self.shape, self.scale = shape, scale
     self.totals: dict[str, np.ndarray] = {}
     self.weights: np.ndarray | None = None
 
   def add(self, found: Mapping[str, ArrayLike], origin: tuple[int, int], alone: bool) -> None:
-    """Adds tiles [1, th, tw, c] whose corner is at `origin` (in LR pixels); what lies outside the image is dropped."""
+    """Adds tiles [1, th, tw, c].
+
+    Args:
+      found: {name: tile}; pixels outside the image are dropped.
+      origin: (y, x) of their top left corner, in LR pixels.
+      alone: whether the image is this one tile.
+    """
     if not found:
       return
     H, W = self.shape
@@ -38,7 +44,7 @@ class Blend:
       self.totals[name][place] += weights * np.asarray(tile[0])[: H - y, : W - x]
 
   def results(self) -> dict[str, np.ndarray]:
-    """[*shape, c] each; the blend is used up."""
+    """Returns {name: [*shape, c]}; call it once, it divides in place."""
     if self.weights is not None:
       for total in self.totals.values():
         total /= self.weights

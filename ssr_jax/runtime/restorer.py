@@ -1,8 +1,8 @@
-"""Any system's model as one call: LR image in, super-resolved image and whatever else the system finds out.
+"""Any system's model as one call: an LR image in, the super-resolved image and the system's other outputs out.
 
-Images are padded to a few fixed sizes, so that a compiled program serves every image of a size class. An image larger
-than a tile runs as overlapping tiles, which bounds memory. Each image, and each tile, runs by itself: its result does
-not depend on what else is in the batch.
+Images are padded to a few fixed sizes, so that one compiled program serves all images of a size class. An image larger
+than a tile runs as overlapping tiles, which bounds memory. Images and tiles run one at a time: a result does not depend
+on the rest of the batch.
 """
 
 import collections
@@ -28,23 +28,23 @@ from ssr_jax.weights import format, store
 TILE = 192
 """Largest LR side that runs in one piece."""
 OVERLAP = 32
-"""LR pixels that neighbouring tiles share, at least."""
+"""Least overlap of neighbouring tiles, in LR pixels."""
 MAX_PIXELS = 2**22
-"""Largest LR image (2048 x 2048): results are float32 until the end and lie in memory, about 0.7 kB per LR pixel."""
+"""Largest LR image (2048 x 2048); results are held in memory as float32, about 0.7 kB per LR pixel."""
 
 
 class Result:
-  """What a system found for an image, or for a batch with a b axis in front.
+  """Outputs of a system for an image, or for a batch, with a leading b axis.
 
   Attributes:
     image: [H, W, 3], the super-resolved image, dtype of the input.
-    outputs: {name: array} of the system's other outputs, which are attributes as well. SSR's are `depth` [H, W, 1]
+    outputs: {name: array} of the system's other outputs; each is also an attribute. SSR's are `depth` [H, W, 1]
       float32, relative inverse depth in [0, 1] with 1 nearest; `kernels` [h, w, k*k] float32, one blur kernel per LR
-      pixel, None where `keep_kernels` was off; `restored` [H, W, 3], the image before diffusion, dtype of the input.
+      pixel, None without `keep_kernels`; `restored` [H, W, 3], the image before diffusion, dtype of the input.
   """
 
   def __init__(self, image: np.ndarray, outputs: Mapping[str, np.ndarray | None]):
-    """Holds the arrays as they are."""
+    """Stores the arrays without a copy."""
     self.image, self.outputs = image, dict(outputs)
 
   def __getattr__(self, name: str) -> Any:
@@ -66,15 +66,15 @@ def bucket(size: int) -> int:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Restorer:
-  """A model ready to run: variables on the device, programs compiled once per size class. Made by `load`.
+  """A model ready to run: variables on the device, programs compiled once per size class. Use `load` to make one.
 
   Attributes:
     system: the method.
     config: the content of model.json.
-    variables: per part, its Flax variables.
-    modules: per part, its Flax module.
-    dtype: what the networks compute in, by name.
-    traces: how often each program ('restore', 'prepare', 'advance') was traced, which is how often it was compiled.
+    variables: {part: Flax variables}.
+    modules: {part: Flax module}.
+    dtype: name of the dtype that the networks compute in.
+    traces: number of times that each program ('restore', 'prepare', 'advance') was traced, and so compiled.
   """
 
   system: System
@@ -99,21 +99,21 @@ class Restorer:
 
     Args:
       lr: [h, w, 3] or [b, h, w, 3], uint8 or float in [0, 1], any size up to `MAX_PIXELS` pixels.
-      seed: of the diffusion noise. One number serves every image of the batch, so that an image gets the same result
-        alone and in a batch; a sequence gives each image its own. A student that begins without noise has none to draw.
+      seed: of the diffusion noise. One number is used for every image of a batch, so that an image gets the same result
+        alone and in a batch; a sequence gives each image its own. Unused by a student that starts without noise.
       scale: must be the model's.
-      keep_kernels: False leaves outputs of the kind 'kernels' out; they take 1.8 kB per LR pixel.
+      keep_kernels: False drops outputs of the kind 'kernels', which take 1.8 kB per LR pixel.
       tile: largest LR side that runs in one piece, one of `bucket`'s sizes, 64 or more. Larger images run as
         overlapping tiles.
-      progress: called with (tiles done, tiles in all) after each tile; of several passes each counts its tiles.
-      **options: fields of the system's `Options`; None takes the model's own. SSR has steps, sampler, start,
+      progress: called with (tiles done, tiles in total) after each tile; each of several passes counts its tiles.
+      **options: fields of the system's `Options`; None takes the model's value. SSR has steps, sampler, start,
         colour_fix and strength (`ssr_jax.systems.ssr.options.Options` documents them).
 
     Returns:
       a `Result` of NumPy arrays.
 
     Raises:
-      SSRError: an argument that cannot be used, or a model that lacks a part; the message says which.
+      SSRError: an invalid argument, or a part that the model lacks; the message names it.
     """
     plan = self.check(scale=scale, tile=tile, **options)
     images, finish = _as_batch(lr)
@@ -158,15 +158,15 @@ class Restorer:
     return self._pass(lr, seed, layout, context, variables, plan, kept, ticks)
 
   def _pass(self, lr, seed, layout: '_Layout', context, variables, plan, kept, ticks) -> dict[str, np.ndarray]:
-    """Every tile once, blended; without names to keep, of what the next pass sees."""
+    """Runs every tile once and blends the results: the outputs `kept`, or, if that is empty, the next pass's view."""
     h, w, _ = lr.shape
     large, small = Blend((plan.scale * h, plan.scale * w), plan.scale), Blend((h, w), 1)
     at_lr = {o.name for o in self.system.outputs if o.at_lr}
     for y, x in layout.origins:
-      piece = pad(lr[y : y + layout.shape[0], x : x + layout.shape[1]], layout.shape)[None]
+      crop = pad(lr[y : y + layout.shape[0], x : x + layout.shape[1]], layout.shape)[None]
       window = Window(np.array([h, w], np.int32), np.array([y, x], np.int32))
       noise = NoiseField(np.array(seed % 2**32, np.uint32), np.array([y, x], np.int32))
-      found = self._restore(variables, piece, window, context, noise, plan=plan, kept=kept)
+      found = self._restore(variables, crop, window, context, noise, plan=plan, kept=kept)
       alone = layout.tiles == 1
       small.add({name: v for name, v in found.items() if name in at_lr}, (y, x), alone)
       large.add({name: v for name, v in found.items() if name not in at_lr}, (y, x), alone)
@@ -201,17 +201,17 @@ class Restorer:
     return xla.jit(advance, static_argnames='plan')
 
   def required(self, **options: Any) -> tuple[str, ...]:
-    """The parts that `sample` needs with these options, whether the model has them or not."""
+    """The parts that `sample` needs with these options; the model may lack some."""
     return self.system.required(self.config, self.modules, self._options(options))
 
   def check(self, *, scale: int = 4, tile: int = TILE, **options: Any) -> Any:
     """Checks the options of `sample` without an image.
 
     Returns:
-      the system's plan, with the model's own values filled in.
+      the system's plan, with defaults from the model filled in.
 
     Raises:
-      SSRError: the option that cannot be used, or the parts that the model lacks for it.
+      SSRError: an invalid option, or parts that the model lacks for it.
     """
     plan = self.system.plan(self.config, self.modules, self._options(options))
     if scale != self.config['scale']:
@@ -233,9 +233,9 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
 
   Args:
     name_or_path: of the model.
-    dtype: what the networks compute in, 'float32' or 'bfloat16': faster and smaller on GPUs and TPUs, with results
-      that differ by rounding. Kernels, latents between two steps and images are float32 with either; so are those
-      parameters that the networks do not round at once.
+    dtype: dtype that the networks compute in, 'float32' or 'bfloat16'. The latter is faster and smaller on GPUs and
+      TPUs; its results differ by rounding. Kernels, latents between steps and images are float32 with both, and so are
+      the parameters that a network does not round itself.
 
   Raises:
     SSRError: an unknown model or dtype, a damaged or missing file, a config field that does not exist.
@@ -259,12 +259,12 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
 def sample(
   lr: Any, model: str | os.PathLike | Restorer = 'compact', *, dtype: str | None = None, **options: Any
 ) -> Result:
-  """Super-resolves images with a model that is loaded once.
+  """Super-resolves images; a model given by name is loaded once and cached.
 
   Args:
     lr: as of `Restorer.sample`.
     model: a name, a model directory, or what `load` returned.
-    dtype: as of `load`, for a model that this loads; default float32.
+    dtype: as of `load`, for a model given by name; default float32.
     **options: as of `Restorer.sample`.
   """
   if not isinstance(model, Restorer):
@@ -277,13 +277,18 @@ def sample(
 
 @functools.lru_cache(maxsize=2)
 def _loaded(name_or_path: str, dtype: str, changed: int) -> Restorer:
-  del changed  # a model that was trained further is another model
+  del changed  # a key of the cache: a model whose file has changed is loaded again
   return load(name_or_path, dtype=dtype)
 
 
+<<<<<<< HEAD
 def _in_dtypes(variables: Mapping[str, Any], part: str, config: Mapping[str, Any], dtype: Any, system: str) -> Tree:
   """A part's variables in the dtypes that its network needs them in: bfloat16 where it would round them anyway."""
   wanted = format.abstract_variables(part, config, dtype, system=system)
+=======
+def _in_dtypes(variables: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+  """A part's variables in the dtypes that its network needs: bfloat16 where it would round them anyway."""
+>>>>>>> types
   return format.unflatten({k: x.astype(wanted[k].dtype, copy=False) for k, x in format.flatten(variables).items()})
 
 
@@ -320,7 +325,7 @@ class _Ticks:
 
 
 def _as_batch(lr: Any) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-  """Images as [b, h, w, 3] float32, and the function that gives an image of a result the input's dtype."""
+  """Images as [b, h, w, 3] float32, and a function that converts a result to the input's dtype."""
   lr = np.asarray(lr)
   if lr.ndim not in (3, 4) or lr.shape[-1] != 3 or 0 in lr.shape:
     raise SSRError(f'lr must be [h, w, 3] or [b, h, w, 3] with RGB last; got shape {list(lr.shape)}')
@@ -343,13 +348,13 @@ def _as_batch(lr: Any) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
 
 
 def pad(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """[h, w, c] grown to `shape` at the bottom and right: reflected, so that texture goes on."""
+  """Pads [h, w, c] to `shape` at the bottom and right by reflection, which continues texture."""
   h, w, _ = image.shape
   grow = ((0, shape[0] - h), (0, shape[1] - w), (0, 0))
   return np.pad(image, grow, mode='reflect') if any(high for _, high in grow) else image
 
 
 def shrink(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """[h, w, c] float32 resized bilinearly, antialiased, on the host, where a new size costs no compilation."""
+  """Resizes [h, w, c] float32 bilinearly, antialiased; on the host, where a new size needs no compilation."""
   planes = (Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)) for c in range(image.shape[-1]))
   return np.stack([np.asarray(p.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)) for p in planes], -1)

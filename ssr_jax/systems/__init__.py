@@ -1,4 +1,8 @@
+<<<<<<< HEAD
 """The systems of the house. A new one is a folder here and a line in `SYSTEMS`: docs/add-a-system.md."""
+=======
+"""The registry of systems. A new system is a folder here and a line in `SYSTEMS`."""
+>>>>>>> types
 
 import dataclasses
 import importlib
@@ -16,14 +20,14 @@ SYSTEMS = {
 """{name: package}. A package's module `system` has the object SYSTEM, its module `options` the class Options."""
 
 DEFAULT = 'ssr'
-"""What a model.json without the field 'system' is of."""
+"""System of a model.json without the field 'system'."""
 
 
 def get(name: str) -> 'System':
   """The system of that name.
 
   Raises:
-    SSRError: there is none; the message lists the known ones.
+    SSRError: an unknown name; the message lists the known ones.
   """
   return importlib.import_module(f'{_package(name)}.system').SYSTEM
 

@@ -18,7 +18,7 @@ from ssr_jax.diffusion.schedule import Schedule
 SAMPLERS = {'ddpm': ddpm, 'ddim': ddim, 'dpmpp_2m': dpmpp_2m}
 
 STUDENT_SAMPLER = 'ddim'
-"""What a distilled student is trained through and used with."""
+"""The sampler that a distilled student is trained and used with."""
 
 __all__ = ['SAMPLERS', 'STUDENT_SAMPLER', 'Correct', 'Predict', 'ddim', 'ddpm', 'dpmpp_2m', 'initial', 'sample']
 
@@ -42,11 +42,11 @@ def sample(
     predict: the network, see above.
     schedule: the forward process.
     keys: [b], one key per image (as from jax.random.split).
-    shape: [h, w, c] of one latent, to begin from pure noise; or
-    latent: [b, h, w, c], to begin from this latent, noised to the step at fraction `start`.
+    shape: [h, w, c] of one latent, to begin from pure noise.
+    latent: [b, h, w, c], to begin from this latent instead, noised to the step at fraction `start`.
     steps: calls of the network.
     start: fraction of the schedule to begin at, in (0, 1]; below 1 only with a latent.
-    noise: how much of the forward process's noise is put on the latent; a student can do without.
+    noise: factor of the noise that is added to the latent; a student may use 0.
     sampler: a key of SAMPLERS.
     **options: of that sampler: spacing, clip, eta, unroll.
 
@@ -77,14 +77,14 @@ def initial(
 ) -> jax.Array:
   """The latent that a sampler begins with: noise [b, *shape], or `latent` [b, ...] noised to the first time step.
 
-  Of the latter's noise there is the part `noise`: with 0 the latent only shrinks, as it does at that time step.
+  `noise` is a factor of that noise; with 0 the latent is only multiplied by sqrt(abar) of the time step.
   """
   if shape is not None and latent is None:
     if start != 1:
       raise ValueError(f'start {start} below 1 needs a latent to begin from')
     return image_noise(keys, -1, tuple(shape))
   if shape is not None or latent is None:
-    raise ValueError('give exactly one of shape (pure noise) and latent (a start between)')
+    raise ValueError('give exactly one of shape (start from noise) and latent (start from it)')
   if latent.shape[0] != keys.shape[0]:
     raise ValueError(f'{keys.shape[0]} keys for {latent.shape[0]} latents')
   t = schedule.timesteps(steps, start, spacing or 'trailing')[0]

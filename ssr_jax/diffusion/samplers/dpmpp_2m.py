@@ -23,8 +23,8 @@ def dpmpp_2m(
 ) -> jax.Array:
   """DPM-Solver++(2M) (Lu et al. 2022, Algorithm 2): a second-order multistep solver of the probability-flow ODE.
 
-  The first step is of first order, for it has no predecessor; the last one too, for it goes to the end where log-SNR is
-  infinite: there the update is the predicted x0 itself. Deterministic: `keys` is not used.
+  The first step is of first order because it has no predecessor. So is the last, which ends at infinite log-SNR: its
+  update is the predicted x0. Deterministic: `keys` is not used.
 
   Arguments and result as in `ddpm`.
   """

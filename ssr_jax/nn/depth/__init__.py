@@ -1,1 +1,1 @@
-"""Depth nets: one file each, all behind the same call."""
+"""Depth nets: one file each, all with the same interface."""

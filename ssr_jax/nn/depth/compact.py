@@ -1,7 +1,7 @@
-"""Depth: a photo in, relative inverse depth out; and the loss that trains it.
+"""Relative inverse depth of a photo by a compact network, and the loss that trains it.
 
-Every depth family answers the same call, `apply(variables, image [b, H, W, 3]) -> [b, H, W, 1]` in [0, 1] per image, 1
-nearest. A family brings its own working resolution and resizes inside, so the caller never thinks about it.
+Every depth net has the same call, `apply(variables, image [b, H, W, 3]) -> [b, H, W, 1]` in [0, 1] per image, 1
+nearest, and resizes to its own working resolution inside.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ _QUANTILES = (0.02, 0.98)
 
 
 def normalise_depth(raw: jax.Array) -> jax.Array:
-  """Maps each image's inverse depth to [0, 1]: its 2nd percentile to 0, its 98th to 1, what lies beyond is clipped.
+  """Maps each image's inverse depth to [0, 1]: its 2nd percentile to 0, its 98th to 1, clipped.
 
-  Percentiles and not extremes, so that a few stray pixels do not squeeze the rest of the scene. An image of one depth
-  has no relative depth: it comes out as 0 and finite.
+  Percentiles and not extremes, so that a few outliers do not compress the range of the rest. An image of constant depth
+  gives 0.
 
   Args:
     raw: [b, H, W, 1], any range, larger is nearer.
@@ -34,18 +34,18 @@ def normalise_depth(raw: jax.Array) -> jax.Array:
 class CompactDepth(nn.Module):
   """A small encoder-decoder for relative inverse depth, meant for a CPU.
 
-  The image is squashed to one working resolution. Space-to-depth and a Dense stand in for strided convolutions and a
-  bilinear resize for transposed ones (both slow to train on a CPU); the lowest level, 1/32, attends over the whole
-  picture. Two coordinate channels tell the net where the bottom of the picture is.
+  The image is resized to one working resolution, without keeping its aspect ratio. Space-to-depth and a Dense replace
+  strided convolutions, and a bilinear resize replaces transposed ones: both are slow to train on a CPU. The lowest
+  level, 1/32, attends over the whole image. Two coordinate channels give the net each pixel's position.
 
   Attributes:
     resolution: working height and width, multiples of 2**len(widths).
     widths: channels at 1/2, 1/4, ... of the working resolution; multiples of `group`.
     blocks: residual blocks of the encoder at each level after the first.
-    group: channels to a group of GroupNorm.
+    group: channels per group of GroupNorm.
     heads: heads of the attention at the lowest level.
     dtype: dtype of the computation; the result is float32.
-    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
+    remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
   """
 
   resolution: tuple[int, int] = (192, 192)
@@ -62,8 +62,8 @@ class CompactDepth(nn.Module):
 
     Args:
       image: [b, H, W, 3] in [0, 1], any H and W.
-      raw: return the unbounded output instead of the normalised one; the loss wants it, because it is scale- and
-        shift-invariant itself.
+      raw: return the unbounded output instead of the normalised one, for the loss, which is scale- and shift-invariant
+        itself.
 
     Returns:
       [b, H, W, 1] float32; in [0, 1] unless `raw`.
@@ -117,12 +117,12 @@ class CompactDepth(nn.Module):
     return nn.Conv(channels, (3, 3), dtype=self.dtype, name=name)(x)
 
   def _residual(self, x: jax.Array, name: str) -> jax.Array:
-    """X + conv(ReLU(norm(conv(ReLU(norm(x))))))."""
+    """Returns x + conv(ReLU(norm(conv(ReLU(norm(x))))))."""
     y = self._conv(nn.relu(self._norm(x, f'{name}_norm_0')), x.shape[-1], f'{name}_conv_0')
     return x + self._conv(nn.relu(self._norm(y, f'{name}_norm_1')), x.shape[-1], f'{name}_conv_1')
 
   def _attend(self, x: jax.Array) -> jax.Array:
-    """X + self-attention over all places of the lowest level."""
+    """Returns x + self-attention over all pixels of the lowest level."""
     b, h, w, c = x.shape
     tokens = self._norm(x, 'context_norm').reshape(b, h * w, c)
     qkv = nn.Dense(3 * c, dtype=self.dtype, name='context_qkv')(tokens).reshape(b, h * w, 3, self.heads, -1)
@@ -140,10 +140,10 @@ def _space_to_depth(x: jax.Array) -> jax.Array:
 
 
 def standardise(inverse_depth: jax.Array) -> jax.Array:
-  """Takes shift and scale out of each image: (d - mean) / mean|d - mean|, MiDaS Eq. 5-6 with the mean for the median.
+  """Removes each image's shift and scale: (d - mean) / mean|d - mean|, MiDaS Eqs. 5 and 6 with means for medians.
 
-  The median needs a sort of every image at every step, which costs more than the net itself on a CPU. An image of one
-  depth comes out as 0.
+  A median needs a sort of every image at every step, which costs more than the net itself on a CPU. Constant depth
+  gives 0.
 
   Args:
     inverse_depth: [b, H, W, 1], any range.
@@ -158,7 +158,7 @@ def standardise(inverse_depth: jax.Array) -> jax.Array:
 def gradient_matching(difference: jax.Array, scales: int = 4) -> jax.Array:
   """Multi-scale gradient loss, MiDaS Eq. 11: sum over scales of mean |dx R| + mean |dy R|, R the difference.
 
-  Scale k takes every 2**k-th pixel. Scales whose picture is smaller than 2x2 are left out.
+  Scale k takes every 2**k-th pixel. Scales with fewer than 2x2 pixels are left out.
 
   Args:
     difference: R [b, H, W, 1], prediction minus target, both standardised.
@@ -179,7 +179,7 @@ def gradient_matching(difference: jax.Array, scales: int = 4) -> jax.Array:
 def depth_loss(prediction: jax.Array, target: jax.Array, *, gradient_weight: float = 0.5, scales: int = 4) -> jax.Array:
   """Scale- and shift-invariant loss on inverse depth: mean |R| + weight * gradient_matching(R), R of standardised maps.
 
-  Zero for any target = a * prediction + c with a > 0; a < 0, near and far swapped, is not forgiven.
+  Zero for any target = a * prediction + c with a > 0, not with a < 0, which swaps near and far.
 
   Args:
     prediction: [b, H, W, 1], the net's raw output.

@@ -1,8 +1,8 @@
 """DPT: a vision transformer with convolutional reassembly for depth (arXiv 2103.13413).
 
-MiDaS has it on a ViT (v3.0) and on BEiT (v3.1), Depth Anything on DINOv2.
+MiDaS uses it on a ViT (v3.0) and on BEiT (v3.1), Depth Anything on DINOv2.
 
-Sizes of the published models stand in `SIZES`; their weights come from the public checkpoints (`ssr weights import`).
+`SIZES` has the sizes of the published models; their weights come from the public checkpoints (`ssr weights import`).
 """
 
 from collections.abc import Sequence
@@ -49,22 +49,22 @@ SIZES: dict[str, dict[str, Any]] = {
 class DPT(nn.Module):
   """Relative inverse depth by a ViT or BEiT and DPT's decoder. The defaults are MiDaS's DPT-Large.
 
-  Features of four layers are brought to 4, 2, 1 and 1/2 times the grid of patches and fused from coarse to fine.
+  Features of four layers are resized to 4, 2, 1 and 1/2 times the grid of patches and fused from coarse to fine.
 
   Attributes:
-    resolution: working height and width; multiples of `patch`, and without `layer_scale` of 2 * patch.
+    resolution: working height and width; multiples of `patch`, and without `tap_norm` of 2 * patch.
     patch: side of a patch.
     width: channels of a token.
     layers: transformer layers.
     heads: heads of each.
     hidden: width of each MLP.
     taps: the four layers, counted from 0, whose output is used.
-    positions: side of the grid that the positions were trained on; another grid gets them interpolated.
+    positions: side of the grid that the positions were trained on; they are interpolated for another grid.
     position_method: embeddings that are added to the tokens, interpolated 'bilinear' (MiDaS's ViT) or 'bicubic'
-      (DINOv2; PyTorch's, whose a is -0.75); or 'relative', a bias on the scores of each layer's attention by head and
-      by how far two tokens are apart, interpolated bilinearly (BEiT, whose keys have no bias either).
+      (DINOv2; PyTorch's kernel with a = -0.75); or 'relative', a bias on each layer's attention scores by head and by
+      the offset of two tokens, interpolated bilinearly (BEiT, whose keys have no bias either).
     layer_scale: a learned factor per channel on both residual branches (DINOv2, BEiT).
-    readout: mix the class token into every token of a tap (MiDaS), rather than leave it out.
+    readout: mix the class token into every token of a tap (MiDaS); else it is dropped.
     tap_norm: the final LayerNorm on every tap (DINOv2); MiDaS's is not used.
     eps: of every LayerNorm.
     neck: channels of the four reassembled maps.
@@ -72,7 +72,7 @@ class DPT(nn.Module):
     head: channels before the last convolution.
     mean, deviation: of the image's channels, in [0, 1].
     dtype: dtype of the computation; parameters, normalisation statistics and the result are float32.
-    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
+    remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
   """
 
   resolution: tuple[int, int] = (384, 384)
@@ -101,8 +101,8 @@ class DPT(nn.Module):
     """Relative inverse depth of each image.
 
     Args:
-      image: [b, H, W, 3] in [0, 1], any H and W; brought to `resolution` bicubically, as both models were trained.
-      raw: return the net's own unbounded inverse depth (from 0 on) instead of the normalised one.
+      image: [b, H, W, 3] in [0, 1], any H and W; resized to `resolution` bicubically, as in the models' training.
+      raw: return the net's unbounded inverse depth (0 or more) instead of the normalised one.
 
     Returns:
       [b, H, W, 1] float32; in [0, 1] per image unless `raw`.
@@ -162,7 +162,7 @@ class DPT(nn.Module):
     return taps
 
   def _decode(self, taps: Sequence[jax.Array]) -> jax.Array:
-    """Tokens of the four taps -> [b, height, width, 1], from 0 on."""
+    """Tokens of the four taps -> [b, height, width, 1], 0 or more."""
     h, w = self._grid
     conv = lambda channels, name, **kw: nn.Conv(channels, (3, 3), padding=1, dtype=self.dtype, name=name, **kw)
     maps = []
@@ -195,8 +195,8 @@ class DPT(nn.Module):
 class _Layer(nn.Module):
   """x + attention(LN(x)), then x + MLP(LN(x)), [b, n, c]; with `scale`, learned factors on both branches.
 
-  With `positions` above 0 attention's scores get a bias by the tokens' relative position, trained on a grid of that
-  side and interpolated for the `grid` at hand.
+  With `positions` above 0, attention scores get a bias by the tokens' relative position, trained on a grid of that side
+  and interpolated to `grid`.
   """
 
   heads: int
@@ -232,7 +232,7 @@ class _Layer(nn.Module):
 
 
 class _Fusion(nn.Module):
-  """Adds the skip to what comes from below, refines, enlarges to `size`, projects: all [b, h, w, c]."""
+  """Adds the skip to the coarser features, refines, enlarges to `size`, projects: all [b, h, w, c]."""
 
   dtype: Any
 
@@ -277,8 +277,8 @@ def relative_bias(table: jax.Array, positions: int, grid: tuple[int, int]) -> ja
       key's column) of a p x p grid, row-major from (1 - p, 1 - p); then from the class token to a token, from a token
       to the class token, and from the class token to itself.
     positions: p.
-    grid: (h, w) at hand; where it is not (p, p), the offsets' part is interpolated bilinearly to (2*h - 1, 2*w - 1), as
-      MiDaS v3.1 does it (arXiv 2307.14460).
+    grid: (h, w) of the tokens; if it is not (p, p), the rows of offsets are interpolated bilinearly to (2*h - 1,
+      2*w - 1), as in MiDaS v3.1 (arXiv 2307.14460).
 
   Returns:
     [heads, 1 + h*w, 1 + h*w] float32, queries before keys.
@@ -295,10 +295,10 @@ def relative_bias(table: jax.Array, positions: int, grid: tuple[int, int]) -> ja
 
 
 def _differences(x: jax.Array) -> jax.Array:
-  """[..., 2n - 1], by differences from 1 - n on -> [..., n, n], whose entry (i, j) is that of i - j.
+  """Toeplitz matrix: [..., 2n - 1], a value per difference from 1 - n on -> [..., n, n], entry (i, j) for i - j.
 
-  Rows of such a matrix are its neighbours shifted by one, so it is read off one long repetition; a gather of as many
-  single entries as the matrix has is slow on a TPU, and its gradient everywhere.
+  Each row is the one above shifted by one, so the matrix is a reshape of a repeated vector. A gather of single entries
+  is slow on a TPU, and its gradient is slow everywhere.
   """
   n = (x.shape[-1] + 1) // 2
   zero = jnp.zeros((*x.shape[:-1], 1), x.dtype)
@@ -327,7 +327,7 @@ def interpolate(x: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
 
 
 def _weights(n: int, m: int, method: str) -> np.ndarray:
-  """[m, n]: how much of each of n samples goes into each of m; samples beyond the border are the border's."""
+  """[m, n]: weight of each of n samples in each of m; the border sample is repeated outside."""
   if method == 'corners':
     centres = np.arange(m) * ((n - 1) / max(m - 1, 1))
   else:

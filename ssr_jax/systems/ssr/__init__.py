@@ -1,4 +1,4 @@
 """SSR: blind super-resolution with spatially variant kernel refinement and adaptive multi-modal fusion.
 
-`core` is the method as pure functions, used by sampling and by training alike; `system` describes it to the house.
+`core` has the method as pure functions, which sampling and training share; `system` is its interface.
 """

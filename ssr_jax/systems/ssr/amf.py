@@ -20,13 +20,13 @@ BN_EPS = 1e-5
 class AMF(nn.Module):
   """Adaptive multi-modal fusion, Eq. 3: F <- (1 + M_alpha_i(f_i)) * BN_i(F) + M_beta_i(f_i), i = 1, 2, 3 in turn.
 
-  Each M is an MLP applied per pixel: dense, ReLU, dense, the last layer zero at initialisation. What is left at
-  initialisation is BN; after `amf.calibrate` its scale and offset are the deviation and mean that it divides out, so
-  that the layer is the identity and a pretrained network keeps its prior.
+  Each M is an MLP applied per pixel: dense, ReLU, dense, the last layer zero at initialisation, so that only BN acts.
+  `amf.calibrate` sets BN's scale and offset to the deviation and mean that it divides out, so that the layer is the
+  identity and a pretrained network keeps its prior.
 
   With train, BN normalises by the statistics of the (global) batch and updates the running ones in the collection
-  'batch_stats'; without, it uses the running ones. Where the collection 'calibration' is mutable, BN is left out and
-  the mean and variance of what enters it are sown there instead.
+  'batch_stats'; without, it uses the running ones. If the collection 'calibration' is mutable, BN is skipped and the
+  mean and variance of its input are sown there.
 
   Attributes:
     hidden: width of each MLP; the paper uses 128.
@@ -73,24 +73,24 @@ def _last(_, new):
 class AMFUNet(nn.Module):
   """Three encoders, AMF and the UNet in one module. The defaults are the sizes of SD 2.1.
 
-  Parameters: 'unet' (the base UNet's, and below each residual block 'amf'), 'kernel_encoder', 'depth_encoder',
-  'lr_encoder', 'heads' (training only; may be left out of what is shipped).
+  Parameters: 'unet' (the base UNet's, with an 'amf' in each residual block), 'kernel_encoder', 'depth_encoder',
+  'lr_encoder', and 'reconstruction', which only training needs.
 
   Attributes:
     channels, latent_channels, blocks, attention, mid_attention, heads, head_dim, cross_attention_dim, groups:
       as in UNet.
     amf_hidden: hidden width of AMF's MLPs.
-      kernel_channels: widths of the kernel encoder, one per UNet level.
+    kernel_channels: widths of the kernel encoder, one per UNet level.
     depth_channels: widths of the depth encoder.
-    lr_channels: widths of the LR encoder, the largest.
+    lr_channels: widths of the LR encoder.
     lr_blocks: residual blocks per level of the LR encoder.
     map_features: channels of f_1 and f_2.
     lr_features: channels of f_3.
     code_channels: channels of the kernel code.
-    prompt_tokens: n > 0: the fixed prompt's embedding [n, cross_attention_dim] comes with the weights, as the constant
-      'prompt', and is the context where none is given.
+    prompt_tokens: n > 0: the weights contain the embedding [n, cross_attention_dim] of a fixed prompt, as the constant
+      'prompt'; it is the default context.
     dtype: dtype of the computation; parameters and normalisation statistics stay float32.
-    remat: what the backward pass computes again within the blocks of UNet and LR encoder, a name of `remat.POLICIES`.
+    remat: what the backward pass recomputes in the blocks of UNet and LR encoder: a name of `remat.POLICIES`, or ''.
   """
 
   channels: Sequence[int] = (320, 640, 1280, 1280)
@@ -115,6 +115,7 @@ class AMFUNet(nn.Module):
   remat: str = ''
 
   def setup(self):
+    """Checks the widths and makes the submodules."""
     levels = len(self.channels)
     for field in ('kernel_channels', 'depth_channels', 'lr_channels'):
       if len(getattr(self, field)) != levels:
@@ -166,11 +167,11 @@ class AMFUNet(nn.Module):
     Args:
       z_t: noisy latent [b, hl, wl, c]; hl and wl multiples of 2**(len(channels) - 1).
       t: [b], time steps.
-      conditions: at any resolution but lr_latent, which has z_t's shape.
-      context: [b, n, e], where cross_attention_dim is set; None takes the prompt that comes with the weights.
-      train: whether AMF's batch norms use batch statistics and update 'batch_stats' (to be made mutable).
+      conditions: at any resolution, except lr_latent, which has z_t's shape.
+      context: [b, n, e], if cross_attention_dim is set; None takes the prompt of the weights.
+      train: whether AMF's batch norms use batch statistics and update 'batch_stats', which must be mutable.
       return_features: whether to return the features too.
-      maps: f_1 and f_2 from `encode_maps`; a sampler computes them once, for they do not depend on t.
+      maps: f_1 and f_2 from `encode_maps`. They do not depend on t, so a sampler computes them once.
 
     Returns:
       The prediction, float32 [b, hl, wl, c]; with return_features also (f_1, f_2, f_3), each a tuple of one map per
@@ -198,25 +199,25 @@ class AMFUNet(nn.Module):
     return self.kernel_encoder(conditions.kernel_code, (h, w)), self.depth_encoder(conditions.depth, (h, w))
 
   def reconstruct(self, features: Sequence[Sequence[jax.Array]]) -> tuple[tuple[jax.Array, ...], ...]:
-    """Kernel code, depth and clean latent from f_1, f_2, f_3, one map per level each: what C_i of Eq. 5 compares."""
+    """Kernel code, depth and clean latent from f_1, f_2, f_3, one map per level each, for C_i of Eq. 5."""
     return self.reconstruction(features)
 
 
 def calibrate(module: nn.Module, variables: dict, *args: Any, **kwargs: Any) -> dict:
   """Makes every AMF of a module the identity on the features of one batch.
 
-  One pass without the batch norms measures mean and variance of what enters each of them, in the order in which they
-  come. Running statistics become these; scale and offset become the deviation and the mean, so that an AMF-UNet at
-  initialisation equals its base UNet (AMF's other layers start at zero).
+  One pass without the batch norms measures the mean and variance of each norm's input. They become the running
+  statistics, and the deviation and mean become scale and offset, so that an AMF-UNet at initialisation equals its base
+  UNet (AMF's other layers start at zero).
 
   Args:
-    module: any module with AMF inside, such as AMFUNet or UNet.
-    variables: its variables, 'params' and 'batch_stats' among them.
+    module: any module that contains AMF, such as AMFUNet or UNet.
+    variables: its variables, with 'params' and 'batch_stats'.
     *args: arguments of the module's call, for a representative batch.
     **kwargs: keyword arguments of the call.
 
   Returns:
-    New variables; the old ones stay as they are.
+    new variables; `variables` does not change.
   """
   _, state = module.apply(variables, *args, **kwargs, mutable=['calibration'])
   measured, params, stats = map(_flatten, (state['calibration'], variables['params'], variables['batch_stats']))
@@ -231,7 +232,7 @@ def calibrate(module: nn.Module, variables: dict, *args: Any, **kwargs: Any) -> 
 
 
 def _flatten(tree: Any) -> dict[tuple[str, ...], Any]:
-  """{path: array}; the types of flax's own leave no room for arrays."""
+  """{path: array}; flax's function lacks a type for it."""
   flat: Any = traverse_util.flatten_dict(tree)
   return flat
 

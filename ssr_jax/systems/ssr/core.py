@@ -1,4 +1,4 @@
-"""The method as pure functions, which sampling and every training stage call alike.
+"""The method as pure functions, shared by sampling and all training stages.
 
     refine (SVKR: depth, kernels, restored image) -> conditions -> generate (AMF-UNet) -> decode
 
@@ -32,13 +32,13 @@ def apply(modules: Modules, variables: Variables, part: str, *arguments: Any, **
 
 
 def see(image: Array, size: tuple[int, int], window: Window | None = None, scale: int = 1) -> Array:
-  """An image as the depth net sees it: bilinear, antialiased, its own content only.
+  """Resizes an image for the depth net, bilinearly and antialiased, without padding.
 
   Args:
-    image: [b, H, W, 3]; with a window it is a whole image, padded at the bottom and right.
+    image: [b, H, W, 3]; with a window, a whole image padded at the bottom and right.
     size: working resolution of the net.
-    window: tells how much of it is content, `scale * window.size`; None: all of it.
-    scale: pixels of `image` to an LR pixel.
+    window: its `scale * window.size` is the size without padding; None if there is no padding.
+    scale: pixels of `image` per LR pixel.
 
   Returns:
     [b, *size, 3].
@@ -55,13 +55,13 @@ def see(image: Array, size: tuple[int, int], window: Window | None = None, scale
 
 
 def spread_depth(depth: Array, shape: tuple[int, int], window: Window | None = None, scale: int = 1) -> Array:
-  """Depth at the net's resolution, brought to an image's size, or to that of one tile of it.
+  """Resizes depth from the net's resolution to an image's, or to that of one tile.
 
   Args:
     depth: [b, R, C, 1] in [0, 1], of the whole image.
-    shape: (h, w) of what comes out.
-    window: of the tile; where it reaches past the image, the border is repeated. None: `shape` is the whole image.
-    scale: samples of `shape` to an LR pixel.
+    shape: (h, w) of the result.
+    window: of the tile; the border is repeated outside the image. None: `shape` is the whole image.
+    scale: samples of `shape` per LR pixel.
 
   Returns:
     [b, *shape, 1] in [0, 1].
@@ -98,20 +98,20 @@ def refine(
   """SVKR (Algorithm 1) with the parts 'depth', 'dkenet' and 'nbsr'.
 
   Args:
-    modules: of these parts.
-    variables: theirs.
-    lr: [b, h, w, 3] in [0, 1]; with a window and without depths a whole image, padded.
-    window: which part of the image `lr` is; None: all of it, without padding.
-    depths: [b, R, C, 1] each, D^1 to D^t of the whole image, for a tile that cannot estimate them: round t is then the
-      last. The image of round t is what D^{t+1} is estimated from.
+    modules: {part: module}.
+    variables: {part: variables}.
+    lr: [b, h, w, 3] in [0, 1]; with a window and without depths, a whole image with padding.
+    window: position of `lr` in the image; None: `lr` is the whole image, without padding.
+    depths: D^1 to D^t of the whole image, each [b, R, C, 1], for a tile, which cannot estimate them. Round t is then
+      the last; D^{t+1} is estimated from its image.
     scale: s.
-    iterations: T, where there are no depths.
+    iterations: T; with depths, their number counts instead.
     gamma: weight of the newer kernel estimate.
     rule: of the update, as in `svkr`.
     unroll: as in `svkr`.
 
   Returns:
-    An `SVKR` whose depth is [b, R, C, 1], the whole image's at the depth net's resolution: see `spread_depth`.
+    an `SVKR` whose depth is the whole image's at the depth net's resolution, [b, R, C, 1]; see `spread_depth`.
   """
   size = tuple(modules['depth'].resolution)
 
@@ -128,7 +128,7 @@ def refine(
   options = {'scale': scale, 'iterations': iterations, 'gamma': gamma, 'rule': rule, 'unroll': unroll}
   if depths is None:
     return svkr(estimate_depth, estimate_kernels, restore, lr, **options)
-  if iterations:  # the estimates of depth are those given, one after the other; the loop must not be a loop for that
+  if iterations:  # unrolled, so that each round takes the next of the given depths
     options |= {'iterations': len(depths), 'unroll': True}
   given = iter([depths[0], *depths])
   return svkr(lambda image: next(given), estimate_kernels, restore, lr, **options)
@@ -137,27 +137,27 @@ def refine(
 def encode(
   modules: Modules, variables: Variables, image: Array, key: Array | None = None, autoencoder: str = 'vae'
 ) -> Array:
-  """Scaled latents of images [b, H, W, 3] clipped to [0, 1]: sampled with a key, else the posterior's means."""
+  """Scaled latents of images [b, H, W, 3], clipped to [0, 1]: posterior samples with a key, else posterior means."""
   return apply(modules, variables, autoencoder, jnp.clip(image, 0, 1), key, method='to_latents')
 
 
 def decode(modules: Modules, variables: Variables, latents: Array, autoencoder: str = 'vae') -> Array:
-  """Images [b, H, W, 3] of scaled latents, not clipped."""
+  """Decodes scaled latents to images [b, H, W, 3], not clipped."""
   return apply(modules, variables, autoencoder, latents, method='from_latents')
 
 
 def conditions(
   variables: Variables, lr: Array, kernels: Array, depth: Array, lr_latent: Array, window: Window | None = None
 ) -> Conditions:
-  """What steers the UNet.
+  """The conditions of the UNet.
 
   Args:
-    variables: those of 'nbsr' hold the PCA basis of the kernel code.
+    variables: with the PCA basis of the kernel code, a constant of 'nbsr'.
     lr: [b, h, w, 3] in [0, 1].
     kernels: [b, h, w, k*k].
-    depth: [b, R, C, 1], of `refine`.
-    lr_latent: latent of the bicubic enlargement of `lr`.
-    window: which part of the image `lr` is.
+    depth: [b, R, C, 1], from `refine`.
+    lr_latent: latent of the bicubically upscaled `lr`.
+    window: position of `lr` in the image.
   """
   code = pca_code(kernels, variables['nbsr']['constants']['pca'])
   _, h, w, _ = lr.shape
@@ -165,7 +165,7 @@ def conditions(
 
 
 def observe(modules: Modules, variables: Variables, lr: Array, refined: SVKR, scale: int) -> Conditions:
-  """`conditions` of LR images and what `refine` found of them; the autoencoder is 'vae'."""
+  """`conditions` from LR images and the result of `refine`; the autoencoder is 'vae'."""
   lr_latent = encode(modules, variables, upscale(lr, scale))
   return conditions(variables, lr, refined.kernels, refined.depth, lr_latent)
 
@@ -190,20 +190,20 @@ def generate(
   """Samples latents.
 
   Args:
-    modules: of the network, among others.
-    variables: its.
-    steer: what conditions it.
+    modules: {part: module}.
+    variables: {part: variables}.
+    steer: the network's conditions.
     first: [b, hl, wl, c], latent of the restored image.
-    eps: standard normal noise of its shape.
-    keys: [b], of the noise that a sampler draws between its steps.
+    eps: standard normal noise, the shape of `first`.
+    keys: [b], for the noise that a sampler draws between steps.
     schedule: the forward process.
     network: the part that samples, 'unet' or 'student'.
     sampler: a name of `diffusion.SAMPLERS`.
     steps: calls of the network.
-    start: fraction of the schedule to begin at, from `first` with that much noise; 1 is pure noise.
-    noise: share of that noise that is put on `first`; below 1 sampling begins from `first` even where start is 1.
+    start: fraction of the schedule to begin at, from `first` with that step's noise; 1 is pure noise.
+    noise: factor of the noise on `first`; below 1 sampling begins from `first` even with start 1.
     unroll: no loop, to train through the sampler.
-    correct: hook of the samplers on the predicted clean latent.
+    correct: see `diffusion.samplers.common.Correct`.
 
   Returns:
     The clean latent, float32 [b, hl, wl, c].
@@ -222,5 +222,5 @@ def generate(
 
 
 def image_noise(keys: Array, shape: tuple[int, ...]) -> Array:
-  """The noise that sampling begins with: standard normal [b, *shape], image by image from its own key."""
+  """The initial noise of sampling: standard normal [b, *shape], each image from its own key."""
   return samplers.image_noise(keys, -1, shape)

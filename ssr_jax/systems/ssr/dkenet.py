@@ -14,8 +14,8 @@ from ssr_jax.types import Array
 class MAConv(nn.Module):
   """Mutual affine convolution (MANet, Eqs. 4 and 5) with two channel groups.
 
-  The channels are split; each half is scaled and shifted by what the other half says of it, then has a 3x3 convolution
-  of its own, and the halves are joined again.
+  The channels are split in two halves; each is scaled and shifted by values computed from the other and has its own 3x3
+  convolution. Then the halves are concatenated.
 
   Attributes:
     reduction: the affine branch's hidden layer has this fraction of its input's channels.
@@ -53,7 +53,7 @@ class DABlock(nn.Module):
 
   @nn.compact
   def __call__(self, x: Array, condition: Array | None = None) -> Array:
-    """X [b, h, w, c], condition [b, h, w, d] or None -> [b, h, w, c]."""
+    """Maps x [b, h, w, c], with condition [b, h, w, d] or None, to [b, h, w, c]."""
     if condition is not None:
       x = SFT(dtype=self.dtype, name='sft')(x, condition)
     y = nn.relu(MAConv(dtype=self.dtype, name='conv_1')(x))
@@ -65,14 +65,14 @@ class DKENet(nn.Module):
 
   The image branch: conv, DABlock, down, DABlock, up, DABlock, conv, softmax over the taps, with MANet's two skips. The
   depth branch runs the same extractor on the depth; its features at each resolution condition the image branch's SFTs.
-  Kernels stay at LR resolution; nothing here needs the nearest upscale of the paper's last layer.
+  Kernels stay at LR resolution: the nearest upscale of the paper's last layer is not needed.
 
   Attributes:
     features: nf of the image branch (128 in MANet and the paper).
-    depth_features: nf of the depth branch; 0 leaves it out, which makes this MANet.
+    depth_features: nf of the depth branch; 0 for none, which makes this MANet.
     taps: k*k.
     dtype: dtype of the computation; the softmax is float32.
-    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
+    remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
   """
 
   features: int = 128
@@ -87,7 +87,7 @@ class DKENet(nn.Module):
 
     Args:
       lr: [b, h, w, 3] in [0, 1].
-      depth: relative inverse depth at LR size, [b, h, w, 1] in [0, 1]; None only without a depth branch.
+      depth: relative inverse depth at LR size, [b, h, w, 1] in [0, 1]; may be None without a depth branch.
 
     Returns:
       [b, h, w, k*k], each kernel non-negative and summing to one, float32.

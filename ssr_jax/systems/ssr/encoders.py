@@ -14,13 +14,13 @@ from ssr_jax.nn.remat import remat
 
 @struct.dataclass
 class Conditions:
-  """What a diffusion step is conditioned on, at any resolution: the encoders resize to the latent's.
+  """Conditions of a diffusion step, at any resolution: the encoders resize them to the latent's.
 
   Attributes:
     kernel_code: [b, h, w, 15], PCA code of the kernel at each LR pixel.
     depth: [b, h, w, 1], relative inverse depth in [0, 1].
     lr: [b, h, w, 3], the LR image in [0, 1].
-    lr_latent: [b, hl, wl, c], latent of the bicubic enlargement of the LR image.
+    lr_latent: [b, hl, wl, c], latent of the bicubically upscaled LR image.
   """
 
   kernel_code: jax.Array
@@ -34,7 +34,7 @@ class MapEncoder(nn.Module):
 
   Attributes:
     channels: widths, one per resolution, highest first.
-    features: channels of every map that comes out.
+    features: channels of every output map.
     dtype: dtype of the computation.
   """
 
@@ -44,7 +44,7 @@ class MapEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, x: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, ...]:
-    """Map [b, h, w, c], resized to the latent's size first -> f^l [b, size/2**l, features] for each level l."""
+    """Resizes a map [b, h, w, c] to the latent's size and encodes it: f^l [b, size/2**l, features] per level l."""
     x = resize_map(x, size).astype(self.dtype)
     maps = []
     for i, channels in enumerate(self.channels):
@@ -56,20 +56,20 @@ class MapEncoder(nn.Module):
 
 
 class LREncoder(nn.Module):
-  """Encoder of the LR image: the first half of a UNet, knowing the time step, one feature map per UNet resolution.
+  """Encoder of the LR image: the first half of a UNet with time embedding, one feature map per UNet resolution.
 
-  Input Block: the way down of a UNet. Middle Block: residual block, transformer, residual block. Feature Translate
+  Input Block: the downward path of a UNet. Middle Block: residual block, transformer, residual block. Feature Translate
   Block: GroupNorm, SiLU and a convolution per resolution, from the last map of that resolution to f_3.
 
   Attributes:
     channels: widths, one per resolution, highest first.
-    features: channels of every map that comes out.
+    features: channels of every output map.
     blocks: residual blocks per resolution.
     attention: whether the Middle Block has its transformer.
     head_dim: width of its heads.
     groups: groups of every GroupNorm.
     dtype: dtype of the computation.
-    remat: what the backward pass computes again, a name of `remat.POLICIES`; '' is nothing.
+    remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
   """
 
   channels: Sequence[int] = (256, 256, 512, 512)
@@ -83,7 +83,13 @@ class LREncoder(nn.Module):
 
   @nn.compact
   def __call__(self, lr: jax.Array, lr_latent: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
-    """Lr [b, h, w, 3] in [0, 1], lr_latent [b, hl, wl, c], t [b] -> f_3^l [b, hl/2**l, wl/2**l, features], each l."""
+    """Encodes an image as f_3^l [b, hl/2**l, wl/2**l, features] for each level l.
+
+    Args:
+      lr: [b, h, w, 3] in [0, 1].
+      lr_latent: [b, hl, wl, c].
+      t: [b], time steps.
+    """
     embedding = TimeEmbedding(self.channels[0], self.dtype, name='time')(t)
     _, hl, wl, _ = lr_latent.shape
     pixels = 2 * resize_map(lr, (hl, wl)) - 1
@@ -115,10 +121,10 @@ class LREncoder(nn.Module):
 
 
 class Heads(nn.Module):
-  """Light heads behind C_i of Eq. 5: from every map of f_i, its own modality at that resolution.
+  """Light heads for C_i of Eq. 5: each map of f_i predicts its modality at the map's resolution.
 
-  The paper does not define C_i; we ask each modality's features to reconstruct the modality (kernel code, depth, clean
-  latent), so that each stays informative. Used in training only: nothing else depends on these parameters.
+  The paper does not define C_i. Here each modality's features must reconstruct the modality (kernel code, depth, clean
+  latent), so that they stay informative. Only training uses these parameters.
 
   Attributes:
     outputs: channels of each modality.

@@ -20,29 +20,29 @@ def diffusion_loss(
   lambdas: Sequence[float] = (),
   focus: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[jax.Array, dict[str, Any]]:
-  """`l + sum_i lambda_i C_i(f_i)`, Eq. 5: noise prediction, and modalities reconstructed from their features.
+  """`l + sum_i lambda_i C_i(f_i)`, Eq. 5: the error of the prediction and of each modality's reconstruction.
 
-  One step t, uniform over the schedule unless `focus` says otherwise, and one noise are drawn per latent. l is the mean
-  squared error of the prediction (of the noise, or of v where the schedule says so). The paper does not define C_i;
-  ours is `reconstruction_error`. A term whose lambda is 0 is not computed, so with all of them 0 the loss is l exactly.
+  Each latent gets one noise and one time step t, uniform over the schedule unless `focus` changes that. l is the mean
+  squared error of the prediction, of the noise or of v as the schedule says. The paper does not define C_i; ours is
+  `reconstruction_error`. A term with lambda 0 is not computed.
 
   Args:
     key: one PRNG key.
     predict: (z_t [b, h, w, c], t int32 [b]) -> prediction [b, h, w, c]; reconstructions of each modality, one map per
-      level, in the order of targets (may be empty where no lambda is set); anything else, which is handed through
-      (updated batch statistics, say).
+      level, in the order of targets (may be empty if all lambdas are 0); any other value, such as updated batch
+      statistics, which is returned as 'aux'.
     z0: clean latents [b, h, w, c].
     schedule: the forward process.
     targets: modalities at any resolution: kernel code, depth, clean latent.
-    lambdas: weight of each target, plain numbers.
-    focus: (share, end): this share of the steps is drawn below `end`, a fraction of the schedule, for models whose
+    lambdas: weight of each target, Python numbers.
+    focus: (share, end): this share of the time steps is drawn below `end`, a fraction of the schedule, for models whose
       sampling starts there.
 
   Returns:
-    The loss, a scalar, and {'noise': l, 'constraints': [C_i or None], 'aux': what predict handed through}.
+    the loss, a scalar, and {'noise': l, 'constraints': [C_i or None], 'aux': from predict}.
 
   Raises:
-    ValueError: targets, lambdas and reconstructions that differ in number.
+    ValueError: different numbers of targets, lambdas and reconstructions.
   """
   if len(targets) != len(lambdas):
     raise ValueError(f'{len(targets)} targets for {len(lambdas)} lambdas')

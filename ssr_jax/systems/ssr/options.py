@@ -1,4 +1,4 @@
-"""What a caller may choose of SSR's sampling. Imports nothing heavy: the command line reads it at its start."""
+"""Options of SSR's sampling. Imports nothing heavy, because every start of the command line imports it."""
 
 import dataclasses
 from typing import Any
@@ -10,26 +10,31 @@ def _option(help_: str, **more: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """Options of `sample`; None takes the model's own.
+  """Options of `sample`; None takes the model's value.
+
+  A model with a distilled student samples with it if steps, sampler and start are all None, else with the UNet.
 
   Attributes:
-    steps: diffusion steps of the UNet; 0 stops at the restored image. The model's own way is its distilled student,
-      which has its own number and start, where it has one.
-    sampler: 'ddpm', 'ddim' or 'dpmpp_2m', of the UNet.
-    start: where the UNet's sampling starts, as a fraction of the schedule: 1 is pure noise, less is the restored
-      image's latent with that much noise.
-    colour_fix: 'none', 'adain' or 'wavelet', against the restored image.
+    steps: diffusion steps; 0 stops at the restored image.
+    sampler: 'ddpm', 'ddim' or 'dpmpp_2m'.
+    start: fraction of the schedule to start at: 1 is pure noise, less is the restored image's latent with that step's
+      noise.
+    colour_fix: 'none', 'adain' or 'wavelet', towards the restored image.
     strength: share of diffusion's change to the restored image that is kept, 0 to 1.
   """
 
   steps: int | None = _option(
+<<<<<<< HEAD
     "diffusion steps, by the UNet (default: the model's own way, by its student where it has one)",
     metavar='N',
     flags={'restored-only': (0, 'stop before diffusion (the same as --steps 0)')},
+=======
+    "diffusion steps of the UNet (default: the model's, by its student if it has one)", metavar='N'
+>>>>>>> types
   )
   sampler: str | None = _option("ddpm, ddim or dpmpp_2m (default: the model's)", metavar='NAME')
   start: float | None = _option(
-    "1: from pure noise; less: from the restored image with that much noise (default: the model's)", metavar='T'
+    "1: start from pure noise; less: from the restored image with less noise (default: the model's)", metavar='T'
   )
   colour_fix: str | None = _option("none, adain or wavelet (default: the model's)", metavar='HOW')
   strength: float | None = _option(

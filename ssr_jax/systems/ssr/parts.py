@@ -1,4 +1,4 @@
-"""The networks of SSR, by the names that configs and model files give them."""
+"""The networks of SSR, by their names in configs and model files."""
 
 from typing import Any
 
@@ -70,7 +70,7 @@ PARTS = {
   'nbsr': Part({'compact': 'ssr_jax.nn.rrdb:NBSR'}, _nbsr),
   'vae': _VAE,
   'unet': _AMF_UNET,
-  # The UNet again, trained to need few steps, and the autoencoder with a decoder that learned along.
+  # The UNet, distilled to few steps, and the autoencoder with the decoder that was trained with it.
   'student': _AMF_UNET,
   'student_vae': _VAE,
 }

@@ -1,4 +1,4 @@
-"""From the options of `sample` and a model.json to the plan of SSR's sampling."""
+"""The plan of SSR's sampling, from the options of `sample` and a model.json."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -19,7 +19,7 @@ SECTIONS: dict[str, Any] = {
   'schedule': {},
   'sampling': {'sampler': 'dpmpp_2m', 'steps': 8, 'start': 0.5},
 }
-"""SSR's sections of model.json, as a new one has them."""
+"""SSR's sections of a new model.json."""
 
 _FIELDS = {
   'svkr': ('iterations', 'gamma', 'rule', 'unroll'),
@@ -27,23 +27,23 @@ _FIELDS = {
   'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'strength', 'student'),
 }
 _STUDENT = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # of the section sampling.student
-_WAVELET_LEVELS = 5  # of the colour fix, where model.json does not say otherwise: what varies over some 32 pixels
+_WAVELET_LEVELS = 5  # of the colour fix, if model.json has none: it takes what varies over more than about 32 pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Options with the model's own values filled in; hashable, a static argument of the compiled programs.
+  """Options with the model's values filled in; hashable, a static argument of the compiled programs.
 
   Attributes:
     network: the part that samples, 'unet' or 'student'.
     autoencoder: the part whose latents it samples.
-    steps: its calls; 0 stops at the restored image.
+    steps: calls of the network; 0 stops at the restored image.
     sampler: a name of `diffusion.SAMPLERS`.
     start: fraction of the schedule to begin at.
-    noise: share of that step's noise that it begins with.
+    noise: factor of the initial noise.
     colour_fix: one of `COLOUR_FIXES`.
-    strength: share of the change that is kept.
-    levels: wavelet levels of the colour fix, of brightness and of colour (None: like brightness).
+    strength: share of diffusion's change that is kept.
+    levels: wavelet levels of the colour fix for brightness and for colour (None: as for brightness).
     schedule: the forward process.
     scale: s.
     iterations: T of SVKR.
@@ -80,7 +80,7 @@ class Plan:
 
 
 def required(modules: Mapping[str, Any], options: Options) -> tuple[str, ...]:
-  """The parts that options need; the last one samples, the one before it is its autoencoder."""
+  """The parts that options need; with diffusion the last one samples, and the one before it is its autoencoder."""
   if options.steps == 0:
     return core.RESTORING
   chosen = (options.steps, options.sampler, options.start)
@@ -89,12 +89,12 @@ def required(modules: Mapping[str, Any], options: Options) -> tuple[str, ...]:
 
 
 def autoencoder_of(modules: Mapping[str, Any], network: str) -> str:
-  """The part whose latents a network samples: a student can have its own."""
+  """The part whose latents a network samples; a student can have its own."""
   return 'student_vae' if network == 'student' and 'student_vae' in modules else 'vae'
 
 
 def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options) -> Plan:
-  """Checks options against a model and fills in its own; SSRError as of `System.plan`."""
+  """Checks options against a model and fills in the model's values; as of `System.plan`."""
   needed = required(modules, options)
   own = _own_sampling(config, needed[-1])
   asked = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
@@ -134,7 +134,7 @@ def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options
 
 
 def check_model(config: Mapping[str, Any], modules: Mapping[str, Any]) -> None:
-  """SSRError, naming the field, where model.json's sections cannot be used; as of `System.check_model`."""
+  """Raises SSRError, naming the field, for invalid sections of model.json; as of `System.check_model`."""
   for section, known in _FIELDS.items():
     for field in config[section]:
       if field not in known:
@@ -148,15 +148,15 @@ def check_model(config: Mapping[str, Any], modules: Mapping[str, Any]) -> None:
   choices = [Options(steps=0)] if restores else []
   if restores and {autoencoder_of(modules, 'student'), 'student'} <= modules.keys():
     choices.append(Options())
-  for options in choices:  # and with them every value that model.json gives
+  for options in choices:  # checks every value of model.json
     plan(config, modules, options)
 
 
 def _own_sampling(config: Mapping[str, Any], network: str) -> dict[str, Any]:
-  """How model.json says that a network samples.
+  """The sampling options of a network in model.json, with defaults.
 
   Raises:
-    SSRError: a value there that cannot be used.
+    SSRError: an invalid value.
   """
   own = {
     'colour_fix': 'wavelet',

@@ -13,12 +13,12 @@ RULES = ('algorithm1', 'eq2')
 
 @flax.struct.dataclass
 class SVKR:
-  """What the refinement returns.
+  """Result of the refinement.
 
   Attributes:
     depth: D^T, relative inverse depth, as `estimate_depth` gives it.
     kernels: K^T, [b, h, w, k*k], normalised.
-    image: I^T, the restored image, [b, H, W, 3], not clipped; the bicubic LR when there was no iteration.
+    image: I^T, the restored image, [b, H, W, 3], not clipped; the bicubic LR if T is 0.
   """
 
   depth: Array
@@ -40,28 +40,28 @@ def svkr(
 ) -> SVKR:
   """Refines depth, kernels and image in turn (Algorithm 1), as one `lax.scan` with a static trip count.
 
-  I_0 is the bicubic LR, so that the carry keeps one shape. Each iteration: D = DE(I); E = KE(LR, D); K from E by the
+  I_0 is the bicubic LR, so that the carry has one shape. Each iteration: D = DE(I); E = KE(LR, D); K from E by the
   rule; I = NBSR(LR, K). The paper's two update rules disagree:
     'algorithm1' (used): K^{t+1} = gamma E^{t+1} + (1 - gamma) K^t;
     'eq2': K^{t+1} = gamma E^t + (1 - gamma) E^{t-1}, the same blend with every index one step back, where E^0 is the
-      initial estimate and E^{-1} = E^0. The paper names both K; E, the estimates, is the reading under which the loop
-      is not constant.
+      initial estimate and E^{-1} = E^0. The paper writes K for both; with K for the estimates too, the loop would be
+      constant.
   Both are convex, so K stays normalised. iterations = 0 returns the initial D and K (the ablation without SVKR).
 
   Args:
     estimate_depth: DE, [b, H, W, 3] -> depth at any resolution.
-    estimate_kernels: KE, (LR [b, h, w, 3], depth as DE gives it) -> [b, h, w, k*k]; brings depth to LR's size.
+    estimate_kernels: KE, (LR [b, h, w, 3], depth from DE) -> [b, h, w, k*k]; resizes the depth itself.
     restore: NBSR, (LR, K) -> [b, H, W, 3].
     lr: [b, h, w, 3] in [0, 1].
     scale: s.
     iterations: T.
     gamma: weight of the newer estimate.
     rule: 'algorithm1' or 'eq2'.
-    unroll: as of `lax.scan`, but True leaves no loop at all, not even one of a single trip: to train on a CPU, where
-      convolution gradients inside a loop are slow.
+    unroll: as of `lax.scan`, but True makes no loop at all, not even one of a single iteration: for training on a CPU,
+      where convolution gradients inside a loop are slow.
 
   Returns:
-    An `SVKR`.
+    an `SVKR`.
 
   Raises:
     ValueError: an unknown rule, or fewer than 0 iterations.

@@ -1,4 +1,4 @@
-"""SSR as a system of the house."""
+"""SSR's implementation of the `System` interface."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,11 +19,11 @@ from ssr_jax.systems.ssr.stages import STAGES
 from ssr_jax.systems.ssr.svkr import SVKR
 from ssr_jax.types import Array
 
-_BAND = 512  # rows whose colours are fixed at a time
+_BAND = 512  # rows per step of the colour fix
 
 
 class SSRSystem(System):
-  """Spatially variant kernels refined together with depth, fused with the photo to steer a latent diffusion model."""
+  """Refines spatially variant kernels and depth, and conditions a latent diffusion model on them and the photo."""
 
   name = 'ssr'
   parts = PARTS
@@ -60,7 +60,7 @@ class SSRSystem(System):
     plan_lib.check_model(config, modules)
 
   def alignment(self, modules: Mapping[str, Any], plan: plan_lib.Plan) -> int:
-    """A latent pixel's LR pixels: between two of them there is no window of the noise field."""
+    """LR pixels per latent pixel: windows of the noise field begin at whole latent pixels."""
     if not plan.steps:
       return 1
     return max(1, modules[plan.autoencoder].reduction // plan.scale)
@@ -71,18 +71,18 @@ class SSRSystem(System):
     return tuple(modules['depth'].resolution)
 
   def passes(self, plan: plan_lib.Plan) -> int:
-    """One for each round of SVKR: the depth of the next is that of the whole restored image."""
+    """One per round of SVKR: the next round's depth is estimated from the whole restored image."""
     return max(plan.iterations, 1)
 
   def prepare(self, modules: core.Modules, variables: core.Variables, view: Array, plan: plan_lib.Plan) -> Array:
-    """The depth that the first round sees, [1, 1, R, C, 1]: those of all rounds so far, along the first axis."""
+    """The depth for the first round, [1, 1, R, C, 1]; the first axis counts rounds."""
     del plan
     return core.apply(modules, variables, 'depth', view)[None]
 
   def advance(
     self, modules: core.Modules, variables: core.Variables, context: Array, view: Array, plan: plan_lib.Plan
   ) -> Array:
-    """Adds the depth of what the last round restored."""
+    """Appends the depth of the last round's restored image."""
     del plan
     return jnp.concatenate([context, core.apply(modules, variables, 'depth', view)[None]])
 
@@ -97,7 +97,7 @@ class SSRSystem(System):
     plan: plan_lib.Plan,
     last: bool = True,
   ) -> dict[str, Array]:
-    """SVKR, then diffusion where the plan has steps."""
+    """SVKR, then diffusion if the plan has steps."""
     depths = None if context is None else tuple(context)
     refined = core.refine(modules, variables, lr, window=window, depths=depths, **plan.svkr)
     if not last:
@@ -121,9 +121,9 @@ class SSRSystem(System):
     noise: NoiseField,
     plan: plan_lib.Plan,
   ) -> Array:
-    """The image that the network samples from the restored one, before the colour fix."""
+    """Samples an image from the restored one, before the colour fix."""
     b, h, _, _ = lr.shape
-    both = jnp.concatenate([upscale(lr, plan.scale), restored])  # one pass, for half the compilation
+    both = jnp.concatenate([upscale(lr, plan.scale), restored])  # one batch, to compile one encoder
     latents = core.encode(modules, variables, both, autoencoder=plan.autoencoder)
     lr_latent, first = latents[:b], latents[b:]
     steer = core.conditions(variables, lr, refined.kernels, refined.depth, lr_latent, window)
@@ -158,11 +158,11 @@ class SSRSystem(System):
 def fix_colours(
   image: np.ndarray, reference: np.ndarray, how: str, levels: int = 5, chroma_levels: int | None = None
 ) -> np.ndarray:
-  """Gives an image [H, W, 3] the colours of a reference, in bands of rows, which bounds memory.
+  """Gives an image [H, W, 3] the colours of a reference, in bands of rows to bound memory.
 
   Args:
-    image: what to fix.
-    reference: whose colours it gets.
+    image: the image to fix.
+    reference: the image with the right colours.
     how: 'none', 'adain' or 'wavelet'.
     levels: of the wavelet.
     chroma_levels: of the wavelet in the colour channels; None takes `levels`.
@@ -171,7 +171,7 @@ def fix_colours(
     return image
   if how == 'adain':
     return np.concatenate([colourfix.adain(image[..., c : c + 1], reference[..., c : c + 1]) for c in range(3)], -1)
-  # What lies this far away from a pixel does not reach it.
+  # The wavelet at a pixel depends on pixels up to this distance.
   reach = 2 ** max(levels, chroma_levels or 0)
   out = np.empty_like(image)
   for top in range(0, len(image), _BAND):

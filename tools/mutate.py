@@ -152,6 +152,7 @@ def markdown(rows: Sequence[tuple[Mutation, Verdict]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+  """Runs the mutations; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--only', action='append', metavar='NAME', help='this mutation; may be given again')
   parser.add_argument('--list', action='store_true', help='print the names and files, and stop')

@@ -281,14 +281,9 @@ def _loaded(name_or_path: str, dtype: str, changed: int) -> Restorer:
   return load(name_or_path, dtype=dtype)
 
 
-<<<<<<< HEAD
 def _in_dtypes(variables: Mapping[str, Any], part: str, config: Mapping[str, Any], dtype: Any, system: str) -> Tree:
   """A part's variables in the dtypes that its network needs them in: bfloat16 where it would round them anyway."""
   wanted = format.abstract_variables(part, config, dtype, system=system)
-=======
-def _in_dtypes(variables: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-  """A part's variables in the dtypes that its network needs: bfloat16 where it would round them anyway."""
->>>>>>> types
   return format.unflatten({k: x.astype(wanted[k].dtype, copy=False) for k, x in format.flatten(variables).items()})
 
 

@@ -1,8 +1,4 @@
-<<<<<<< HEAD
-"""The systems of the house. A new one is a folder here and a line in `SYSTEMS`: docs/add-a-system.md."""
-=======
-"""The registry of systems. A new system is a folder here and a line in `SYSTEMS`."""
->>>>>>> types
+"""The registry of systems. A new system is a folder here and a line in `SYSTEMS`: docs/add-a-system.md."""
 
 import dataclasses
 import importlib

@@ -58,7 +58,9 @@ def of_step(config, params: Any, stats: Any, frozen: Any, batch: Any) -> int:
 
   Args:
     config: of the run.
-    params, stats, frozen: as `state.program` takes them, arrays or shapes.
+    params: as `state.program` takes them, arrays or shapes.
+    stats: likewise.
+    frozen: likewise.
     batch: likewise, the whole batch.
   """
   once = config.copy_and_resolve_references()

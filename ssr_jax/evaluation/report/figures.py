@@ -1,5 +1,6 @@
-"""Figures: LR and what a system found, side by side, each with a label above: of SSR LR | depth | kernel field |
-restored | result.
+"""Figures: LR and what a system found, side by side, labelled.
+
+Of SSR these are LR | depth | kernel field | restored | result.
 
 Everything is drawn with Pillow on the host.
 """

@@ -1,4 +1,4 @@
-"""What the configs share: the fields every stage has, the argument after the colon, and one-line errors."""
+"""Shared by the configs: the fields of all stages, the parsing of the command line, and one-line errors."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,37 +10,37 @@ STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill')
 
 
 def base(stage: str) -> ConfigDict:
-  """Fields of every config, with the defaults that do not depend on the model's size."""
+  """The fields of all configs, with defaults that do not depend on the model's size."""
   if stage and stage not in STAGES:
     raise ValueError(f'unknown stage {stage!r}; known: {", ".join(STAGES)}')
   config = ConfigDict()
   config.system = 'ssr'  # a name of ssr_jax.systems.SYSTEMS
   config.stage = stage
-  config.name = 'model'  # of a model directory that an export makes
-  config.debug = False  # stop at the first NaN and check jax's own invariants; slow
+  config.name = 'model'  # of the exported model
+  config.debug = False  # stop at the first NaN and check jax's invariants; slow
   config.profile = ()  # (steps to wait, steps to record): a profiler trace in WORKDIR/profile
-  # Weights to start the trained parts from: a model's name or directory; '' starts from scratch.
+  # Initial weights of the trained parts: a model's name or directory, or a run's workdir; '' for none.
   config.init_from = ''
-  # Where the frozen parts come from (the depth net for 'kernel', all but the UNet for 'diffusion').
+  # The model of the frozen parts (the depth net for 'kernel', all but the UNet for 'diffusion').
   config.parts_from = 'compact'
 
   config.model = ConfigDict()
 
   config.data = ConfigDict()
   # 'folder:DIR' and other kinds, several joined by ';', with weights '0.7*folder:A;0.3*folder:B':
-  # ssr_jax/data/sources.py.
+  # ssr_jax/data/sources.
   config.data.train = 'folder:data/train'
-  config.data.holdout = 20  # every n-th photo is kept for validation; 0 keeps none
+  config.data.holdout = 20  # every n-th photo is held out for validation; 0 for none
   config.data.patch = 128
-  # Training photos are reduced by random factors between these: sharper, without their noise and JPEG's blocks.
+  # Training photos are downscaled by random factors in this range, which removes noise and JPEG artefacts.
   config.data.shrink = (1.0, 1.0)
-  # Share of records that are rendered scenes, in stages that use true depth (kernel, svkr) but have photos without it.
+  # Share of rendered scenes among the records, in stages that use true depth (kernel, svkr), for photos without depth.
   config.data.scenes = 0.0
-  config.data.threads = 2  # that decode in this process; they share the cache, which suits a set that fits in it
-  config.data.workers = 0  # processes that decode instead, for larger sets; what comes out is the same
+  config.data.threads = 2  # decoding threads of this process, which share the cache
+  config.data.workers = 0  # decoding processes instead, for sets larger than the cache; the batches are the same
   config.data.prefetch = 4  # batches read ahead
-  config.data.cache_mb = 2048  # decoded photos kept in memory, over all workers
-  config.data.max_bad_records = 10  # unreadable or too small photos that are skipped before it is an error
+  config.data.cache_mb = 2048  # decoded photos in memory, over all workers
+  config.data.max_bad_records = 10  # unreadable or too small photos to skip; one more is an error
 
   config.recipe = ConfigDict()
   config.recipe.field = 'mixed'
@@ -54,34 +54,34 @@ def base(stage: str) -> ConfigDict:
   config.train.warmup = 100
   config.train.final_rate = 0.02  # the cosine ends at this fraction of the learning rate
   config.train.weight_decay = 0.0
-  config.train.clip = 1.0  # global norm of the gradient
+  config.train.clip = 1.0  # gradient norm of each part
   config.train.ema = 0.999
-  # Regular expressions of parameters to leave as they are, such as 'vae/(encoder|quant_conv|shortcut_in)'.
+  # Regular expressions of parameters that are not trained, such as 'vae/(encoder|quant_conv|shortcut_in)'.
   config.train.frozen = ()
   config.train.log_every = 50
   config.train.checkpoint_every = 500
   config.train.validate_every = 1000
-  config.train.validation_batches = 8  # of 8 held-out patches each, always the same ones
+  config.train.validation_batches = 8  # of 8 held-out patches each, the same in every run
   config.train.figures_every = 1000
-  config.train.keep = 2  # checkpoints; the best one stays besides
-  config.train.dtype = 'float32'  # or 'bfloat16': of the networks' computation; parameters stay float32
-  # What the backward pass computes again instead of keeping it: '' nothing, 'blocks' all within each block of a
-  # network, 'products' and 'dots' all but some products; ssr_jax/models/remat.py.
+  config.train.keep = 2  # latest checkpoints; the best one is kept too
+  config.train.dtype = 'float32'  # or 'bfloat16', of the networks' computation; parameters stay float32
+  # What the backward pass recomputes instead of storing it: '' nothing, 'blocks' everything within each block of a
+  # network, 'products' and 'dots' everything but some products; ssr_jax/nn/remat.py.
   config.train.remat = ''
-  config.train.accumulate = 1  # parts that a batch is worked through in, to save memory
+  config.train.accumulate = 1  # parts of a batch that are processed one after the other, to save memory
   config.train.max_skipped = 10  # steps with a loss or gradient that is not finite; one more is an error
 
   config.mesh = ConfigDict()
-  config.mesh.data = -1  # copies of the model, each with its part of the batch; -1: what the others leave
-  config.mesh.fsdp = 1  # devices that share one copy, each with its part of the batch
-  config.mesh.tensor = 1  # devices that share one copy and one part of the batch
+  config.mesh.data = -1  # replicas of the model, each with its part of the batch; -1: the remaining devices
+  config.mesh.fsdp = 1  # devices that share a replica, each with its part of the batch
+  config.mesh.tensor = 1  # devices that share a replica and its part of the batch
   config.mesh.min_size = 2**16  # arrays of fewer elements are not split
 
   config.distributed = ConfigDict()
-  config.distributed.coordinator = ''  # 'host:port' of process 0, to join processes by hand
+  config.distributed.coordinator = ''  # 'host:port' of process 0, to connect processes without a cluster manager
   config.distributed.processes = 0
   config.distributed.index = 0
-  config.distributed.auto = False  # join as the environment says; found without asking under SLURM, Open MPI and GKE
+  config.distributed.auto = False  # connect by the environment; automatic under SLURM, Open MPI and GKE
 
   config.loss = losses()
 
@@ -98,59 +98,62 @@ def base(stage: str) -> ConfigDict:
 
   config.distill = ConfigDict()
   config.distill.steps = 1  # of the student
-  config.distill.start = 0.1  # fraction of the schedule that it begins at, from the restored image
-  config.distill.noise = 1.0  # how much of the noise of that step it begins with; a student of one step needs none
-  # Of the colour fix of its image: brightness above some 2**levels pixels is the restored one's.
+  config.distill.start = 0.1  # fraction of the schedule to begin at, from the restored image
+  config.distill.noise = 1.0  # factor of the initial noise; a student of one step needs none
+  # Colour fix: brightness at scales above about 2**levels pixels is taken from the restored image.
   config.distill.wavelet_levels = 2
-  config.distill.chroma_levels = 2  # likewise, of its colours
-  config.distill.strength = 1.0  # how much of its changes to the restored image sampling keeps; training sees all
+  config.distill.chroma_levels = 2  # the same for colour
+  config.distill.strength = 1.0  # share of the change to the restored image that sampling keeps; not used in training
   config.distill.teacher_steps = 20
-  config.distill.decoder = False  # whether it gets a decoder of its own, which is trained along
+  config.distill.decoder = False  # whether to train a decoder for the student
 
   config.eval = ConfigDict()
   config.eval.dataset = 'folder:data/test'  # 'folder:HR_DIR' or 'folder:HR_DIR,LR_DIR'
   config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'niqe')
   config.eval.models = ('bicubic', 'restored', 'result')
   config.eval.model = 'compact'
-  config.eval.dtype = 'float32'  # or 'bfloat16': what its networks compute in
+  config.eval.dtype = 'float32'  # or 'bfloat16', of its networks' computation
   config.eval.recipes = ('smooth/no_noise', 'smooth/noise_jpeg')
   config.eval.seed = 0
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz with mu_pris_param and cov_pris_param
-  config.eval.limit = 0  # 0 = all images
+  config.eval.limit = 0  # number of images; 0 for all
   config.eval.pictures = 4
-  # What to ask of `SSR.sample`; a field left at None takes the model's own.
+  # Options of `Restorer.sample`; None takes the model's value.
   kinds = dict(steps=int, sampler=str, start=float, colour_fix=str, strength=float, tile=int)
   config.eval.sampling = ConfigDict({name: placeholder(kind) for name, kind in kinds.items()})
   return config
 
 
 def losses() -> ConfigDict:
-  """Weights of the terms of each stage's loss; a stage reads its own."""
+  """Weights of the terms of the stages' losses."""
   loss = ConfigDict()
   loss.kernel = 1e4  # MANet: L1 on 1e4 K
   loss.detail = 0.5  # vae, distill: differences between neighbours at three scales
   loss.kl = 1e-6
-  loss.latent_noise = 0.0  # vae: largest standard deviation of noise on latents, of the latents' own
-  loss.adversarial = 0.005  # the bundled decoder's last 1500 steps; at 0.02, from scratch, a run stalled
+  loss.latent_noise = 0.0  # vae: largest deviation of noise on latents, relative to the latents' deviation
+  loss.adversarial = 0.005  # as in the bundled decoder's last 1500 steps; with 0.02 from scratch a run stalled
   loss.adversarial_start = 0.7  # fraction of the steps
-  loss.draws = 1  # diffusion: (time step, noise) drawn for each image, whose latents and conditions are computed once
-  loss.focus = (0.0, 1.0)  # diffusion: this share of the time steps lies below this fraction of the schedule
-  loss.grid = 0.0  # distill: what the error has in common in neighbouring latent pixels' squares
-  loss.teacher = 1.0  # distill: squared distance to the teacher's latent; 0 does without its sampling
-  loss.realism = 1.0  # distill: the pull of a critic that is never wrong, in multiples of the reconstruction's
+  loss.draws = 1  # diffusion: draws of (time step, noise) per image; latents and conditions are computed once
+  loss.focus = (
+    0.0,
+    1.0,
+  )  # diffusion: (share, end): this share of the time steps is below this fraction of the schedule
+  loss.grid = 0.0  # distill: the error's periodic part, with the period of a latent pixel
+  loss.teacher = 1.0  # distill: squared distance to the teacher's latent; 0 skips the teacher's sampling
+  loss.realism = 1.0  # distill: gradient norm of a perfect critic's term, relative to the reconstruction's
   loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image
   return loss
 
 
 def full_size(stage: str, name: str) -> ConfigDict:
-  """The paper's size, for the UNet's config to be completed with a Stable Diffusion's heads and context.
+  """The paper's size; the caller adds the heads and context of a Stable Diffusion's UNet.
 
-  The paper gives the autoencoder (f = 8, 4 channels), AMF's hidden width (128) and no more; the other widths are those
-  of MANet and RRDB-SFT where there are such, else ours. So are the training fields.
+  The paper gives only the autoencoder (f = 8, 4 channels) and AMF's hidden width (128). The other widths and the
+  training fields are those of MANet and RRDB-SFT for the parts that have them, else our choice.
 
   Args:
     stage: as in `base`.
-    name: of the imported model that the parts come from, `ssr weights import ... --as NAME`.
+    name: of the imported model with the pretrained parts, `ssr weights import ... --as NAME`.
   """
   config = base(stage)
   config.name = config.parts_from = name
@@ -181,10 +184,10 @@ def full_size(stage: str, name: str) -> ConfigDict:
     lr_features=256,
   )
   if stage == 'distill':
-    model.student = model.unet  # the same section: a change of one is a change of both
+    model.student = model.unet  # the same object: a change of one changes both
   match stage:
     case 'kernel' | 'nbsr':
-      # MANet's and RRDB-SFT's: HR patches of 192 pixels, 16 at a time, Adam at 2e-4 for 300 000 steps.
+      # As MANet and RRDB-SFT: HR patches of 192 pixels, batches of 16, Adam at 2e-4 for 300 000 steps.
       overrides = {'data.patch': 192, 'train.steps': 300_000}
     case 'svkr':
       overrides = {'data.patch': 192, 'train.steps': 50_000, 'train.batch_size': 8, 'train.learning_rate': 1e-5}
@@ -220,7 +223,7 @@ def full_size(stage: str, name: str) -> ConfigDict:
 
 
 def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-  """Sets dotted fields, which must exist: `apply(config, {'train.steps': 5})`."""
+  """Sets existing fields by dotted names: `apply(config, {'train.steps': 5})`."""
   for path, value in overrides.items():
     node = config
     *parents, leaf = path.split('.')
@@ -236,16 +239,16 @@ def run(
   argv: list[str] | None = None,
   options: Mapping[str, str | bool | None] | None = None,
 ) -> None:
-  """Parses --config and the options beside it, runs `main(config, **options)` and exits.
+  """Parses --config and other options, runs `main(config, **options)` and exits.
 
-  A wrong config file, stage, field or value is one line on stderr that lists what is known, and exit code 2; so is an
-  `SSRError` from `main`, with exit code 1.
+  A wrong config file, stage, field or value prints one line with the known ones to stderr and exits with 2; an
+  `SSRError` from `main` prints its line and exits with 1.
 
   Args:
     main: the program; returns the exit code, None meaning 0.
     doc: printed by --help.
     argv: the arguments; default sys.argv.
-    options: {name: default}, strings and switches; None where one must be given. Default: --workdir, which must.
+    options: {name: default}, strings and booleans; None for a required one. Default: --workdir, required.
   """
   import sys
 
@@ -297,9 +300,9 @@ def run(
 
 
 def _complaint(argv: list[str]) -> str | None:
-  """What is wrong with the config file, its stage or the fields on the command line, in one line; None if nothing.
+  """One line about an error in the config file, its stage or the fields on the command line; None if there is none.
 
-  ml_collections finds the same mistakes, but tells them over several lines and without the names that exist.
+  ml_collections reports the same errors, but over several lines and without the known names.
   """
   import difflib
   import importlib.util

@@ -1,11 +1,10 @@
-"""Super-resolution of real photos, whose blur differs from place to place, with kernel-, depth- and image-conditioned
-diffusion.
+"""Super-resolution of photos with spatially variant blur, by diffusion conditioned on kernels, depth and the image.
 
     import ssr_jax
     result = ssr_jax.sample(lr)      # lr: uint8 or float in [0, 1], [h, w, 3]; result.image is four times as large
     model = ssr_jax.load('compact')  # or the path of a model directory; model.sample(lr, steps=8, seed=1)
 
-Names are imported when they are first used, so that `import ssr_jax` costs nothing.
+Names are imported at first use, so that `import ssr_jax` is fast.
 """
 
 import importlib

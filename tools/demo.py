@@ -26,6 +26,7 @@ SIDE = 384  # one size for all photos: the stages compile once
 
 
 def main() -> int:
+  """Runs the demo; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--output', default='demo', help='folder for the pictures')
   parser.add_argument('--model', default='compact', help='name or model directory')

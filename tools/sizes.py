@@ -97,6 +97,7 @@ def rows(name: str) -> list[tuple[str, int, int]]:
 
 
 def table(name: str) -> str:
+  """The section of one config."""
   lines = [
     f'## configs/{name}.py',
     '',
@@ -141,6 +142,7 @@ def depth_table() -> str:
 
 
 def main() -> int:
+  """Writes or checks the file; returns the exit code."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('--check', action='store_true', help='compare with the file, write nothing')
   arguments = parser.parse_args()

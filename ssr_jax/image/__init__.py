@@ -1,0 +1,1 @@
+"""Functions on image arrays, and image files."""

@@ -1,0 +1,1 @@
+"""Training: the loop, state, sharding, checkpoints, export and logging."""

@@ -1,6 +1,6 @@
-"""The training loop, the same for every stage of every system: `train(config, workdir)`.
+"""The training loop of all stages of all systems: `train(config, workdir)`.
 
-From top to bottom: devices, data, state, programs, loop, export.
+In this order: devices, data, state, programs, loop, export.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,20 +25,20 @@ from ssr_jax.training import state as state_lib
 from ssr_jax.types import SSRError
 from ssr_jax.weights import store
 
-_HELD_BATCH = 8  # held-out patches to a batch
-_SCENES = 64  # held-out scenes of a stage that sees nothing else
-_EPOCH = 16  # scenes to a photo in its epoch
+_HELD_BATCH = 8  # held-out patches per batch
+_SCENES = 64  # held-out scenes of a stage that trains on scenes only
+_EPOCH = 16  # scenes per photo in an epoch of scenes
 
 
 def train(config: Any, workdir: str) -> int:
-  """Trains one stage; returns the exit code: 0, or `checkpoint.PREEMPTED` where it was asked to stop.
+  """Trains one stage; returns the exit code: 0, or `checkpoint.PREEMPTED` if it was stopped by a signal.
 
   Args:
     config: an ml_collections config with the fields of `configs.common.base`.
-    workdir: where checkpoints, scalars, pictures and the exported model go. A run that was stopped goes on from there.
+    workdir: directory of checkpoints, scalars, pictures and the exported model. A stopped run continues from it.
 
   Raises:
-    SSRError: a field, a photo or a weight file that cannot be used.
+    SSRError: an invalid field, photo or weight file.
   """
   xla.keep_freed_memory()
   xla.enable_compilation_cache()
@@ -68,12 +68,12 @@ def train(config: Any, workdir: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """What a run reads.
+  """The data of a run.
 
   Attributes:
     photos: the training photos.
-    batches: batches made of them, this process's shard of each.
-    held: batches of held-out photos, always the same.
+    batches: training batches, this process's shard of each.
+    held: batches of held-out photos, the same in every run.
   """
 
   photos: sources.Source
@@ -86,7 +86,7 @@ class Data:
     return dataclasses.replace(self.batches, process_index=0, process_count=1)[0]
 
   def name(self, record: int) -> str:
-    """What a batch's record came from."""
+    """Name of the source of a batch's record."""
     source = self.batches.source
     return source.name(record) if isinstance(source, sources.Source) else f'scene {record}'
 
@@ -94,8 +94,8 @@ class Data:
 def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
   """Opens `config.data.train` for a stage.
 
-  Where the source has no depth of its own, rendered scenes supply it: all records of a stage that needs depth, the
-  share `config.data.scenes` of one that uses it.
+  If the source has no depth, rendered scenes supply it: all records of a stage that needs depth, a share
+  `config.data.scenes` of one that uses it.
   """
   settings = config.data
   everything = sources.from_spec(settings.train, ('hr',), optional=() if stage.depth == 'none' else ('depth',))
@@ -106,7 +106,7 @@ def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
   record, held_record = records.photo_record(settings.patch, settings.shrink), records.photo_record(settings.patch)
   source, held_source = photos, held_photos
   if rendered:
-    # A scene draws its photos itself, so each worker keeps those it drew.
+    # A scene draws its own photos, so each worker process caches those that it drew.
     textures = [sources.Cached(p, cache // max(1, settings.workers)) for p in (photos, held_photos)]
     record, held_record = (records.scene_record(p, settings.patch, settings.patch) for p in textures)
     if rendered < 1:
@@ -138,18 +138,18 @@ def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
 
 @dataclasses.dataclass
 class Start:
-  """Where a run starts.
+  """The variables that a run starts with, and where they come from.
 
   Attributes:
     params: {part: parameters} of the trained parts.
     stats: {part: batch statistics}.
     constants: {part: constants}.
     frozen: {part: variables} of the frozen parts.
-    origin: where the weights come from, for people.
-    parent: the name of the model that they come from; a local path is meaningless elsewhere.
-    inherited: {part: {field: value}}, the measured config fields that loaded weights bring along: an autoencoder's
-      scaling is what the UNet was trained on, and stays however its decoder is trained on.
-    earlier: {part: steps} that made the weights before this run.
+    origin: where the weights come from, for messages.
+    parent: name of the model that they come from; stored with the weights, so no local path.
+    inherited: {part: {field: value}}, measured config fields of the loaded weights. An autoencoder's scaling factor
+      must not change when its decoder is trained further: the UNet was trained on it.
+    earlier: {part: steps} that trained the weights before this run.
   """
 
   params: Tree
@@ -163,7 +163,7 @@ class Start:
 
 
 def start_from(config: Any, stage: Stage, data: Data, resumed: bool) -> Start:
-  """The variables that a run starts with: of `config.init_from`, or fresh; a resumed run needs only their shapes."""
+  """The variables that a run starts with: from `config.init_from`, or fresh; only their shapes matter on resumption."""
   params, stats, constants = stage.init(jax.random.key(config.train.seed))
   frozen = dict(store.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
   start = Start(params, stats, constants, frozen, stage.origin, stage.origin)
@@ -178,18 +178,18 @@ def start_from(config: Any, stage: Stage, data: Data, resumed: bool) -> Start:
         loaded = variables[part].get(name, {})
         _check_same_shapes(f'{config.init_from}: {part}/{name}', tree[part], loaded)
         tree[part] = loaded
-  # Every process prepares from the whole first batch, so that all come to the same.
+  # Every process prepares from the whole first batch, so that all get the same result.
   ctx = stages.context(params, stats, frozen | {'constants': constants})
   start.params, start.stats = stage.prepare(ctx, data.first, bool(config.init_from))
   return start
 
 
 def read_initial(place: str, parts: Sequence[str]) -> tuple[str, dict[str, Tree], dict[str, Any]]:
-  """Weights to start from: of another run's workdir, or of a model.
+  """Reads weights to start from: of another run's workdir, or of a model.
 
   Returns:
-    where they come from, for people; {part: variables}; and about them 'name', 'parts' and 'sections', as
-    `export.write` takes them, and 'steps', {part: how many made it so far}.
+    their origin, for messages; {part: variables}; and their metadata: 'name', 'parts' and 'sections', as for
+    `export.write`, and 'steps', {part: steps so far}.
   """
   if (pathlib.Path(place) / 'checkpoints').is_dir():
     variables, facts, step = checkpoint.read_weights(pathlib.Path(place))
@@ -211,14 +211,14 @@ def read_initial(place: str, parts: Sequence[str]) -> tuple[str, dict[str, Tree]
 
 
 def _steps(part: str, training: Mapping[str, Any]) -> int:
-  """Steps that made a part's weights, those of earlier runs too; 0 for imported weights."""
+  """Number of steps that trained a part's weights, with those of earlier runs; 0 for imported weights."""
   return training.get('steps', 0) + training.get('earlier_steps', {}).get(part, 0)
 
 
 def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """SSRError where the config would read weights otherwise than they were trained.
+  """Raises SSRError if the config would use weights differently from how they were trained.
 
-  Shapes do not tell: the number of a norm's groups or what a UNet predicts leave none of them different.
+  Shapes do not show this: the number of groups of a norm, or what a UNet predicts, changes none of them.
 
   Args:
     config: of this run.
@@ -226,9 +226,9 @@ def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> d
     about: from `read_initial`.
 
   Returns:
-    {part: {field: value}} of the fields that are measured, not configured.
+    {part: {field: value}} of the measured fields, which are not configured.
   """
-  how = ('parent', 'name', 'dtype', 'remat')  # of the computation, not of its meaning
+  how = ('parent', 'name', 'dtype', 'remat')  # these do not change the meaning of weights
   inherited: dict[str, dict[str, Any]] = {}
   for part in stage.trains:
     ours, theirs = stage.modules[part], build(part, system=config.system, **about['parts'][part])
@@ -236,7 +236,7 @@ def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> d
       a, b = getattr(ours, name), getattr(theirs, name, None)
       if name in stage.measures.get(part, ()):
         inherited.setdefault(part, {})[name] = b
-      elif a != b and name != 'resolution':  # a depth net may be trained on at another one
+      elif a != b and name != 'resolution':  # a depth net may continue at another resolution
         raise SSRError(
           f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}'
         )
@@ -252,13 +252,13 @@ def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> d
 
 
 def _flatten(tree: Tree) -> dict[str, Any]:
-  """{path: array}; the types of flax's own leave no room for arrays."""
+  """{path: array}; flax's function lacks a type for it."""
   flat: Any = traverse_util.flatten_dict(tree, sep='/')
   return flat
 
 
 def _check_same_shapes(where: str, ours: Tree, theirs: Tree) -> None:
-  """SSRError unless two trees have the same names and shapes."""
+  """Raises SSRError unless two trees have the same names and shapes."""
   a, b = (_flatten(t) for t in (ours, theirs))
   for name in sorted(a.keys() | b.keys()):
     if name not in a or name not in b or a[name].shape != b[name].shape:
@@ -270,10 +270,10 @@ def _check_same_shapes(where: str, ours: Tree, theirs: Tree) -> None:
 
 
 class Run:
-  """A run of a stage: its state on the devices, its compiled programs, its files."""
+  """A run of a stage: its state on the devices, its compiled programs and its files."""
 
   def __init__(self, config: Any, workdir: pathlib.Path, stage: Stage, mesh: sharding.Mesh, data: Data):
-    """Makes or restores the state and compiles nothing yet."""
+    """Makes or restores the state."""
     self.config, self.workdir, self.stage, self.mesh, self.data = config, workdir, stage, mesh, data
     self.is_primary = jax.process_index() == 0  # the process that writes and prints
     settings = config.train
@@ -302,26 +302,26 @@ class Run:
     self._open(sum(x.size for part in stage.trains for x in jax.tree.leaves(params[part])))
 
   def _compile(self) -> None:
-    """Wraps the stage's functions into programs for the mesh."""
+    """Makes programs for the mesh from the stage's functions; they compile at their first call."""
     whole = sharding.replicated(self.mesh)
 
     def program(method):
       def call(params, stats, frozen, batch, key=None):
         return method(stages.context(params, stats, frozen, key), batch)
 
-      return xla.jit(state_lib.knowing(self.mesh, call), out_shardings=whole)
+      return xla.jit(state_lib.with_mesh(self.mesh, call), out_shardings=whole)
 
     stage = self.stage
     self._validate, self._figures, self._measure = map(program, (stage.validate, stage.figures, stage.export))
     self._gather = jax.jit(lambda tree: tree, out_shardings=whole)
-    # What steps read beside the state goes to the devices once: in the loop an implicit transfer is an error.
+    # Other inputs of steps are transferred once: in the loop an implicit transfer is an error.
     self.held = [sharding.put_whole(batch, self.mesh) for batch in self.data.held]
     count = len(self.held)
     self.keys = jax.jit(lambda: [jax.random.key(i) for i in range(count)], out_shardings=whole)()
     self.seed = sharding.put(np.int32(self.config.train.seed), whole)
 
   def _open(self, parameters: int) -> None:
-    """Opens the run's files and says what it is."""
+    """Opens the run's files, prints its description and validates the weights that it starts from."""
     settings, workdir = self.config.train, self.workdir
     if self.is_primary:
       workdir.mkdir(parents=True, exist_ok=True)
@@ -342,7 +342,7 @@ class Run:
     return self.mesh.devices.flat[0].device_kind
 
   def _peak_share(self) -> float:
-    """Seconds that a step's matrix products take at the peak of all chips; 0 for chips whose peak is not known."""
+    """Seconds of a step's matrix products at the peak of all chips; 0 if the chips' peak is unknown."""
     peak = flops.peak(self.mesh.devices.flat[0])
     if not peak:
       return 0.0
@@ -350,7 +350,7 @@ class Run:
     return flops.of_step(self.config, self.state.params, self.state.stats, self.frozen, batch) / peak / self.mesh.size
 
   def _validate_start(self) -> dict[str, float] | None:
-    """Validation of the weights that the run started from, which `tools/improve.py` compares with."""
+    """Validation metrics of the weights that the run started from, for comparison; None without `config.init_from`."""
     file = self.workdir / 'before.json'
     before = None
     if self.config.init_from and not self.resumed:
@@ -365,7 +365,7 @@ class Run:
 
   @property
   def _averages(self) -> tuple[Tree, Tree]:
-    """Parameters and batch statistics that are validated and exported: the moving averages."""
+    """The moving averages of parameters and batch statistics, which are validated and exported."""
     return self.state.ema, self.state.ema_stats
 
   def validate(self) -> dict[str, float]:
@@ -375,7 +375,7 @@ class Run:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
   def about(self, step: int) -> dict[str, Any]:
-    """What an export of the present weights has to know."""
+    """Metadata of an export of the current weights, as for `export.write`."""
     measured = self.start.inherited
     if not measured:
       found = jax.device_get(self._measure(*self._averages, self.frozen, self.held[0]))
@@ -400,7 +400,7 @@ class Run:
     }
 
   def save(self, step: int, iterator: loader.Batches, validated: bool) -> None:
-    """Begins to write a checkpoint."""
+    """Starts to write a checkpoint."""
     facts = {
       'config': json.loads(self.config.to_json_best_effort()),
       'export': self.about(step),
@@ -410,7 +410,7 @@ class Run:
     self.store.save(step, self.state, self.constants, iterator.get_state(), facts, metrics)
 
   def report(self, step: int, values: Mapping[str, jax.Array], records: np.ndarray) -> None:
-    """Looks at a finished step: counts it where it was skipped, writes its scalars where they are due.
+    """Handles a finished step: counts it if it was skipped, and writes its scalars at the logging interval.
 
     Raises:
       SSRError: more than `train.max_skipped` steps were not finite.
@@ -432,7 +432,7 @@ class Run:
       self.scalars.write(step, floats | self.progress.report(step, floats))
 
   def loop(self) -> bool:
-    """Evaluates, saves, reads the next batch, steps, and logs the step before; False where it was asked to stop."""
+    """Runs the steps, with validation, figures, checkpoints and logging; False if it was stopped by a signal."""
     config, settings = self.config, self.config.train
     read = config.data
     iterator = loader.batches(self.data.batches, self.first_step, read.threads, read.prefetch, read.workers)
@@ -480,7 +480,7 @@ class Run:
     return not stopped
 
   def export(self) -> None:
-    """Writes the model and a summary: what `ssr export WORKDIR DIR` makes of the last checkpoint."""
+    """Writes the model, as `ssr export WORKDIR DIR` does from the last checkpoint, and a summary."""
     params, stats = jax.device_get(self._gather(self._averages))
     parts = self.stage.trains
     summary = {
@@ -502,7 +502,7 @@ class Run:
 
 
 def _due(step: int, last: bool, fresh: bool, every: int) -> bool:
-  """Whether something that happens every so many steps, and after the last one, happens now."""
+  """Whether an action is due that runs every `every` steps and after the last one."""
   return not fresh and (last or step % every == 0)
 
 

@@ -1,4 +1,4 @@
-"""What SSR's stages share: how they are made from a config, their data on the device, and common losses and figures."""
+"""Shared by SSR's stages: construction from a config, degradation on the device, losses and figures."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -27,8 +27,8 @@ class SSRStage(Stage):
   """A stage of SSR, made from a config.
 
   Attributes:
-    config: the run's.
-    recipe: how HR photos become LR.
+    config: of the run.
+    recipe: of the degradation.
     modules: {part: module} of `trains` and `needs`.
   """
 
@@ -37,11 +37,11 @@ class SSRStage(Stage):
 
     Args:
       config: an ml_collections config with the fields of `configs.common.base`.
-      inherited: the model that the frozen parts come from; their fields are those of its weights and not the config's,
-        since some are measured.
+      inherited: the model that the frozen parts come from. Their fields are the model's, not the config's: some are
+        measured.
 
     Raises:
-      SSRError: a part that the config or that model lacks, or a field that cannot be used.
+      SSRError: a part that the config or that model lacks, or an invalid field.
     """
     self.config = config
     self.dtype = nn.dtype_of(config.train.dtype, 'config.train.dtype')
@@ -59,7 +59,7 @@ class SSRStage(Stage):
     self.inherited = inherited
 
   def build(self, part: str) -> Any:
-    """The module of a trained part, as the config says."""
+    """Makes the module of a trained part from the config."""
     config = self.config
     if part not in config.model:
       raise SSRError(f'config.model has no part {part!r}; the stage {config.stage!r} needs it')
@@ -71,12 +71,12 @@ class SSRStage(Stage):
     return PARTS[part].example(self.modules[part])
 
   def init_constants(self, part: str, key: Array, constants: Tree) -> Tree:
-    """The constants of a fresh part; `constants` are what its module makes."""
+    """The constants of a fresh part; `constants` are those that its module makes."""
     del part, key
     return constants
 
   def init(self, key: Array) -> tuple[Tree, Tree, Tree]:
-    """Fresh variables of the trained parts, each from a key of its own."""
+    """Fresh variables of the trained parts, each from its own key."""
     params, stats, constants = {}, {}, {}
     for i, part in enumerate(self.trains):
       part_key = jax.random.fold_in(key, i)
@@ -86,11 +86,11 @@ class SSRStage(Stage):
     return params, stats, constants
 
   def degrade(self, batch: Batch, depth: Array | None = None) -> Degraded:
-    """The batch's photos, degraded by the recipe; each record draws from its own seed."""
+    """Degrades the batch's photos by the recipe; each record draws from its own seed."""
     return degrade(record_keys(batch), images(batch), self.recipe, depth)
 
   def refine(self, variables: core.Variables, lr: Array, **changes: Any) -> SVKR:
-    """SVKR with the config's section `svkr`, `changes` replacing some of its fields."""
+    """SVKR with the config's section `svkr`; `changes` override its fields."""
     section = self.config.svkr
     options = {'iterations': section.iterations, 'gamma': section.gamma, 'rule': section.rule} | changes
     return core.refine(self.modules, variables, lr, scale=self.recipe.scale, **options)
@@ -98,7 +98,7 @@ class SSRStage(Stage):
   def degrade_by_depth(self, variables: core.Variables, batch: Batch) -> tuple[Array, Degraded, Array]:
     """HR, its degradation, and the depth at LR size that DKENet sees: the depth net's estimate on HR, as in SVKR.
 
-    Defocus follows the true depth where a record has one, and the estimate where it has none.
+    Defocus follows a record's true depth, or the estimate if it has none.
     """
     hr = images(batch)
     h, w = hr.shape[1] // self.recipe.scale, hr.shape[2] // self.recipe.scale
@@ -108,7 +108,7 @@ class SSRStage(Stage):
 
 
 class KernelBasis:
-  """Mixed into stages that train NBSR, whose PCA basis is drawn from the recipe's kernels."""
+  """Mixin of stages that train NBSR: its PCA basis is computed from the recipe's kernels."""
 
   modules: Mapping[str, Any]
   recipe: Recipe
@@ -121,7 +121,7 @@ class KernelBasis:
 
 
 def read_recipe(config: Any) -> Recipe:
-  """The config's degradation; SSRError for a field that does not exist."""
+  """The config's degradation; raises SSRError for an unknown field."""
   fields: dict[str, Any] = {
     k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config.recipe.to_dict().items()
   }
@@ -159,15 +159,15 @@ def kernel_psnr(kernels: Array, target: Array) -> Array:
 
 
 def charbonnier(prediction: Array, target: Array) -> Array:
-  """L1 that is smooth within a thousandth."""
+  """Charbonnier loss, mean sqrt(d**2 + 1e-6): L1, smooth near 0."""
   return jnp.mean(jnp.sqrt((prediction - target) ** 2 + 1e-6))
 
 
 def kernel_basis(key: Array, recipe: Recipe, components: int, count: int = 4096) -> Array:
   """PCA basis [k*k, t] of kernels drawn over the recipe's whole eigenvalue range (NBSR's constant).
 
-  It is scaled by one number that gives the codes of these kernels a mean square of 1. Taps are a few thousandths, and
-  so would be their codes, a twenty-seventh of the scale of the features that they are to steer.
+  It is scaled by one number so that the codes of these kernels have a mean square of 1. Unscaled codes would be as
+  small as the taps, a few thousandths, and 27 times smaller than the features that they modulate.
   """
   k1, k2, k3 = jax.random.split(key, 3)
   low, high = recipe.eigenvalues
@@ -180,20 +180,20 @@ def kernel_basis(key: Array, recipe: Recipe, components: int, count: int = 4096)
     basis = kernel_lib.pca_basis(kernels, components)
     return (basis / np.sqrt(np.mean((kernels @ basis) ** 2))).astype(np.float32)
 
-  # A callback, so that `jax.eval_shape` of a stage's start tells the shape without drawing a kernel.
+  # A callback, so that `jax.eval_shape` of a stage's init needs no kernels.
   shape = jax.ShapeDtypeStruct((kernels.shape[-1], components), jnp.float32)
   return jax.pure_callback(scaled_basis, shape, kernels)
 
 
 def variance_map(kernels: Array, scale: int) -> Array:
-  """A picture of a kernel field: trace of the covariance over twice the largest of the training range, as gray."""
+  """A kernel field as a gray image: the trace of the covariance over twice the largest training eigenvalue."""
   _, covariance = kernel_lib.moments(kernels, scale)
   trace = jnp.trace(covariance, axis1=-2, axis2=-1)[..., None] / 20
   return jnp.repeat(upscale(jnp.clip(trace, 0, 1), scale, 'nearest'), 3, -1)
 
 
 def true_depth(batch: Batch, estimate: Array) -> Array:
-  """The batch's own depth at the estimate's size, 0 to 1 in each image; the estimate where a record has none."""
+  """The batch's depth at the estimate's size, in [0, 1] per image; the estimate if a record has none."""
   if 'depth' not in batch:
     return estimate
   _, h, w, _ = estimate.shape
@@ -204,5 +204,5 @@ def true_depth(batch: Batch, estimate: Array) -> Array:
 
 
 def gray(depth: Array) -> Array:
-  """[b, h, w, 1] -> [b, h, w, 3], to be looked at."""
+  """[b, h, w, 1] -> [b, h, w, 3], for figures."""
   return jnp.repeat(depth, 3, -1)

@@ -2,18 +2,17 @@
 
   python evaluate.py --config=configs/compact.py --config.eval.dataset=folder:HR_DIR[,LR_DIR] --workdir=DIR
 
-The dataset is any source of ssr_jax/data/sources.py, such as set:bsd100 or rgbd:DIR. With HR alone, each photo is
-degraded by the recipes of `config.eval.recipes`. The degradation depends only on the file's name and
-`config.eval.seed`, so it is the same in every run. With LR (`folder:HR_DIR,LR_DIR` is `paired:HR_DIR,LR_DIR`), the LR
-images are used as they are.
+The dataset is any source of ssr_jax/data/sources, such as set:bsd100 or rgbd:DIR. With HR only, each photo is degraded
+by the recipes of `config.eval.recipes`. The degradation depends only on the file's name and `config.eval.seed`, so it
+is the same in every run. With LR (`folder:HR_DIR,LR_DIR` is `paired:HR_DIR,LR_DIR`), the LR images are used unchanged.
 
-Writes under DIR: metrics.csv (one row per image, recipe and model), metrics.json (means and protocol), table.md, and
-pictures/ with LR | bicubic | restored | result | HR. Exit code 0: all done; 1: some images failed, each is named and
-the rest done; 2: wrong usage.
+Writes to DIR: metrics.csv (one row per image, recipe and model), metrics.json (means and protocol), table.md, and
+pictures/ with LR | bicubic | restored | result | HR. Exit codes: 0 success; 1 some images failed, each is reported and
+the others are done; 2 usage error.
 
 Protocol: HR is cropped at the bottom and right to a multiple of the scale; LR and every output are rounded to 8 bit;
-PSNR and SSIM are computed on MATLAB's Y without crop, LR-PSNR and kernel PSNR where the true kernels are known. Seconds
-per image are those of a call that compiled nothing.
+PSNR and SSIM are computed on MATLAB's Y without crop, LR-PSNR and kernel PSNR if the true kernels are known. Seconds
+per image exclude compilation.
 
 Fields of config.eval: dataset; metrics; models, out of bicubic and the variants of the model's system, of SSR restored
 (the image before diffusion) and result (after diffusion); model, a name or a directory; dtype of its networks; recipes

@@ -2,10 +2,10 @@
 
   python train.py --config=configs/compact.py:STAGE --workdir=DIR [--config.path.to.field=value ...]
 
-SSR's stages: depth, kernel, nbsr, svkr, vae, diffusion, distill. Running the same command again goes on from the last
-checkpoint in the workdir, to the same weights as if it had never stopped. The trained part's weights (the moving
-average) are written to DIR/model, in the format that `ssr_jax.load` reads; scalars to DIR/scalars.jsonl and
-DIR/tensorboard, pictures to DIR/pictures. SIGTERM saves a checkpoint and ends with exit code 75: run the command again.
+SSR's stages: depth, kernel, nbsr, svkr, vae, diffusion, distill. The same command continues a stopped run from its last
+checkpoint, with the same result as without the stop. DIR/model gets the trained part's weights (the moving average), in
+the format of `ssr_jax.load`; DIR/scalars.jsonl and DIR/tensorboard get scalars, DIR/pictures pictures. SIGTERM saves a
+checkpoint and exits with 75: run the command again.
 """
 
 from configs import common

@@ -24,10 +24,10 @@ def base(stage: str, system: str) -> ConfigDict:
   config = ConfigDict()
   config.system = system
   config.stage = stage
-  config.name = 'model'  # of a model directory that an export makes
-  config.debug = False  # stop at the first NaN and check jax's own invariants; slow
+  config.name = 'model'  # of the exported model
+  config.debug = False  # stop at the first NaN and check jax's invariants; slow
   config.profile = ()  # (steps to wait, steps to record): a profiler trace in WORKDIR/profile
-  # Weights to start the trained parts from: a model's name or directory; '' starts from scratch.
+  # Initial weights of the trained parts: a model's name or directory, or a run's workdir; '' for none.
   config.init_from = ''
   # Where the frozen parts come from: a model's name or directory.
   config.parts_from = ''
@@ -38,17 +38,17 @@ def base(stage: str, system: str) -> ConfigDict:
   # 'folder:DIR' and other kinds, several joined by ';', with weights '0.7*folder:A;0.3*folder:B':
   # ssr_jax/data/sources.
   config.data.train = 'folder:data/train'
-  config.data.holdout = 20  # every n-th photo is kept for validation; 0 keeps none
+  config.data.holdout = 20  # every n-th photo is held out for validation; 0 for none
   config.data.patch = 128
-  # Training photos are reduced by random factors between these: sharper, without their noise and JPEG's blocks.
+  # Training photos are downscaled by random factors in this range, which removes noise and JPEG artefacts.
   config.data.shrink = (1.0, 1.0)
   # Share of records that are rendered scenes, in stages that use true depth but have photos without it.
   config.data.scenes = 0.0
-  config.data.threads = 2  # that decode in this process; they share the cache, which suits a set that fits in it
-  config.data.workers = 0  # processes that decode instead, for larger sets; what comes out is the same
+  config.data.threads = 2  # decoding threads of this process, which share the cache
+  config.data.workers = 0  # decoding processes instead, for sets larger than the cache; the batches are the same
   config.data.prefetch = 4  # batches read ahead
-  config.data.cache_mb = 2048  # decoded photos kept in memory, over all workers
-  config.data.max_bad_records = 10  # unreadable or too small photos that are skipped before it is an error
+  config.data.cache_mb = 2048  # decoded photos in memory, over all workers
+  config.data.max_bad_records = 10  # unreadable or too small photos to skip; one more is an error
 
   config.recipe = ConfigDict()
   config.recipe.field = 'mixed'
@@ -62,34 +62,34 @@ def base(stage: str, system: str) -> ConfigDict:
   config.train.warmup = 100
   config.train.final_rate = 0.02  # the cosine ends at this fraction of the learning rate
   config.train.weight_decay = 0.0
-  config.train.clip = 1.0  # global norm of the gradient
+  config.train.clip = 1.0  # gradient norm of each part
   config.train.ema = 0.999
-  # Regular expressions of parameters to leave as they are, such as 'vae/(encoder|quant_conv|shortcut_in)'.
+  # Regular expressions of parameters that are not trained, such as 'vae/(encoder|quant_conv|shortcut_in)'.
   config.train.frozen = ()
   config.train.log_every = 50
   config.train.checkpoint_every = 500
   config.train.validate_every = 1000
-  config.train.validation_batches = 8  # of 8 held-out patches each, always the same ones
+  config.train.validation_batches = 8  # of 8 held-out patches each, the same in every run
   config.train.figures_every = 1000
-  config.train.keep = 2  # checkpoints; the best one stays besides
-  config.train.dtype = 'float32'  # or 'bfloat16': of the networks' computation; parameters stay float32
-  # What the backward pass computes again instead of keeping it: '' nothing, 'blocks' all within each block of a
-  # network, 'products' and 'dots' all but some products; ssr_jax/models/remat.py.
+  config.train.keep = 2  # latest checkpoints; the best one is kept too
+  config.train.dtype = 'float32'  # or 'bfloat16', of the networks' computation; parameters stay float32
+  # What the backward pass recomputes instead of storing it: '' nothing, 'blocks' everything within each block of a
+  # network, 'products' and 'dots' everything but some products; ssr_jax/nn/remat.py.
   config.train.remat = ''
-  config.train.accumulate = 1  # parts that a batch is worked through in, to save memory
+  config.train.accumulate = 1  # parts of a batch that are processed one after the other, to save memory
   config.train.max_skipped = 10  # steps with a loss or gradient that is not finite; one more is an error
 
   config.mesh = ConfigDict()
-  config.mesh.data = -1  # copies of the model, each with its part of the batch; -1: what the others leave
-  config.mesh.fsdp = 1  # devices that share one copy, each with its part of the batch
-  config.mesh.tensor = 1  # devices that share one copy and one part of the batch
+  config.mesh.data = -1  # replicas of the model, each with its part of the batch; -1: the remaining devices
+  config.mesh.fsdp = 1  # devices that share a replica, each with its part of the batch
+  config.mesh.tensor = 1  # devices that share a replica and its part of the batch
   config.mesh.min_size = 2**16  # arrays of fewer elements are not split
 
   config.distributed = ConfigDict()
-  config.distributed.coordinator = ''  # 'host:port' of process 0, to join processes by hand
+  config.distributed.coordinator = ''  # 'host:port' of process 0, to connect processes without a cluster manager
   config.distributed.processes = 0
   config.distributed.index = 0
-  config.distributed.auto = False  # join as the environment says; found without asking under SLURM, Open MPI and GKE
+  config.distributed.auto = False  # connect by the environment; automatic under SLURM, Open MPI and GKE
 
   config.eval = ConfigDict()
   config.eval.dataset = 'folder:data/test'  # 'folder:HR_DIR' or 'folder:HR_DIR,LR_DIR'
@@ -100,7 +100,7 @@ def base(stage: str, system: str) -> ConfigDict:
   config.eval.recipes = ('smooth/no_noise', 'smooth/noise_jpeg')
   config.eval.seed = 0
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz with mu_pris_param and cov_pris_param
-  config.eval.limit = 0  # 0 = all images
+  config.eval.limit = 0  # number of images; 0 for all
   config.eval.pictures = 4
   # What to ask of `Restorer.sample`; a field left at None takes the model's own.
   kinds = {**systems.option_kinds(system), 'tile': int}
@@ -109,7 +109,7 @@ def base(stage: str, system: str) -> ConfigDict:
 
 
 def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
-  """Sets dotted fields, which must exist: `apply(config, {'train.steps': 5})`."""
+  """Sets existing fields by dotted names: `apply(config, {'train.steps': 5})`."""
   for path, value in overrides.items():
     node = config
     *parents, leaf = path.split('.')
@@ -125,16 +125,16 @@ def run(
   argv: list[str] | None = None,
   options: Mapping[str, str | bool | None] | None = None,
 ) -> None:
-  """Parses --config and the options beside it, runs `main(config, **options)` and exits.
+  """Parses --config and other options, runs `main(config, **options)` and exits.
 
-  A wrong config file, stage, field or value is one line on stderr that lists what is known, and exit code 2; so is an
-  `SSRError` from `main`, with exit code 1.
+  A wrong config file, stage, field or value prints one line with the known ones to stderr and exits with 2; an
+  `SSRError` from `main` prints its line and exits with 1.
 
   Args:
     main: the program; returns the exit code, None meaning 0.
     doc: printed by --help.
     argv: the arguments; default sys.argv.
-    options: {name: default}, strings and switches; None where one must be given. Default: --workdir, which must.
+    options: {name: default}, strings and booleans; None for a required one. Default: --workdir, required.
   """
   import sys
 
@@ -186,9 +186,9 @@ def run(
 
 
 def _complaint(argv: list[str]) -> str | None:
-  """What is wrong with the config file, its stage or the fields on the command line, in one line; None if nothing.
+  """One line about an error in the config file, its stage or the fields on the command line; None if there is none.
 
-  ml_collections finds the same mistakes, but tells them over several lines and without the names that exist.
+  ml_collections reports the same errors, but over several lines and without the known names.
   """
   import difflib
   import importlib.util

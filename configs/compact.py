@@ -1,14 +1,15 @@
-"""The compact model: every part of SSR at a size that trains on two CPU cores and runs on a laptop.
+"""The compact model: all parts of SSR at a size that trains on two CPU cores and runs on a laptop.
 
 Paper: SSR (spatially variant kernel refinement with diffusion for blind super-resolution), all parts, x4.
 
-One stage after the other; a stage reads the parts before it from `--config.parts_from` (default: the bundled model):
+Train the stages in order; a stage reads the parts of earlier ones from `--config.parts_from` (default: the bundled
+model):
 
   python train.py --config=configs/compact.py:STAGE --workdir=runs/STAGE \
       --config.data.train='folder:DIR[;folder:DIR2]'
 
-with STAGE one of depth, kernel, nbsr, svkr, vae, diffusion, distill. The weights appear under WORKDIR/model. What was
-trained for how long, on what and with what result stands in ssr_jax/weights/bundled/MODEL_CARD.md.
+with STAGE one of depth, kernel, nbsr, svkr, vae, diffusion, distill. WORKDIR/model gets the weights. Data, training
+time and results of the bundled weights: ssr_jax/weights/bundled/MODEL_CARD.md.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +27,7 @@ def get_config(stage: str = ''):
   if stage == 'distill':
     model.student, model.student_vae = model.unet, model.vae
 
-  config.schedule.prediction = 'v'  # its clean latent stays exact where the noise is strong
+  config.schedule.prediction = 'v'  # gives a more accurate x0 than eps at high noise
 
   match stage:
     case 'depth':
@@ -49,12 +50,12 @@ def get_config(stage: str = ''):
       overrides = {
         'train.steps': 5000,
         'train.learning_rate': 5e-4,
-        # More than half of the work is in the frozen parts, and the loss depends on the draw more than on the image.
+        # The frozen parts take more than half of a step, and the loss varies more with the draw than with the image.
         'train.batch_size': 8,
         'loss.draws': 2,
-        # The first estimates of D and K condition training: refined ones differ little and cost three times as much.
+        # Train on the first estimates of D and K: refined ones differ little and cost three times as much.
         'svkr.iterations': 0,
-        # Sampling starts from the restored image with some noise, so that most of what is learned is learned there.
+        # Sampling starts from the restored image with some noise, so most training steps use those noise levels.
         'loss.focus': (0.75, 0.6),
       }
     case 'distill':
@@ -64,13 +65,13 @@ def get_config(stage: str = ''):
         'train.learning_rate': 2e-4,
         'train.ema': 0.995,
         'svkr.iterations': 1,
-        'data.shrink': (0.4, 0.7),  # or it learns grain and the marks of JPEG
-        'distill.noise': 0.0,  # what one step leaves of it is a mosaic of latent pixels where the photo is smooth
+        'data.shrink': (0.4, 0.7),  # else it learns grain and JPEG artefacts
+        'distill.noise': 0.0,  # one step leaves noise as a mosaic of latent pixels in smooth areas
         'distill.decoder': True,
         'distill.wavelet_levels': 5,
         'distill.chroma_levels': 1,
         'distill.strength': 0.65,
-        'loss.teacher': 0.0,  # it leaves the grain that the student is to lose
+        'loss.teacher': 0.0,  # the teacher's samples have grain that the student should not learn
         'loss.grid': 2.0,
         'loss.realism': 1.5,
         'loss.adversarial_start': 0.05,

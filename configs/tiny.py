@@ -1,4 +1,4 @@
-"""Every stage at a size for tests: seconds to compile, nothing to see.
+"""All stages at a size for tests: they compile in seconds, the images are meaningless.
 
 python train.py --config=configs/tiny.py:STAGE --workdir=DIR --config.data.train=folder:DIR \
       --config.parts_from=MODEL_DIR

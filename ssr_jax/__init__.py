@@ -4,7 +4,7 @@
     result = ssr_jax.sample(lr)      # lr: uint8 or float in [0, 1], [h, w, 3]; result.image is four times as large
     model = ssr_jax.load('compact')  # or the path of a model directory; model.sample(lr, steps=8, seed=1)
 
-Names are imported when they are first used, so that `import ssr_jax` costs nothing.
+Names are imported at first use, so that `import ssr_jax` is fast.
 """
 
 import importlib

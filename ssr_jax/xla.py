@@ -1,8 +1,8 @@
-"""Which device programs are made for, and what XLA must be told on a CPU, in one place.
+"""The platform that programs are compiled for, and the compiler options for CPUs.
 
-Left alone, XLA's CPU backend runs a convolution on one thread and its weight gradient at a third of that. One compiler
-option hands convolutions back to the multi-threaded runtime; it is passed per jit, so that nobody has to set an
-environment variable. An XLA that does not know the option (older or newer) is asked once and then left alone.
+By default XLA's CPU backend runs a convolution on one thread, and its weight gradient at a third of that speed. A
+compiler option gives convolutions to the multi-threaded runtime. It is passed per jit, so that no environment variable
+is needed. If XLA rejects the option (another version), it is not used.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,23 +20,23 @@ _CPU_OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_IND
 
 
 CUDNN = (9, 10, 0)
-"""Version of cuDNN that programs are made for ahead of time: the oldest that the CUDA plugin of this JAX comes with."""
+"""cuDNN's version for ahead-of-time compilation: the oldest that this JAX's CUDA plugin comes with."""
 
 _compiled_for: str | None = None
 _compiled_capability: float | None = None
 
 
 def platform() -> str:
-  """Kind of device that programs are made for: 'cpu', 'gpu' or 'tpu'.
+  """Kind of device that programs are compiled for: 'cpu', 'gpu' or 'tpu'.
 
-  That of `compiling_for` within it, else JAX's default backend. Whatever chooses by device while a program is traced
-  asks here and not `jax.default_backend()`, so that a program compiled ahead of time is that of its own device.
+  Within `compiling_for` it is that kind, else JAX's default backend. Code that chooses by device during tracing calls
+  this instead of `jax.default_backend()`, so that ahead-of-time compilation chooses for the target device.
   """
   return _compiled_for or jax.default_backend()
 
 
 def cuda_capability() -> float | None:
-  """CUDA's compute capability of the GPU that programs are made for, such as 9.0; None for anything else."""
+  """CUDA compute capability of the GPU that programs are compiled for, such as 9.0; None for other devices."""
   if _compiled_for is not None:
     return _compiled_capability
   device = jax.local_devices()[0]
@@ -46,19 +46,19 @@ def cuda_capability() -> float | None:
 
 @contextlib.contextmanager
 def compiling_for(kind: str, capability: float | None = None) -> Iterator[None]:
-  """Within it, programs are made for another kind of device than the one at hand: compilation ahead of time.
+  """A context in which programs are compiled for another kind of device than the machine's, ahead of time.
 
-  What JAX has traced for one kind must not be used for the other: its caches are cleared on the way in and out where
-  they differ. For whole programs, not for library code; other threads are not spared.
+  If the kinds differ, JAX's caches are cleared on entry and exit, because they hold programs for the other kind. Meant
+  for scripts, not for library code: it affects all threads.
 
   Args:
     kind: 'cpu', 'gpu' or 'tpu'.
-    capability: of an NVIDIA GPU, as `cuda_capability` then says. What JAX asks the GPU of this machine before it uses
-      cuDNN is answered in its place.
+    capability: compute capability of an NVIDIA GPU, for `cuda_capability` and for the checks that JAX makes before it
+      uses cuDNN.
 
   Raises:
-    ValueError: another kind.
-    AttributeError: a JAX that asks otherwise.
+    ValueError: an unknown kind.
+    AttributeError: JAX's checks have other names in this version.
   """
   global _compiled_for, _compiled_capability
   if kind not in ('cpu', 'gpu', 'tpu'):
@@ -79,7 +79,7 @@ def compiling_for(kind: str, capability: float | None = None) -> Iterator[None]:
 
 
 def _answer_for_gpu(stack: contextlib.ExitStack, capability: float) -> None:
-  from jax._src.cudnn import fused_attention_stablehlo as asking  # there is no public way
+  from jax._src.cudnn import fused_attention_stablehlo as checks  # there is no public interface
 
   major, minor, patch = CUDNN
   answers = {
@@ -88,12 +88,12 @@ def _answer_for_gpu(stack: contextlib.ExitStack, capability: float) -> None:
     'is_cuda_compute_capability_equal': lambda other: capability == float(other),
   }
   for name, answer in answers.items():
-    stack.callback(setattr, asking, name, getattr(asking, name))
-    setattr(asking, name, answer)
+    stack.callback(setattr, checks, name, getattr(checks, name))
+    setattr(checks, name, answer)
 
 
 def compiler_options() -> dict[str, str]:
-  """Compiler options for `jax.jit` on `platform()`: fast convolutions on a CPU, empty elsewhere."""
+  """Compiler options for `jax.jit` on `platform()`: fast convolutions on a CPU, none on other devices."""
   return dict(_cpu_options()) if platform() == 'cpu' else {}
 
 
@@ -101,7 +101,7 @@ def compiler_options() -> dict[str, str]:
 def _cpu_options() -> dict[str, str]:
   try:
     jax.jit(lambda x: x + 1, compiler_options=_CPU_OPTIONS).lower(0.0).compile()
-  except Exception as error:  # jaxlib raises its own type, which moved between releases
+  except Exception as error:  # the type of jaxlib's error differs between releases
     if 'option' not in str(error).lower():
       raise
     return {}
@@ -109,7 +109,7 @@ def _cpu_options() -> dict[str, str]:
 
 
 class Jitted:
-  """What `jit` returns: the function, compiled for `platform()` at the time of the call."""
+  """A function that is compiled for `platform()` at the time of the call."""
 
   def __init__(self, fun: Callable[..., Any], options: dict[str, Any]):
     """Wraps a function; `options` are keyword arguments of `jax.jit`."""
@@ -131,10 +131,10 @@ def jit(fun: Callable[..., Any], **kwargs: Any) -> Jitted:
 
 
 def enable_compilation_cache(directory: str | os.PathLike | None = None) -> None:
-  """Keeps compiled programs on disk, so that the second process starts fast.
+  """Caches compiled programs on disk, so that later processes start fast.
 
   Args:
-    directory: where; default `$JAX_COMPILATION_CACHE_DIR`, else `ssr_jax/xla` under the user's cache directory.
+    directory: of the cache; default `$JAX_COMPILATION_CACHE_DIR`, else `ssr_jax/xla` under the user's cache directory.
   """
   if directory is None:
     directory = os.environ.get('JAX_COMPILATION_CACHE_DIR')
@@ -146,23 +146,22 @@ def enable_compilation_cache(directory: str | os.PathLike | None = None) -> None
 
 
 def keep_freed_memory() -> bool:
-  """Lets this process keep the memory it frees, which makes training on a CPU a fifth faster or more.
+  """Lets this process keep freed memory, which makes training on a CPU at least a fifth faster.
 
-  Every execution allocates its temporaries anew, some gigabytes for a training step. glibc takes blocks of that size
-  from the kernel and gives them back at once, and then each page is cleared and mapped again in every step: up to half
-  of a step's time. For programs that train, not for a library in somebody else's process: the process stays as large
-  as it ever was.
+  Every execution allocates its temporaries anew, some gigabytes for a training step. glibc returns blocks of that size
+  to the kernel at once, and mapping and clearing their pages takes up to half of a step's time. Meant for training
+  programs, not for a library in another program's process, since the process never shrinks. Call it before the first
+  array is made: it does not affect threads that have run already.
 
   Returns:
-    whether it was done; there is nothing to do without glibc. Call it before the first array is made: memory of
-    threads that have run already is not affected.
+    whether it was done; False without glibc.
   """
   if not sys.platform.startswith('linux'):
     return False
   libc = ctypes.CDLL(None)
   if not hasattr(libc, 'gnu_get_libc_version'):
     return False
-  # malloc.h: no block of its own mapping (M_MMAP_MAX), no giving back (M_TRIM_THRESHOLD), and one heap for all threads
-  # (M_ARENA_MAX): the others' heaps end at 64 MB.
+  # malloc.h: no mapped blocks (M_MMAP_MAX), no trimming (M_TRIM_THRESHOLD), and one heap for all threads (M_ARENA_MAX),
+  # because the heaps of other threads are limited to 64 MB.
   settings = {-4: 0, -1: -1, -8: 1}
   return all([libc.mallopt(option, value) == 1 for option, value in settings.items()])

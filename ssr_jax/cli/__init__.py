@@ -1,8 +1,7 @@
-"""The command `ssr`: upscale images, score images, degrade images, look after data and weights.
+"""The command `ssr`: upscales, scores and degrades images, manages data and weights.
 
-Exit codes: 0 all done; 1 some inputs failed, each named on stderr in one line, the rest done; 2 wrong usage; 130
-stopped by Ctrl-C. Each command has a file of its own; the networks are imported only by those that need them, when
-they run.
+Exit codes: 0 success; 1 some inputs failed, each reported on stderr in one line, the others are done; 2 usage error;
+130 interrupted by Ctrl-C. Each command is a module here; commands import the networks only when they need them.
 """
 
 import argparse
@@ -21,7 +20,7 @@ _EXAMPLES = """examples:
   ssr upscale photo.jpg -o out/ --restored-only  without diffusion: faster, closer to the pixels, less detail
   ssr metrics hr/ out/ --metrics psnr,ssim --csv scores.csv
   ssr degrade photos/ -o set/ --recipe smooth/noise_jpeg --seed 0   LR images for a benchmark
-  ssr data check folder:photos/ --min-side 128   what should not be trained on
+  ssr data check folder:photos/ --min-side 128   find images that are unfit for training
   ssr data pack folder:photos/ shards/           ArrayRecord shards, which load faster from a shared disk
   ssr export runs/nbsr my_model/                 the weights of a training run
   ssr weights verify
@@ -33,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   try:
     arguments = _parser().parse_args(argv)
-  except SystemExit as stop:  # argparse has said what is wrong, or printed the help
+  except SystemExit as stop:  # argparse has printed the error or the help
     return int(stop.code or 0)
   try:
     return arguments.command(arguments)
@@ -41,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return console.say(str(error), 2)
   except KeyboardInterrupt:
     return console.say('stopped', 130)
-  except BrokenPipeError:  # the reader of our output has gone, as with `| head`
+  except BrokenPipeError:  # the reader of our output has exited, as with `| head`
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
   except Exception as error:

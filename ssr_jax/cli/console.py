@@ -1,4 +1,4 @@
-"""What the commands share: what they say on stderr, progress, and the folders that they are given."""
+"""Shared by the commands: messages on stderr, progress bars, input and output folders."""
 
 import argparse
 from collections.abc import Iterable
@@ -12,13 +12,13 @@ from ssr_jax.types import SSRError
 
 
 def say(line: str, code: int = 1) -> int:
-  """Prints a line to stderr and hands back the exit code that goes with it."""
+  """Prints a line to stderr and returns the exit code."""
   print(f'ssr: {line}', file=sys.stderr, flush=True)
   return code
 
 
 def line_of(error: BaseException, source: pathlib.Path) -> str:
-  """One line that names the file, whatever went wrong with it."""
+  """One line that names the file and the error."""
   if isinstance(error, SSRError):
     line = str(error)
     return line if str(source) in line else f'{source}: {line}'
@@ -28,18 +28,18 @@ def line_of(error: BaseException, source: pathlib.Path) -> str:
 
 
 def first_line(error: BaseException) -> str:
-  """An error's kind and the first line of what it says."""
+  """An error's type and the first line of its message."""
   return f'{type(error).__name__}: {(str(error).splitlines() or [""])[0]}'
 
 
 def images(folder: pathlib.Path, recursive: bool) -> list[pathlib.Path]:
-  """The files of a folder that by their suffix are images, sorted; `recursive` takes its sub-folders' too."""
+  """The image files of a folder by their suffix, sorted; with `recursive` also those of its subfolders."""
   paths = folder.rglob('*') if recursive else folder.iterdir()
   return sorted(path for path in paths if path.suffix.lower() in io.READABLE and path.is_file())
 
 
 def check_writable(folders: Iterable[pathlib.Path]) -> None:
-  """Makes the output folders and tries a file in each, before any work is done for nothing."""
+  """Creates the output folders and writes a test file in each, so that errors appear before the work."""
   for folder in folders:
     try:
       folder.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def check_writable(folders: Iterable[pathlib.Path]) -> None:
 
 @contextlib.contextmanager
 def progress_bar(total: int, arguments: argparse.Namespace):
-  """A progress bar, as the function that moves it."""
+  """A context with a progress bar; its value is the function (done, total) that updates it."""
   from tqdm import tqdm
 
   with tqdm(total=total, unit='image', disable=True if arguments.quiet else None, leave=False) as bar:

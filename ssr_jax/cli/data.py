@@ -9,7 +9,7 @@ from ssr_jax.types import SSRError
 
 
 def add(commands: Any, common: argparse.ArgumentParser) -> None:
-  """Adds `data` and its actions to the parsers of `ssr`; `common` has the options that all commands share."""
+  """Adds `data` and its actions to the parsers of `ssr`; `common` has the options of all commands."""
   data = commands.add_parser('data', help='list, check and pack image sets')
   actions = data.add_subparsers(title='actions', required=True, metavar='ACTION')
   root = argparse.ArgumentParser(add_help=False)
@@ -114,7 +114,7 @@ def _pack(arguments: argparse.Namespace) -> int:
         workers=arguments.workers,
         progress=progress,
       )
-  except pack.WriteError as error:  # not a usage error, whose exit code is 2
+  except pack.WriteError as error:  # not a usage error, which would exit with 2
     return console.say(str(error), 1)
   for line in done.left_out:
     console.say(f'left out {line}')

@@ -11,7 +11,7 @@ from ssr_jax.types import SSRError
 
 
 def add(commands, common: argparse.ArgumentParser) -> None:
-  """Adds `degrade` to the parsers of `ssr`; `common` has the options that all share."""
+  """Adds `degrade` to the parsers of `ssr`; `common` has the options of all commands."""
   down = commands.add_parser(
     'degrade',
     parents=[common],
@@ -24,23 +24,23 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   )
   down.add_argument('inputs', nargs='+', metavar='IN', help='image files and folders of images')
   down.add_argument('-o', '--output', required=True, metavar='OUT', help='a folder; with --preview a .png file')
-  down.add_argument('-r', '--recursive', action='store_true', help="take a folder's sub-folders too")
+  down.add_argument('-r', '--recursive', action='store_true', help='include subfolders of folders')
   how = down.add_mutually_exclusive_group(required=True)
-  how.add_argument('--recipe', metavar='NAME', help='what degradation to draw')
+  how.add_argument('--recipe', metavar='NAME', help='the degradation')
   how.add_argument('--remake', metavar='MANIFEST', help='make the set of a manifest.json again and compare every file')
   how.add_argument('--preview', action='store_true', help='write one picture: IN under every recipe')
-  down.add_argument('--seed', type=int, metavar='N', help='of all draws (default: 0)')
+  down.add_argument('--seed', type=int, metavar='N', help='seed of the degradation (default: 0)')
   depth = down.add_mutually_exclusive_group()
   depth.add_argument('--depth', metavar='DIR', help='distance maps named as the images: 8- or 16-bit PNG, PFM or NPY')
-  depth.add_argument('--inverse-depth', metavar='DIR', help='the same, where large is near')
+  depth.add_argument('--inverse-depth', metavar='DIR', help='the same with inverse depth: large is near')
   down.add_argument(
     '--model',
     default='compact',
     metavar='M',
-    help='whose depth net sees the images where a recipe needs depth and no maps are given',
+    help='model whose depth net is used if a recipe needs depth and no maps are given',
   )
   down.add_argument('--write-hr', action='store_true', help='also write the HR images as they were degraded')
-  down.add_argument('--overwrite', action='store_true', help='make images again that the set holds')
+  down.add_argument('--overwrite', action='store_true', help='replace images that exist in the set')
   down.add_argument('-q', '--quiet', action='store_true', help='print errors only')
   down.set_defaults(command=_degrade)
 
@@ -211,7 +211,7 @@ def _preview(arguments: argparse.Namespace, paths: list[pathlib.Path]) -> int:
 
 
 def _versions() -> dict[str, str]:
-  """Of what has a say in the pixels."""
+  """Versions of all that the pixels depend on."""
   import importlib.metadata
   import platform
 

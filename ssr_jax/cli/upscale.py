@@ -1,4 +1,4 @@
-"""`ssr upscale`: images, four times as large."""
+"""`ssr upscale`: super-resolves images."""
 
 import argparse
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ from ssr_jax.types import SSRError
 
 
 def add(commands, common: argparse.ArgumentParser) -> None:
-  """Adds `upscale` to the parsers of `ssr`; `common` has the options that all share."""
+  """Adds `upscale` to the parsers of `ssr`; `common` has the options of all commands."""
   up = commands.add_parser(
     'upscale',
     parents=[common],
-    help='make images four times as large, and sharp',
-    description='Makes images four times as large. PNG, JPEG and WebP out; orientation, colour profile, EXIF, '
+    help='super-resolve images, x4',
+    description='Makes images four times as large. Writes PNG, JPEG or WebP; orientation, colour profile, EXIF, '
     'transparency and gray are kept.',
   )
   up.add_argument('inputs', nargs='+', metavar='IN', help='image files and folders of images')
@@ -33,14 +33,14 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     metavar='OUT',
     help='a folder; or, for one input file, a file name ending in .png, .jpg or .webp',
   )
-  up.add_argument('-r', '--recursive', action='store_true', help="take a folder's sub-folders too")
+  up.add_argument('-r', '--recursive', action='store_true', help='include subfolders of folders')
   up.add_argument('--model', default='compact', help="'compact', or the path of a model directory (default: compact)")
   up.add_argument(
     '--seed',
     type=int,
     default=0,
     metavar='N',
-    help="of the diffusion noise, of which a model's own way may have none: try it with --steps (default: 0)",
+    help='seed of the diffusion noise; no effect for a student without noise, see --steps (default: 0)',
   )
   up.add_argument('--scale', type=int, default=4, metavar='S', help='4 is what there is')
   for option in _options_of_systems().values():
@@ -53,7 +53,7 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     '--dtype',
     default='float32',
     choices=DTYPES,
-    help='what the networks compute in; bfloat16 is for GPUs and TPUs (default: float32)',
+    help='dtype of the computation; bfloat16 is for GPUs and TPUs (default: float32)',
   )
   for name, (_, _, text) in _flags_of_systems().items():
     up.add_argument(f'--{name}', action='store_true', help=text)
@@ -63,12 +63,14 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     help='also write NAME_figure.png: LR, what the model finds (depth, kernels, restored image), result',
   )
   up.add_argument(
-    '--format', choices=('png', 'jpg', 'webp'), help='of files in an output folder (default: as the input)'
+    '--format', choices=('png', 'jpg', 'webp'), help='format of files in an output folder (default: as the input)'
   )
-  up.add_argument('--quality', type=int, default=95, metavar='Q', help='of JPEG and WebP, 1 to 100 (default: 95)')
-  up.add_argument('--tile', type=int, metavar='N', help='largest LR side in one piece; smaller needs less memory')
+  up.add_argument(
+    '--quality', type=int, default=95, metavar='Q', help='quality of JPEG and WebP, 1 to 100 (default: 95)'
+  )
+  up.add_argument('--tile', type=int, metavar='N', help='largest LR side without tiling; smaller needs less memory')
   up.add_argument('--overwrite', action='store_true', help='replace outputs that exist')
-  up.add_argument('--skip-existing', action='store_true', help='leave out inputs whose output exists')
+  up.add_argument('--skip-existing', action='store_true', help='skip inputs whose output exists')
   up.add_argument('-q', '--quiet', action='store_true', help='print errors only')
   up.set_defaults(command=_upscale)
 
@@ -111,7 +113,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
     return console.say(str(error), 1)
   # Report wrong options once, not for each image.
   model.check(**{k: v for k, v in _options(arguments).items() if k != 'seed'})
-  hidden = True if arguments.quiet else None  # None: hidden where stderr is no terminal
+  hidden = True if arguments.quiet else None  # None: hidden if stderr is no terminal
   bar = tqdm(total=sum(total.values()), unit='px', unit_scale=True, disable=hidden, leave=False)
   try:
     with bar:
@@ -146,17 +148,17 @@ def _upscale(arguments: argparse.Namespace) -> int:
 
 
 def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[str]]:
-  """Reads, super-resolves and writes one image; returns the result's height and width and what could not be kept."""
+  """Reads, super-resolves and writes one image; returns the result's height, width and notes on lost metadata."""
   from ssr_jax import runtime
 
   picture = io.read(job.source, max_pixels=runtime.MAX_PIXELS)
   height, width = (model.config['scale'] * side for side in picture.rgb.shape[:2])
-  io.check_format(job.target, height, width)  # told now, not after minutes of work
+  io.check_format(job.target, height, width)  # before minutes of work
   result = model.sample(picture.rgb, progress=progress, keep_kernels=arguments.figures, **_options(arguments))
   alpha = None if picture.alpha is None else io.upscale_alpha(picture.alpha, model.config['scale'])
   larger = dataclasses.replace(picture, rgb=result.image, alpha=alpha)
   sheet = None
-  if arguments.figures:  # drawn before anything is written: a failure must not leave one file of two
+  if arguments.figures:  # drawn before anything is written, so that a failure leaves no half of the output
     from ssr_jax.evaluation.report import figures
 
     buffer = iolib.BytesIO()
@@ -202,7 +204,7 @@ def _given(arguments: argparse.Namespace, flag: str) -> bool:
 
 
 def _options(arguments) -> dict:
-  """Arguments of `Restorer.sample`; options that were not given are left to the model."""
+  """Arguments of `Restorer.sample`, without the options that were not given."""
   options = {'seed': arguments.seed, 'scale': arguments.scale}
   given = {name: getattr(arguments, name) for name in _options_of_systems()}
   options |= {name: value for name, value in given.items() if value is not None}
@@ -211,7 +213,7 @@ def _options(arguments) -> dict:
 
 
 def _jobs(arguments) -> tuple[list[_Job], list[str]]:
-  """What is to be done, and a line for each input that is out from the start."""
+  """The jobs, and an error line for each input that cannot be processed."""
   output = pathlib.Path(arguments.output)
   inputs = [pathlib.Path(name) for name in arguments.inputs]
   to_file = output.suffix.lower() in io.WRITABLE and not output.is_dir()

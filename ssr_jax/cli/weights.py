@@ -20,7 +20,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     parents=[common],
     help='write a model from a training checkpoint',
     description="Writes the averaged weights of a run's checkpoint into a model directory, as safetensors with "
-    'sha256. Other parts of the model stay.',
+    'sha256. Other parts of the model do not change.',
   )
   export.add_argument('run', metavar='WORKDIR', help='the workdir of a training run')
   export.add_argument('directory', metavar='DIR', help='the model directory, created if absent')

@@ -5,7 +5,7 @@ from typing import Any
 from ssr_jax.types import SSRError
 
 DTYPES = ('float32', 'bfloat16')
-"""Dtypes of networks; norms, softmax and the last layer before an image are float32 with both."""
+"""Dtypes that networks can compute in; norms, softmax and the last layer before an image are always float32."""
 
 
 def dtype_of(name: str, where: str) -> Any:

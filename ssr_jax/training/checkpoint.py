@@ -1,4 +1,4 @@
-"""Checkpoints that survive what happens to machines: orbax, asynchronous, whole or not there at all."""
+"""Atomic, asynchronous checkpoints with orbax, and stopping on preemption."""
 
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
@@ -16,24 +16,23 @@ from ssr_jax.types import SSRError
 Tree = Any
 
 PREEMPTED = 75
-"""Exit code of a run that was asked to stop and saved its state: EX_TEMPFAIL, run the same command again."""
+"""Exit code of a run that was stopped and saved its state (EX_TEMPFAIL): run the same command again."""
 
 
 class Checkpoints:
   """The checkpoints of one run: the last ones and the best one.
 
-  A checkpoint is written beside its place and then renamed, so that an interrupted one has no step number and is never
-  found. It holds the state, the trained parts' constants, the position in the data, and what the run is (its config,
-  and what an export needs to know).
+  A checkpoint is written to a temporary directory and then renamed, so that an interrupted one is never read. It holds
+  the state, the trained parts' constants, the position in the data, the run's config and the metadata of an export.
   """
 
   def __init__(self, directory: pathlib.Path, keep: int, metric: str, higher_is_better: bool):
-    """Opens a directory, which need not exist.
+    """Opens a directory, which may be missing.
 
     Args:
       directory: absolute path, the same on every process.
-      keep: how many of the last checkpoints stay.
-      metric: the validation figure whose best checkpoint stays too.
+      keep: number of latest checkpoints to keep.
+      metric: the validation metric whose best checkpoint is also kept.
       higher_is_better: its direction.
     """
     policies = checkpoint_managers.AnyPreservationPolicy(
@@ -54,7 +53,7 @@ class Checkpoints:
     )
 
   def latest(self) -> int | None:
-    """Step of the newest whole checkpoint."""
+    """Step of the newest checkpoint, None if there is none."""
     return self._manager.latest_step()
 
   def save(
@@ -66,18 +65,18 @@ class Checkpoints:
     about: Mapping[str, Any],
     metrics: Mapping[str, float] | None = None,
   ) -> None:
-    """Begins to write a checkpoint in the background; nothing happens where the step has one.
+    """Starts to write a checkpoint in the background; does nothing if the step has one.
 
     Args:
-      step: steps done.
+      step: number of steps done.
       state: the `TrainState`.
       constants: {part: constants} of the trained parts.
-      data: the data iterator's position, JSON-able.
-      about: the run's config and what `export` needs, JSON-able.
-      metrics: validation figures at this step, where it was validated.
+      data: the data iterator's position, for JSON.
+      about: the run's config and the metadata of an export, for JSON.
+      metrics: validation metrics at this step, if it was validated.
 
     Raises:
-      SSRError: this or the one before could not be written; the last good one stays.
+      SSRError: this checkpoint or the one before could not be written; earlier ones remain.
     """
     if step in self._manager.all_steps():
       return
@@ -86,22 +85,22 @@ class Checkpoints:
       data=ocp.args.JsonSave(dict(data)),
       about=ocp.args.JsonSave(dict(about)),
     )
-    with self._told():
+    with self._one_line_errors():
       self._manager.save(step, args=arguments, metrics=dict(metrics) if metrics else None)
 
   def restore(self, step: int, state: Tree, constants: Tree) -> tuple[Tree, Tree, dict[str, Any], dict[str, Any]]:
-    """Reads a checkpoint onto the present mesh, whatever mesh it was written on.
+    """Reads a checkpoint onto the current mesh; it may have been written on another.
 
     Args:
       step: from `latest`.
-      state: the state as arrays or as `jax.ShapeDtypeStruct` with shardings: where everything goes.
+      state: arrays or `jax.ShapeDtypeStruct`s with the shardings to read into.
       constants: likewise.
 
     Returns:
-      state, constants, the data iterator's position, and what `save` was told the run is.
+      state, constants, the data iterator's position, and `about` as given to `save`.
 
     Raises:
-      SSRError: it does not fit, as where the config has changed since.
+      SSRError: the checkpoint does not fit, for example because the config has changed.
     """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, {'state': state, 'constants': constants})
     json = ocp.args.JsonRestore()
@@ -117,18 +116,18 @@ class Checkpoints:
     return found['state']['state'], found['state']['constants'], found['data'], found['about']
 
   def wait(self) -> None:
-    """Returns when everything is on disk; SSRError where it could not be written."""
-    with self._told():
+    """Waits until everything is on disk; SSRError if it could not be written."""
+    with self._one_line_errors():
       self._manager.wait_until_finished()
 
   def close(self) -> None:
-    """Waits, then ends the writer's threads."""
-    with self._told():
+    """Waits, then stops the writer's threads."""
+    with self._one_line_errors():
       self._manager.close()
 
   @contextlib.contextmanager
-  def _told(self) -> Iterator[None]:
-    """Turns what the writer threw, on this call or in the background since the last, into one line."""
+  def _one_line_errors(self) -> Iterator[None]:
+    """Turns the writer's errors, of this call or of the background since the last, into an SSRError of one line."""
     try:
       yield
     except Exception as error:
@@ -140,7 +139,7 @@ class Checkpoints:
 
 
 def _no_room(error: BaseException | None) -> bool:
-  """Whether a full disk, a quota or a size limit is behind an error; the writer wraps it several times."""
+  """Whether a full disk, a quota or a size limit caused an error, which the writer wraps several times."""
   words = ('no space left', 'disk quota', 'file too large', 'enospc', 'edquot', 'efbig', 'resource_exhausted')
   while error is not None:
     if any(word in str(error).lower() for word in words):
@@ -150,14 +149,14 @@ def _no_room(error: BaseException | None) -> bool:
 
 
 def read_weights(run: pathlib.Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any], int]:
-  """The averaged weights in a run's checkpoint, on the host, whatever mesh they were trained on.
+  """Reads the averaged weights of a run's checkpoint to the host, from any mesh.
 
   Args:
     run: the workdir, or its folder of checkpoints.
-    step: which one; default the newest.
+    step: of the checkpoint; default the newest.
 
   Returns:
-    {part: Flax variables}, what `Checkpoints.save` was told the run is, and the step.
+    {part: Flax variables}, `about` as given to `Checkpoints.save`, and the step.
 
   Raises:
     SSRError: there is no such checkpoint.
@@ -173,7 +172,7 @@ def read_weights(run: pathlib.Path, step: int | None = None) -> tuple[dict[str, 
   with ocp.CheckpointManager(directory.absolute(), item_handlers=handlers) as manager:
     stored = manager.item_metadata(step)['state'].tree
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    stats = 'ema_stats' if 'ema_stats' in stored['state'] else 'stats'  # which runs before 0.2 did not average
+    stats = 'ema_stats' if 'ema_stats' in stored['state'] else 'stats'  # not averaged before 0.2
     wanted = {'state': {name: stored['state'][name] for name in ('ema', stats)}, 'constants': stored['constants']}
     wanted = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here), wanted)
     arguments = ocp.args.Composite(
@@ -188,7 +187,7 @@ def read_weights(run: pathlib.Path, step: int | None = None) -> tuple[dict[str, 
 
 
 def collect(params: Tree, stats: Tree, constants: Tree, parts) -> dict[str, Any]:
-  """{part: Flax variables}, collections that are empty left out."""
+  """{part: Flax variables} without empty collections."""
   return {
     part: {
       name: tree[part]
@@ -200,9 +199,9 @@ def collect(params: Tree, stats: Tree, constants: Tree, parts) -> dict[str, Any]
 
 
 class Preemption:
-  """Whether the machine is about to be taken away: SIGTERM, on this process or on any of the run's.
+  """Detects preemption: SIGTERM on this process or on any process of the run.
 
-  Use as a context. The signal only sets a mark; the loop asks `reached` between two steps, saves and exits with
+  Use as a context. The signal only sets a flag; the loop asks `reached` between steps, saves and exits with
   `PREEMPTED`.
   """
 
@@ -211,7 +210,7 @@ class Preemption:
     self._former: Callable | int | None = None
 
   def __enter__(self) -> 'Preemption':
-    # With several processes jax's coordination service listens, and agrees on a step that all of them reach.
+    # With several processes jax's coordination service handles the signal and agrees on a step for all of them.
     if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
       self._former = signal.signal(signal.SIGTERM, self._mark)
     return self
@@ -224,7 +223,7 @@ class Preemption:
     self._asked = True
 
   def reached(self, step: int) -> bool:
-    """Whether to save and stop before this step; all processes get the same answer at the same step."""
+    """Whether to save and stop before this step; the same on all processes."""
     if jax.process_count() > 1:
       from jax.experimental import multihost_utils
 

@@ -10,16 +10,16 @@ _TIMEOUT = 300
 
 
 def start(options) -> None:
-  """Joins the other processes where there are some; call it before the first array is made.
+  """Joins the run's other processes, if any; call it before the first array is made.
 
-  With `coordinator` set, by the flags; else, with `auto` or in an environment that names several tasks (SLURM, Open
-  MPI, TPU pods under GKE), by what jax finds there. A second call does nothing.
+  With `coordinator` the options say how; with `auto`, or in an environment with several tasks (SLURM, Open MPI, TPU
+  pods under GKE), jax reads the environment. A second call does nothing.
 
   Args:
     options: the config's `distributed` section: coordinator ('host:port' of process 0), processes, index, auto.
 
   Raises:
-    SSRError: flags that contradict each other, or processes that do not find each other.
+    SSRError: contradictory options, or processes that cannot connect.
   """
   if jax.distributed.is_initialized():
     return

@@ -1,4 +1,4 @@
-"""From a checkpoint to weights that `ssr_jax.load` reads."""
+"""Export of a checkpoint to a model directory that `ssr_jax.load` reads."""
 
 from collections.abc import Mapping
 import pathlib
@@ -9,15 +9,15 @@ from ssr_jax.weights import format
 
 
 def export(run: str | pathlib.Path, directory: str | pathlib.Path, step: int | None = None) -> list[pathlib.Path]:
-  """Writes the averaged weights of a run's checkpoint into a model directory; its other parts stay.
+  """Writes the averaged weights of a run's checkpoint into a model directory; its other parts do not change.
 
   Args:
     run: the workdir of a training run.
-    directory: the model directory, made when absent.
+    directory: the model directory, created if missing.
     step: of the checkpoint; default the newest.
 
   Returns:
-    the files written, one for each part that the run trains.
+    the files written, one per trained part.
 
   Raises:
     SSRError: there is no such checkpoint, or the directory cannot be written.

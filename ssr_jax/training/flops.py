@@ -1,4 +1,4 @@
-"""Analytic operation counts and the peaks they are compared with."""
+"""Analytic operation counts, and the peaks of devices."""
 
 from collections.abc import Callable
 import math
@@ -12,7 +12,7 @@ from ssr_jax.training import stages
 from ssr_jax.training import state as state_lib
 
 PEAKS = {
-  # bf16, dense, operations a second, as their makers give them; by a part of jax's `device_kind`, the longest first.
+  # bf16, dense, operations per second, as published; keys are parts of jax's `device_kind`, the longest match counts.
   'TPU v4': 275e12,
   'TPU v5 lite': 197e12,
   'TPU v5e': 197e12,
@@ -26,7 +26,7 @@ PEAKS = {
 
 
 def peak(device: jax.Device) -> float | None:  # pyright: ignore[reportInvalidTypeForm]  # a variable in jax
-  """Operations a second of a device in bf16; None for one that is not in the table, rather than a guess."""
+  """A device's operations per second in bf16; None if it is not in `PEAKS`."""
   for name in sorted(PEAKS, key=len, reverse=True):
     if name.lower() in device.device_kind.lower():
       return PEAKS[name]
@@ -34,27 +34,27 @@ def peak(device: jax.Device) -> float | None:  # pyright: ignore[reportInvalidTy
 
 
 def count(function: Callable[..., Any], *arguments: Any) -> int:
-  """Operations of the matrix products and convolutions of a call, from its program: two for each multiply-add.
+  """Operations of the matrix products and convolutions of a call, from its jaxpr: two per multiply-add.
 
-  Everything else (norms, activations, draws) is left out, as is usual in utilisation figures. Loops count as often as
-  they run; of the branches of a condition the dearest counts. What rematerialisation computes again counts too: count a
-  program without it.
+  Other operations (norms, activations, random draws) are left out, as is usual for utilisation. A loop counts once per
+  iteration, a condition by its most expensive branch. Rematerialised operations count too: count a program without
+  rematerialisation.
 
   Args:
     function: traced, not run.
     *arguments: arrays or their shapes.
 
   Raises:
-    ValueError: a loop whose length the program does not say (`while`).
+    ValueError: a loop of unknown length (`while`) with matrix products.
   """
   return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
 
 
 def of_step(config, params: Any, stats: Any, frozen: Any, batch: Any) -> int:
-  """Operations of a train step's loss and gradients, the same for every device and every `train.remat`.
+  """Operations of a train step's loss and gradients, independent of the device and of `train.remat`.
 
-  What is frozen has no gradients of its own. The one thing that counts twice are the scores of attention over very many
-  tokens, which the form that every device has (`models.attention`) computes again in chunks.
+  Frozen parameters have no gradients. The scores of attention over very many tokens count twice, since XLA's form
+  (`nn.attention`) recomputes them in chunks.
 
   Args:
     config: of the run.
@@ -72,7 +72,7 @@ def of_step(config, params: Any, stats: Any, frozen: Any, batch: Any) -> int:
   def gradient(params, *arguments):
     return jax.grad(lambda p: loss(state_lib.stopped(p, mask), *arguments)[0])(params)
 
-  with xla.compiling_for('cpu'):  # in operations that can be counted: a hand-written kernel shows none
+  with xla.compiling_for('cpu'):  # a hand-written kernel of another device cannot be counted
     return count(gradient, params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))
 
 
@@ -103,12 +103,12 @@ def _count(jaxpr) -> int:
 
 
 def _convolution(equation) -> int:
-  """Two operations for each pair of an output and a tap that meets an input sample and no hole."""
+  """Two operations per pair of an output and a tap on an input sample; padding and dilation holes do not count."""
   parameters = equation.params
   numbers = parameters['dimension_numbers']
   image, kernel = (v.aval.shape for v in equation.invars)
   out = equation.outvars[0].aval.shape
-  pairs = 1  # of output positions and taps along the axes, those on padding or between dilated samples left out
+  pairs = 1  # of output positions and taps, over all axes
   for axis, (low, _) in enumerate(parameters['padding']):
     n, k = image[numbers.lhs_spec[2 + axis]], kernel[numbers.rhs_spec[2 + axis]]
     spread, dilation = parameters['lhs_dilation'][axis], parameters['rhs_dilation'][axis]
@@ -119,5 +119,5 @@ def _convolution(equation) -> int:
       for tap in range(k)
       if 0 <= (at := o * stride + tap * dilation - low) <= (n - 1) * spread and at % spread == 0
     )
-  # With groups each output sees the inputs of its own group, which is what the kernel's input axis counts.
+  # With groups, the kernel's input axis counts the channels of one group.
   return 2 * pairs * out[numbers.out_spec[0]] * out[numbers.out_spec[1]] * kernel[numbers.rhs_spec[1]]

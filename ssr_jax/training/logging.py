@@ -1,4 +1,4 @@
-"""What a run writes for people: scalars as JSON lines, image grids, a progress line."""
+"""A run's logs: scalars as JSON lines and TensorBoard events, image grids, a progress line."""
 
 from collections.abc import Mapping
 import json
@@ -14,7 +14,7 @@ class Scalars:
   """Scalars and pictures of a run: JSON lines {"step": ..., "name": value}, PNG files, and TensorBoard's events."""
 
   def __init__(self, workdir: pathlib.Path, start: int = 0):
-    """Opens the files of a run that goes on after step `start`; later lines, of steps done again, are dropped."""
+    """Opens the files of a run that continues after step `start`; lines of later steps are dropped."""
     from tensorboardX import SummaryWriter
 
     self._path = workdir / 'scalars.jsonl'
@@ -27,7 +27,7 @@ class Scalars:
     self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1 if start else None)
 
   def write(self, step: int, values: Mapping[str, float], prefix: str = '') -> None:
-    """Writes values as floats, each name behind `prefix`."""
+    """Writes values as floats; names get the prefix."""
     row = {'step': int(step), 'time': round(time.time(), 1)}
     row |= {f'{prefix}{name}': float(value) for name, value in values.items()}
     with self._path.open('a') as file:
@@ -41,12 +41,12 @@ class Scalars:
     self._events.add_image('held out', np.asarray(image), int(step), dataformats='HWC')
 
   def close(self) -> None:
-    """Writes what is still in memory."""
+    """Flushes and closes the files."""
     self._events.close()
 
 
 class Nothing:
-  """Stands for `Scalars` on the processes that do not write."""
+  """Replaces `Scalars` on processes that do not write."""
 
   def write(self, *unused, **also_unused) -> None:
     """Does nothing."""
@@ -55,7 +55,7 @@ class Nothing:
 
 
 def _whole(line: str) -> bool:
-  """Whether a line was written to its end before the process was killed."""
+  """Whether a line is complete: a killed process may have written only its beginning."""
   try:
     return isinstance(json.loads(line), dict)
   except json.JSONDecodeError:
@@ -78,22 +78,22 @@ def image_grid(columns: Mapping[str, np.ndarray], rows: int = 4) -> Image.Image:
 
 
 class Progress:
-  """A line per report: rate, images a second, the chip's utilisation where its peak is known, and the time left."""
+  """Progress lines: steps and images per second, utilisation if the chip's peak is known, and the time left."""
 
   def __init__(self, total: int, start: int = 0, batch_size: int = 0, peak_share: float = 0.0):
     """Starts the clock.
 
     Args:
-      total: steps of the run.
-      start: steps done before it.
-      batch_size: images a step.
-      peak_share: seconds that a step would take at the peak of all chips together; 0 where that is not known.
+      total: number of steps of the run.
+      start: number of steps done before.
+      batch_size: images per step.
+      peak_share: seconds of a step at the peak of all chips together; 0 if unknown.
     """
     self._total, self._last, self._clock = total, start, time.monotonic()
     self._batch_size, self._peak_share = batch_size, peak_share
 
   def report(self, step: int, values: Mapping[str, float]) -> dict[str, float]:
-    """Prints the step, its values and how fast steps were since the last report; returns the latter."""
+    """Prints the step, its values and the speed since the last report; returns the speed."""
     now = time.monotonic()
     rate = (step - self._last) / max(now - self._clock, 1e-9)
     self._last, self._clock = step, now

@@ -1,4 +1,4 @@
-"""Shapes of all that a run's step works on, without data, weights or a device: to compile, count or measure it."""
+"""Shapes of a training step's inputs without data, weights or a device: to compile, count or measure the step."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ Tree = Any
 
 
 def without_weights(config) -> str | None:
-  """Sets `config.parts_from` to '' where that model is not on this machine; a sentence that says so, or None."""
+  """Sets `config.parts_from` to '' if that model is not on this machine; returns a note about it, or None."""
   try:
     store.resolve(config.parts_from)
   except SSRError:
@@ -24,7 +24,7 @@ def without_weights(config) -> str | None:
 
 
 def of_run(config) -> tuple[Stage, Tree, Tree, Tree]:
-  """The stage of a config, and shapes as `state.program` takes them: parameters, batch statistics, what is frozen."""
+  """The stage of a config, and the shapes of parameters, batch statistics and frozen parts, as for `state.program`."""
   stage = stages.build(config)
   params, stats, constants = jax.eval_shape(stage.init, jax.random.key(0))
   fields = stages.inherited(config).parts if stage.needs else {}
@@ -35,13 +35,13 @@ def of_run(config) -> tuple[Stage, Tree, Tree, Tree]:
 
 
 def of_batch(stage: Stage, config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """What `train.py` makes of so many records, 'record' left out, for photos without depth of their own."""
-  from ssr_jax.data import records  # brings grain along
+  """Shapes of a batch of photos without depth, without the field 'record'."""
+  from ssr_jax.data import records  # imports grain
 
   patch = config.data.patch
   photo: dict[str, np.ndarray] = {'hr': np.zeros((patch, patch, 3), np.uint8)}
   make = records.photo_record(patch)
-  if stage.depth == 'needs':  # of rendered scenes, which hold what photos with depth do
+  if stage.depth == 'needs':  # rendered scenes have the same fields as photos with depth
     photo['depth'] = np.zeros((patch, patch), np.float32)
   elif stage.depth == 'uses' and config.data.scenes:
     make = records.partly(0.0, None, patch)

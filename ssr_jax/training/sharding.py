@@ -1,8 +1,8 @@
-"""Where arrays live on many devices: one mesh, one short table of rules, batches over its first two axes.
+"""Sharding of arrays over many devices, by one mesh and a short table of rules.
 
 The mesh has the axes (data, fsdp, tensor). A batch is split over data and fsdp together. A parameter is split over
-tensor where a rule names it, and over fsdp along its largest axis that divides; small ones are copies everywhere.
-Optimiser moments and averages have their parameter's path and shape, and so its place.
+tensor if a rule matches its path, and over fsdp along its largest divisible axis; small ones are replicated. Optimiser
+moments and averages have their parameter's path and shape, and so its sharding.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,11 +21,11 @@ Tree = Any
 AXES = ('data', 'fsdp', 'tensor')
 
 TENSOR_RULES: tuple[tuple[str, int], ...] = (
-  # Megatron's pairs: the first layer of two is split by its outputs, the second by its inputs.
+  # Megatron's pairs: the first layer is split by its outputs, the second by its inputs.
   (r'/(to_q|to_k|to_v|conv1)/kernel$', -1),
   (r'/(to_out|conv2)/kernel$', -2),
 )
-"""(expression on the parameter's path, axis split over `tensor`)."""
+"""(regular expression on the parameter's path, axis to split over `tensor`)."""
 
 
 BATCH = PartitionSpec(('data', 'fsdp'))
@@ -39,11 +39,11 @@ def make_mesh(
   """The mesh of a run.
 
   Args:
-    shape: {axis: size} for the axes of `AXES`; one may be -1, which takes what the others leave.
-    devices: default all of them, of every process.
+    shape: {axis: size} for the axes of `AXES`; one may be -1, for the remaining devices.
+    devices: default all devices of all processes.
 
   Returns:
-    A mesh with automatic axes: the compiler places what nobody does.
+    a mesh with automatic axes: the compiler chooses the shardings that are not given.
 
   Raises:
     SSRError: sizes that do not multiply to the number of devices.
@@ -62,16 +62,16 @@ def make_mesh(
 
 
 def spec(path: str, shape: Sequence[int], mesh: Mesh, min_size: int) -> PartitionSpec:
-  """How one array is split.
+  """The partition of one array.
 
   Args:
     path: its names joined by '/'.
-    shape: its sizes.
+    shape: its shape.
     mesh: from `make_mesh`.
-    min_size: arrays with fewer elements are copies on every device: splitting them costs more than it saves.
+    min_size: arrays with fewer elements are replicated, since splitting them costs more than it saves.
 
   Returns:
-    a spec of as many entries as the array has axes, or of none.
+    a spec with one entry per axis, or an empty one.
   """
   if math.prod(shape) < min_size:
     return PartitionSpec()
@@ -84,7 +84,7 @@ def spec(path: str, shape: Sequence[int], mesh: Mesh, min_size: int) -> Partitio
   if mesh.shape['fsdp'] > 1:
     free = [i for i, size in enumerate(shape) if axes[i] is None and size % mesh.shape['fsdp'] == 0]
     if free:
-      # The last of equals: the output channels of a square kernel.
+      # The last of equal axes: the output channels of a square kernel.
       axes[max(free, key=lambda i: (shape[i], i))] = 'fsdp'
   return PartitionSpec(*axes)
 
@@ -100,12 +100,12 @@ def shardings(tree: Tree, mesh: Mesh, min_size: int) -> Tree:
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """The sharding of what every device holds whole."""
+  """The sharding of replicated arrays."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def put(tree: Tree, places: Tree) -> Tree:
-  """Host arrays that every process holds whole, as global arrays in their places."""
+  """Makes global arrays with the shardings `places` from host arrays that every process holds whole."""
 
   def one(x, place):
     x = np.asarray(x)
@@ -115,14 +115,14 @@ def put(tree: Tree, places: Tree) -> Tree:
 
 
 def put_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This process' records of a batch, `host_shard(mesh)` of it -> the global batch, split over data and fsdp."""
+  """Makes the global batch, split over data and fsdp, from this process's records, `host_shard(mesh)` of it."""
   place = NamedSharding(mesh, BATCH)
-  with jax.transfer_guard_host_to_device('allow'):  # the one transfer that a training loop asks for
+  with jax.transfer_guard_host_to_device('allow'):  # the only transfer of a training loop
     return {name: jax.make_array_from_process_local_data(place, np.asarray(value)) for name, value in batch.items()}
 
 
 def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """A batch that every process holds whole, split where it divides evenly."""
+  """Makes a global batch from one that every process holds whole; it is split if it divides evenly."""
 
   def place(x):
     even = len(x) % (mesh.shape['data'] * mesh.shape['fsdp']) == 0
@@ -132,7 +132,7 @@ def put_whole(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Arra
 
 
 def host_shard(mesh: Mesh) -> tuple[int, int]:
-  """Which part of each batch this process reads: (index, count), the index-th of count equal pieces.
+  """The part of each batch that this process reads: (index, count), the index-th of count equal shards.
 
   Processes that differ along `tensor` alone read the same shard.
 
@@ -153,7 +153,7 @@ def host_shard(mesh: Mesh) -> tuple[int, int]:
 
 
 def check_batch_size(batch_size: int, accumulate: int, mesh: Mesh) -> None:
-  """SSRError unless every device gets as many records as every other, in each of the accumulated parts."""
+  """Raises SSRError unless all devices get the same number of records in each accumulation step."""
   ways = mesh.shape['data'] * mesh.shape['fsdp']
   if batch_size % (ways * accumulate):
     raise SSRError(

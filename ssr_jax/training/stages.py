@@ -1,4 +1,4 @@
-"""From a config to its stage: which system, which class, and the model that the frozen parts come from."""
+"""Makes a config's stage, with the model that its frozen parts come from."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,10 +10,10 @@ from ssr_jax.weights import format, store
 
 
 def build(config: Any) -> Stage:
-  """The stage that a config names.
+  """The stage of a config.
 
   Raises:
-    SSRError: an unknown system or stage, or a field that the stage cannot use.
+    SSRError: an unknown system or stage, or an invalid field.
   """
   known = systems.get(config.system).stages
   if config.stage not in known:
@@ -23,9 +23,9 @@ def build(config: Any) -> Stage:
 
 
 def inherited(config: Any) -> Inherited:
-  """What the frozen parts are, by the model `config.parts_from`.
+  """The config fields of the frozen parts, from the model `config.parts_from`.
 
-  Where that is '' there are no weights, and the parts are the config's: enough for a program that is only compiled.
+  If that is '', the parts are the config's and have no weights, which is enough to compile a program.
   """
   if not config.parts_from:
     return Inherited(None, config.model.to_dict())

@@ -1,4 +1,4 @@
-"""The training state, its optimiser and the one step that all stages share."""
+"""The training state, the optimiser and the step, shared by all stages."""
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
@@ -21,15 +21,15 @@ Tree = Any
 
 @flax.struct.dataclass
 class TrainState:
-  """All that a run needs to go on.
+  """The state of a run.
 
   Attributes:
-    step: steps done, int32; skipped ones count.
-    skipped: steps whose loss or gradient was not finite, int32; they changed nothing else.
+    step: number of steps done, int32, with skipped ones.
+    skipped: number of steps whose loss or gradient was not finite, int32; they change nothing else.
     params: {part: parameters} of the trained parts.
-    stats: {part: batch statistics}, empty dicts where there are none.
-    ema: exponential moving average of `params`, what is validated and exported.
-    ema_stats: likewise of `stats`: averaged weights make features with averaged statistics.
+    stats: {part: batch statistics}, an empty dict for a part without.
+    ema: exponential moving average of `params`, which is validated and exported.
+    ema_stats: exponential moving average of `stats`, to match the features of averaged weights.
     optimizer: optax state.
   """
 
@@ -43,14 +43,14 @@ class TrainState:
 
 
 def trainable(params: Tree, frozen: Sequence[str]) -> Tree:
-  """Which parameters a run trains, as a tree of bools.
+  """A tree of bools: whether a run trains each parameter.
 
   Args:
     params: {part: parameters}.
-    frozen: regular expressions; a parameter whose path 'part/module/.../name' begins with a match keeps its value.
+    frozen: regular expressions; a parameter whose path 'part/module/.../name' begins with a match is not trained.
 
   Raises:
-    SSRError: an expression that cannot be read or matches no parameter, or nothing left to train.
+    SSRError: an invalid expression, one that matches no parameter, or nothing left to train.
   """
   paths = traverse_util.flatten_dict(params, sep='/')
   hits = {}
@@ -69,20 +69,20 @@ def trainable(params: Tree, frozen: Sequence[str]) -> Tree:
 
 
 def stopped(params: Tree, mask: Tree) -> Tree:
-  """The parameters, with no gradient flowing into those that `mask`, from `trainable`, leaves out."""
+  """The parameters, without gradients for those that `mask`, from `trainable`, excludes."""
   return jax.tree.map(lambda p, train_it: p if train_it else jax.lax.stop_gradient(p), params, mask)
 
 
 def make_optimizer(train, mask: Tree | None = None) -> optax.GradientTransformation:
-  """AdamW behind a clip of each part's gradient norm, with a linear warm-up and a cosine down to `final_rate`.
+  """AdamW after a clip of each part's gradient norm, with a linear warm-up and a cosine down to `final_rate`.
 
-  Parts are clipped one by one: with the critic the common norm was about ten times the autoencoder's own.
+  Parts are clipped separately: the norm of critic and autoencoder together was about ten times the autoencoder's.
 
   Args:
     train: the config's `train` section.
-    mask: from `trainable`; parameters that are not trained have neither moments nor weight decay. None trains all.
+    mask: from `trainable`; parameters that are not trained get no moments and no weight decay. None trains all.
   """
-  steps = max(train.steps, 2)  # a run of none has a schedule too
+  steps = max(train.steps, 2)  # for a run of no steps
   schedule = optax.warmup_cosine_decay_schedule(
     0.0, train.learning_rate, min(train.warmup, steps - 1), steps, train.learning_rate * train.final_rate
   )
@@ -99,7 +99,7 @@ def make_optimizer(train, mask: Tree | None = None) -> optax.GradientTransformat
 
 
 def create(params: Tree, stats: Tree, optimizer: optax.GradientTransformation) -> TrainState:
-  """The state before the first step; every buffer is its own, since steps donate them."""
+  """The state before the first step, with its own buffers, since steps donate them."""
   params, stats = jax.tree.map(jnp.copy, (params, stats))
   return TrainState(
     step=jnp.zeros((), jnp.int32),
@@ -123,17 +123,17 @@ def make_step(
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
   """Compiles `(state, frozen, batch, seed) -> (state, scalars)`; the state is donated.
 
-  The average's decay is min(ema, (1 + n) / (10 + n)) at step n, so that a short run is not dominated by its start.
-  Where the loss or a gradient is not finite the step is counted and skipped, and `scalars['finite']` is 0.
+  The average's decay is min(ema, (1 + n) / (10 + n)) at step n, so that the initial weights do not dominate a short
+  run. A step whose loss or gradient is not finite is skipped but counted, and `scalars['finite']` is 0.
 
   Args:
     loss: `(params, stats, frozen, batch, key, step) -> (loss, (scalars, new stats))`, means over the batch.
     optimizer: from `make_optimizer`.
     ema: decay of the average.
-    mask: from `trainable`, the one that the optimiser was made with; the backward pass stops at what is not trained.
-    accumulate: parts that a batch is worked through in, one after the other, to save memory. Gradients and scalars are
-      the parts' means; batch statistics move once for each part.
-    places: shardings of the state and of the frozen parts, from `sharding.shardings`; None leaves them where they are.
+    mask: from `trainable`, the same as for the optimiser; parameters that are not trained get no gradients.
+    accumulate: number of parts of a batch that are processed one after the other, to save memory. Gradients and scalars
+      are the parts' means; batch statistics are updated once per part.
+    places: shardings of the state and of the frozen parts, from `sharding.shardings`; None for those of the arguments.
   """
 
   def masked(params, *arguments):
@@ -149,7 +149,7 @@ def make_step(
 
     def part(carry, i):
       stats, total = carry
-      # Every accumulate-th record, not the i-th block of them: so each device works on records that it has.
+      # Every accumulate-th record rather than the i-th block, so that each device uses records that it holds.
       records = jax.tree.map(lambda x: x.reshape(-1, accumulate, *x.shape[1:])[:, i], batch)
       (value, (scalars, stats)), found = gradient(
         state.params, stats, frozen, records, jax.random.fold_in(key, i), state.step
@@ -174,7 +174,7 @@ def make_step(
     mean = lambda a, p: decay * a + (1 - decay) * p
     average = jax.tree.map(mean, state.ema, params)
     stats_average = jax.tree.map(mean, state.ema_stats, stats)
-    if mask is not None:  # a mean of equal numbers may round to another one
+    if mask is not None:  # the mean of two equal numbers may differ from them by rounding
       average = jax.tree.map(lambda a, p, train_it: a if train_it else p, average, params, mask)
     finite = jnp.isfinite(value) & jnp.isfinite(norm)
     new = TrainState(state.step, state.skipped, params, stats, average, stats_average, optimizer_state)
@@ -197,12 +197,12 @@ def make_step(
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """The step of a run, and where what it works on lives.
+  """The step of a run, and the shardings of its arguments.
 
   Attributes:
-    create: (params, stats) -> the state before the first step; to be compiled with `places` for its results.
+    create: (params, stats) -> the state before the first step; to be compiled with the output shardings `places`.
     places: shardings of the state.
-    frozen_places: shardings of what the step reads and does not change.
+    frozen_places: shardings of the frozen parts and constants.
     step: from `make_step`.
   """
 
@@ -212,8 +212,8 @@ class Program:
   step: Callable[..., tuple[TrainState, dict[str, Array]]]
 
 
-def knowing(mesh: sharding.Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
-  """A function that is traced with its mesh known: a kernel that the compiler cannot split has to be split by hand."""
+def with_mesh(mesh: sharding.Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+  """Traces a function with a known mesh, for attention kernels that the compiler cannot split (`nn.attention`)."""
 
   def call(*args, **kwargs):
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -234,15 +234,15 @@ def loss_of(stage: Stage) -> Callable[..., tuple[Array, tuple[dict[str, Array], 
 def program(
   stage: Stage, config, mesh: sharding.Mesh, params: Tree, stats: Tree, frozen: Mapping[str, Tree]
 ) -> Program:
-  """The one step of a stage, for a mesh. Nothing is computed: arrays and their shapes do as well.
+  """Makes the step of a stage for a mesh. Computes nothing: the arguments may be arrays or shapes.
 
   Args:
     stage: from `stages.build`.
     config: of the run.
     mesh: from `sharding.make_mesh`.
-    params: of the trained parts, {part: tree}.
-    stats: likewise.
-    frozen: variables of the parts that the stage needs and, under 'constants', the constants of the trained ones.
+    params: {part: parameters} of the trained parts.
+    stats: {part: batch statistics} of the trained parts.
+    frozen: {part: variables} of the frozen parts and, under 'constants', the constants of the trained parts.
   """
   train = config.train
   mask = trainable(params, (*stage.fixed, *train.frozen))
@@ -254,7 +254,7 @@ def program(
   places = sharding.shardings(jax.eval_shape(start, params, stats), mesh, config.mesh.min_size)
   frozen_places = sharding.shardings(frozen, mesh, config.mesh.min_size)
   step = make_step(
-    knowing(mesh, loss_of(stage)),
+    with_mesh(mesh, loss_of(stage)),
     optimizer,
     train.ema,
     mask=mask,

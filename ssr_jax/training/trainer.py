@@ -1,6 +1,6 @@
-"""The training loop, the same for every stage of every system: `train(config, workdir)`.
+"""The training loop of all stages of all systems: `train(config, workdir)`.
 
-From top to bottom: devices, data, state, programs, loop, export.
+In this order: devices, data, state, programs, loop, export.
 """
 
 from collections.abc import Mapping
@@ -22,20 +22,20 @@ from ssr_jax.training import state as state_lib
 from ssr_jax.training.start import start_from
 from ssr_jax.types import SSRError
 
-_HELD_BATCH = 8  # held-out patches to a batch
-_SCENES = 64  # held-out scenes of a stage that sees nothing else
-_EPOCH = 16  # scenes to a photo in its epoch
+_HELD_BATCH = 8  # held-out patches per batch
+_SCENES = 64  # held-out scenes of a stage that trains on scenes only
+_EPOCH = 16  # scenes per photo in an epoch of scenes
 
 
 def train(config: Any, workdir: str) -> int:
-  """Trains one stage; returns the exit code: 0, or `checkpoint.PREEMPTED` where it was asked to stop.
+  """Trains one stage; returns the exit code: 0, or `checkpoint.PREEMPTED` if it was stopped by a signal.
 
   Args:
     config: an ml_collections config with the fields of `configs.common.base`.
-    workdir: where checkpoints, scalars, pictures and the exported model go. A run that was stopped goes on from there.
+    workdir: directory of checkpoints, scalars, pictures and the exported model. A stopped run continues from it.
 
   Raises:
-    SSRError: a field, a photo or a weight file that cannot be used.
+    SSRError: an invalid field, photo or weight file.
   """
   xla.keep_freed_memory()
   xla.enable_compilation_cache()
@@ -65,12 +65,12 @@ def train(config: Any, workdir: str) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """What a run reads.
+  """The data of a run.
 
   Attributes:
     photos: the training photos.
-    batches: batches made of them, this process's shard of each.
-    held: batches of held-out photos, always the same.
+    batches: training batches, this process's shard of each.
+    held: batches of held-out photos, the same in every run.
   """
 
   photos: sources.Source
@@ -83,7 +83,7 @@ class Data:
     return dataclasses.replace(self.batches, process_index=0, process_count=1)[0]
 
   def name(self, record: int) -> str:
-    """What a batch's record came from."""
+    """Name of the source of a batch's record."""
     source = self.batches.source
     return source.name(record) if isinstance(source, sources.Source) else f'scene {record}'
 
@@ -91,8 +91,8 @@ class Data:
 def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
   """Opens `config.data.train` for a stage.
 
-  Where the source has no depth of its own, rendered scenes supply it: all records of a stage that needs depth, the
-  share `config.data.scenes` of one that uses it.
+  If the source has no depth, rendered scenes supply it: all records of a stage that needs depth, a share
+  `config.data.scenes` of one that uses it.
   """
   settings = config.data
   everything = sources.from_spec(settings.train, ('hr',), optional=() if stage.depth == 'none' else ('depth',))
@@ -103,7 +103,7 @@ def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
   record, held_record = records.photo_record(settings.patch, settings.shrink), records.photo_record(settings.patch)
   source, held_source = photos, held_photos
   if rendered:
-    # A scene draws its photos itself, so each worker keeps those it drew.
+    # A scene draws its own photos, so each worker process caches those that it drew.
     textures = [sources.Cached(p, cache // max(1, settings.workers)) for p in (photos, held_photos)]
     record, held_record = (records.scene_record(p, settings.patch, settings.patch) for p in textures)
     if rendered < 1:
@@ -134,10 +134,10 @@ def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
 
 
 class Run:
-  """A run of a stage: its state on the devices, its compiled programs, its files."""
+  """A run of a stage: its state on the devices, its compiled programs and its files."""
 
   def __init__(self, config: Any, workdir: pathlib.Path, stage: Stage, mesh: sharding.Mesh, data: Data):
-    """Makes or restores the state and compiles nothing yet."""
+    """Makes or restores the state."""
     self.config, self.workdir, self.stage, self.mesh, self.data = config, workdir, stage, mesh, data
     self.is_primary = jax.process_index() == 0  # the process that writes and prints
     settings = config.train
@@ -166,26 +166,26 @@ class Run:
     self._open(sum(x.size for part in stage.trains for x in jax.tree.leaves(params[part])))
 
   def _compile(self) -> None:
-    """Wraps the stage's functions into programs for the mesh."""
+    """Makes programs for the mesh from the stage's functions; they compile at their first call."""
     whole = sharding.replicated(self.mesh)
 
     def program(method):
       def call(params, stats, frozen, batch, key=None):
         return method(stages.context(params, stats, frozen, key), batch)
 
-      return xla.jit(state_lib.knowing(self.mesh, call), out_shardings=whole)
+      return xla.jit(state_lib.with_mesh(self.mesh, call), out_shardings=whole)
 
     stage = self.stage
     self._validate, self._figures, self._measure = map(program, (stage.validate, stage.figures, stage.export))
     self._gather = jax.jit(lambda tree: tree, out_shardings=whole)
-    # What steps read beside the state goes to the devices once: in the loop an implicit transfer is an error.
+    # Other inputs of steps are transferred once: in the loop an implicit transfer is an error.
     self.held = [sharding.put_whole(batch, self.mesh) for batch in self.data.held]
     count = len(self.held)
     self.keys = jax.jit(lambda: [jax.random.key(i) for i in range(count)], out_shardings=whole)()
     self.seed = sharding.put(np.int32(self.config.train.seed), whole)
 
   def _open(self, parameters: int) -> None:
-    """Opens the run's files and says what it is."""
+    """Opens the run's files, prints its description and validates the weights that it starts from."""
     settings, workdir = self.config.train, self.workdir
     if self.is_primary:
       workdir.mkdir(parents=True, exist_ok=True)
@@ -206,7 +206,7 @@ class Run:
     return self.mesh.devices.flat[0].device_kind
 
   def _peak_share(self) -> float:
-    """Seconds that a step's matrix products take at the peak of all chips; 0 for chips whose peak is not known."""
+    """Seconds of a step's matrix products at the peak of all chips; 0 if the chips' peak is unknown."""
     peak = flops.peak(self.mesh.devices.flat[0])
     if not peak:
       return 0.0
@@ -214,7 +214,7 @@ class Run:
     return flops.of_step(self.config, self.state.params, self.state.stats, self.frozen, batch) / peak / self.mesh.size
 
   def _validate_start(self) -> dict[str, float] | None:
-    """Validation of the weights that the run started from, which `tools/improve.py` compares with."""
+    """Validation metrics of the weights that the run started from, for comparison; None without `config.init_from`."""
     file = self.workdir / 'before.json'
     before = None
     if self.config.init_from and not self.resumed:
@@ -229,7 +229,7 @@ class Run:
 
   @property
   def _averages(self) -> tuple[Tree, Tree]:
-    """Parameters and batch statistics that are validated and exported: the moving averages."""
+    """The moving averages of parameters and batch statistics, which are validated and exported."""
     return self.state.ema, self.state.ema_stats
 
   def validate(self) -> dict[str, float]:
@@ -239,7 +239,7 @@ class Run:
     return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
 
   def about(self, step: int) -> dict[str, Any]:
-    """What an export of the present weights has to know."""
+    """Metadata of an export of the current weights, as for `export.write`."""
     measured = self.start.inherited
     if not measured:
       found = jax.device_get(self._measure(*self._averages, self.frozen, self.held[0]))
@@ -264,7 +264,7 @@ class Run:
     }
 
   def save(self, step: int, iterator: loader.Batches, validated: bool) -> None:
-    """Begins to write a checkpoint."""
+    """Starts to write a checkpoint."""
     facts = {
       'config': json.loads(self.config.to_json_best_effort()),
       'export': self.about(step),
@@ -274,7 +274,7 @@ class Run:
     self.store.save(step, self.state, self.constants, iterator.get_state(), facts, metrics)
 
   def report(self, step: int, values: Mapping[str, jax.Array], records: np.ndarray) -> None:
-    """Looks at a finished step: counts it where it was skipped, writes its scalars where they are due.
+    """Handles a finished step: counts it if it was skipped, and writes its scalars at the logging interval.
 
     Raises:
       SSRError: more than `train.max_skipped` steps were not finite.
@@ -296,7 +296,7 @@ class Run:
       self.scalars.write(step, floats | self.progress.report(step, floats))
 
   def loop(self) -> bool:
-    """Evaluates, saves, reads the next batch, steps, and logs the step before; False where it was asked to stop."""
+    """Runs the steps, with validation, figures, checkpoints and logging; False if it was stopped by a signal."""
     config, settings = self.config, self.config.train
     read = config.data
     iterator = loader.batches(self.data.batches, self.first_step, read.threads, read.prefetch, read.workers)
@@ -344,7 +344,7 @@ class Run:
     return not stopped
 
   def export(self) -> None:
-    """Writes the model and a summary: what `ssr export WORKDIR DIR` makes of the last checkpoint."""
+    """Writes the model, as `ssr export WORKDIR DIR` does from the last checkpoint, and a summary."""
     params, stats = jax.device_get(self._gather(self._averages))
     parts = self.stage.trains
     summary = {
@@ -366,7 +366,7 @@ class Run:
 
 
 def _due(step: int, last: bool, fresh: bool, every: int) -> bool:
-  """Whether something that happens every so many steps, and after the last one, happens now."""
+  """Whether an action is due that runs every `every` steps and after the last one."""
   return not fresh and (last or step % every == 0)
 
 

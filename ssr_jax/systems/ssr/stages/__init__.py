@@ -1,4 +1,4 @@
-"""The training stages of SSR, in the order in which they are trained."""
+"""The training stages of SSR, in training order."""
 
 from ssr_jax.systems.ssr.stages.depth import DepthStage
 from ssr_jax.systems.ssr.stages.diffusion import DiffusionStage

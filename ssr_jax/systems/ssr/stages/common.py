@@ -64,7 +64,7 @@ class SSRStage(ConfigStage):
         )
 
   def refine(self, variables: core.Variables, lr: Array, **changes: Any) -> SVKR:
-    """SVKR with the config's section `svkr`, `changes` replacing some of its fields."""
+    """SVKR with the config's section `svkr`; `changes` override its fields."""
     section = self.config.svkr
     options = {'iterations': section.iterations, 'gamma': section.gamma, 'rule': section.rule} | changes
     return core.refine(self.modules, variables, lr, scale=self.recipe.scale, **options)
@@ -72,7 +72,7 @@ class SSRStage(ConfigStage):
   def degrade_by_depth(self, variables: core.Variables, batch: Batch) -> tuple[Array, Degraded, Array]:
     """HR, its degradation, and the depth at LR size that DKENet sees: the depth net's estimate on HR, as in SVKR.
 
-    Defocus follows the true depth where a record has one, and the estimate where it has none.
+    Defocus follows a record's true depth, or the estimate if it has none.
     """
     hr = images(batch)
     h, w = hr.shape[1] // self.recipe.scale, hr.shape[2] // self.recipe.scale
@@ -82,7 +82,7 @@ class SSRStage(ConfigStage):
 
 
 class KernelBasis:
-  """Mixed into stages that train NBSR, whose PCA basis is drawn from the recipe's kernels."""
+  """Mixin of stages that train NBSR: its PCA basis is computed from the recipe's kernels."""
 
   modules: Mapping[str, Any]
   recipe: Recipe
@@ -102,8 +102,8 @@ def kernel_psnr(kernels: Array, target: Array) -> Array:
 def kernel_basis(key: Array, recipe: Recipe, components: int, count: int = 4096) -> Array:
   """PCA basis [k*k, t] of kernels drawn over the recipe's whole eigenvalue range (NBSR's constant).
 
-  It is scaled by one number that gives the codes of these kernels a mean square of 1. Taps are a few thousandths, and
-  so would be their codes, a twenty-seventh of the scale of the features that they are to steer.
+  It is scaled by one number so that the codes of these kernels have a mean square of 1. Unscaled codes would be as
+  small as the taps, a few thousandths, and 27 times smaller than the features that they modulate.
   """
   k1, k2, k3 = jax.random.split(key, 3)
   low, high = recipe.eigenvalues
@@ -116,20 +116,20 @@ def kernel_basis(key: Array, recipe: Recipe, components: int, count: int = 4096)
     basis = kernel_lib.pca_basis(kernels, components)
     return (basis / np.sqrt(np.mean((kernels @ basis) ** 2))).astype(np.float32)
 
-  # A callback, so that `jax.eval_shape` of a stage's start tells the shape without drawing a kernel.
+  # A callback, so that `jax.eval_shape` of a stage's init needs no kernels.
   shape = jax.ShapeDtypeStruct((kernels.shape[-1], components), jnp.float32)
   return jax.pure_callback(scaled_basis, shape, kernels)
 
 
 def variance_map(kernels: Array, scale: int) -> Array:
-  """A picture of a kernel field: trace of the covariance over twice the largest of the training range, as gray."""
+  """A kernel field as a gray image: the trace of the covariance over twice the largest training eigenvalue."""
   _, covariance = kernel_lib.moments(kernels, scale)
   trace = jnp.trace(covariance, axis1=-2, axis2=-1)[..., None] / 20
   return jnp.repeat(upscale(jnp.clip(trace, 0, 1), scale, 'nearest'), 3, -1)
 
 
 def true_depth(batch: Batch, estimate: Array) -> Array:
-  """The batch's own depth at the estimate's size, 0 to 1 in each image; the estimate where a record has none."""
+  """The batch's depth at the estimate's size, in [0, 1] per image; the estimate if a record has none."""
   if 'depth' not in batch:
     return estimate
   _, h, w, _ = estimate.shape
@@ -140,5 +140,5 @@ def true_depth(batch: Batch, estimate: Array) -> Array:
 
 
 def gray(depth: Array) -> Array:
-  """[b, h, w, 1] -> [b, h, w, 3], to be looked at."""
+  """[b, h, w, 1] -> [b, h, w, 3], for figures."""
   return jnp.repeat(depth, 3, -1)

@@ -1,4 +1,4 @@
-"""The depth net, on rendered scenes or photos with depth."""
+"""The stage that trains the depth net, on rendered scenes or photos with depth."""
 
 import jax
 import jax.numpy as jnp
@@ -18,13 +18,13 @@ class DepthStage(common.SSRStage):
   depth = 'needs'
 
   def views(self, batch: common.Batch) -> Array:
-    """The photo, or for half of the records its degraded and enlarged self: SVKR asks for the depth of both."""
+    """The photo, or for half of the records its upscaled LR image: SVKR estimates the depth of both kinds."""
     lr = self.degrade(batch).lr
     coin = jax.vmap(jax.random.bernoulli)(common.record_keys(batch, 1))[:, None, None, None]
     return jnp.where(coin, upscale(lr, self.recipe.scale), common.images(batch))
 
   def estimate(self, ctx: StepContext, image: Array, **options: bool) -> Array:
-    """The net's output for images."""
+    """Applies the net to images."""
     return self.modules['depth'].apply({'params': ctx.params['depth']}, image, **options)
 
   def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
@@ -33,7 +33,7 @@ class DepthStage(common.SSRStage):
     return depth_loss(raw, batch['depth'][..., None]), ({}, ctx.stats)
 
   def validate(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
-    """Pearson correlation of inverse depth and the error that is left after alignment of scale and shift."""
+    """Pearson correlation of inverse depth, and L1 after alignment of scale and shift."""
     raw, target = self.estimate(ctx, self.views(batch), raw=True), batch['depth'][..., None]
     a, b = (x - x.mean((1, 2, 3), keepdims=True) for x in (raw, target))
     norm = jnp.sqrt((a**2).sum((1, 2, 3)) * (b**2).sum((1, 2, 3)))

@@ -1,4 +1,4 @@
-"""AMF-UNet on the latents of the frozen autoencoder, conditioned by the frozen SVKR."""
+"""The stage that trains AMF-UNet on the frozen autoencoder's latents, conditioned by the frozen SVKR."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ class DiffusionStage(common.SSRStage):
   def inputs(
     self, variables: core.Variables, batch: common.Batch, iterations: int
   ) -> tuple[Array, Array, SVKR, Conditions]:
-    """Target, LR, what SVKR found and what conditions the UNet."""
+    """Target, LR, SVKR's result and the UNet's conditions."""
     low = self.degrade(batch)
     refined = self.refine(variables, low.lr, iterations=iterations)
     return low.target, low.lr, refined, core.observe(self.modules, variables, low.lr, refined, self.recipe.scale)
@@ -70,7 +70,7 @@ class DiffusionStage(common.SSRStage):
     return value, ({'noise': out['noise'], **scalars}, {'unet': out['aux']['batch_stats']})
 
   def validate(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
-    """The prediction's mean squared error over four draws: it depends on the time step more than on the image."""
+    """The prediction's mean squared error over four draws, since it varies more with the time step than the image."""
     keys = jax.random.split(ctx.key, 4)
     errors = [self.objective(ctx, batch, key, False)[1]['noise'] for key in keys]
     return {'noise': jnp.mean(jnp.stack(errors))}
@@ -92,9 +92,9 @@ class DiffusionStage(common.SSRStage):
     }
 
   def prepare(self, ctx: StepContext, batch: common.Batch, inherited: bool) -> tuple[Tree, Tree]:
-    """Gives AMF's batch norms the statistics of what they normalise, so that the UNet starts as its base.
+    """Calibrates AMF's batch norms, so that the UNet starts as its base.
 
-    Also where the UNet was loaded and its AMF is fresh, as that of an imported Stable Diffusion is: in training mode
+    Loaded weights are calibrated too if their AMF is fresh, as in an imported Stable Diffusion: in training mode
     uncalibrated norms would change the pretrained features.
     """
     if inherited and not amf.is_fresh(ctx.params['unet']):

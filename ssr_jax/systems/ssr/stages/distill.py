@@ -1,10 +1,10 @@
-"""A student of few steps, made from the UNet: from the noised restored latent to an image that a critic believes.
+"""The stage that distils the UNet into a student of few steps, with an adversarial loss.
 
-The teacher's sampler needs many steps and starts from what it was never trained on, the latent of the restored image.
-The student is the same network, starts as the teacher, and is trained on the very calls that sampling makes: its image
-is decoded, gets its low frequencies from the restored one, and is judged as the user sees it (adversarial diffusion
-distillation, Sauer et al. 2023, with a patch discriminator). It can train a decoder of its own: the decoder that was
-trained on the latents of photos shows upsampling artefacts on a network's latents.
+The teacher's sampler needs many steps and starts from an input that it was not trained on, the latent of the restored
+image. The student is the same network, starts with the teacher's weights, and is trained on the calls that sampling
+makes: the loss sees the decoded image after the colour fix (adversarial diffusion distillation, Sauer et al. 2023, with
+a patch discriminator). It can train its own decoder: a decoder trained on latents of photos shows upsampling artefacts
+on a network's latents.
 """
 
 import dataclasses
@@ -24,8 +24,8 @@ from ssr_jax.systems.ssr.encoders import Conditions
 from ssr_jax.systems.ssr.stages import common
 from ssr_jax.types import Array, SSRError
 
-_SAMPLING = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # what sampling has to know
-_WINDOW = 32  # pixels: texture is compared within squares of this size
+_SAMPLING = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # stored for sampling
+_WINDOW = 32  # side in pixels of the squares that textures are compared in
 
 
 class DistillStage(common.SSRStage):
@@ -37,7 +37,7 @@ class DistillStage(common.SSRStage):
   origin = 'its teacher'
 
   def __init__(self, config: Any, inherited: Inherited):
-    """As of `SSRStage`; SSRError also where the student could not start as its teacher."""
+    """As of `SSRStage`; raises SSRError also if the student cannot take its teacher's weights."""
     super().__init__(config, inherited)
     self.schedule = diffusion.Schedule(**config.schedule.to_dict())
     self.critic: Any = disc_lib.Discriminator(dtype=self.dtype)
@@ -57,14 +57,14 @@ class DistillStage(common.SSRStage):
     self._check_teacher()
 
   def init(self, key: Array) -> tuple[Tree, Tree, Tree]:
-    """Also the critic, which sees an image beside the restored one."""
+    """Adds the critic, whose input is an image and the restored image."""
     params, stats, constants = super().init(key)
     side = self.config.data.patch
     params['critic'] = self.critic.init(jax.random.fold_in(key, 1), jnp.zeros((1, side, side, 6)))['params']
     return params, stats, constants
 
   def prepare(self, ctx: StepContext, batch: common.Batch, inherited: bool) -> tuple[Tree, Tree]:
-    """The student starts as its teacher, its decoder as the teacher's."""
+    """Starts student and decoder with the teacher's weights."""
     del batch
     if inherited:
       return ctx.params, ctx.stats
@@ -75,21 +75,21 @@ class DistillStage(common.SSRStage):
     return params, {**ctx.stats, 'student': teacher['batch_stats']}
 
   def export(self, ctx: StepContext, batch: common.Batch) -> dict[str, dict[str, Any]]:
-    """The latents keep their scaling, since their encoder stays as it was."""
+    """The latents' scaling factor, which is the teacher's: the encoder is frozen."""
     del ctx, batch
     if not self.config.distill.decoder:
       return {}
     return {'student_vae': {'scaling_factor': jnp.asarray(self.modules['vae'].scaling_factor)}}
 
   def inputs(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, Array, Array, Conditions]:
-    """Photo, LR, restored image, and what conditions student and teacher; no gradient flows into them."""
+    """Photo, LR, restored image and the conditions of student and teacher, without gradients."""
     low = self.degrade(batch)
     refined = self.refine(ctx.frozen, low.lr, unroll=True)
     conditions = core.observe(self.modules, ctx.frozen, low.lr, refined, self.recipe.scale)
     return jax.lax.stop_gradient((low.target, low.lr, jnp.clip(refined.image, 0, 1), conditions))
 
   def draw(self, variables: core.Variables, network: str, restored: Array, conditions: Conditions, key: Array, **how):
-    """Latents that a network samples from the restored image's."""
+    """Samples latents from the restored image's with a network."""
     keys = jax.random.split(key, len(restored))
     first = core.encode(self.modules, variables, restored)
     eps = core.image_noise(keys, first.shape[1:])
@@ -99,55 +99,55 @@ class DistillStage(common.SSRStage):
     )
 
   def decode(self, ctx: StepContext, latents: Array) -> Array:
-    """Images by the student's decoder."""
+    """Decodes latents with the student's decoder."""
     return core.decode(self.modules, ctx.variables, latents, self.autoencoder)
 
   def study(self, ctx: StepContext, restored: Array, conditions: Conditions) -> tuple[Array, Array]:
-    """The student's latent, and the image that sampling would show."""
+    """The student's latent, and its image after the colour fix."""
     how = self.config.distill
     options = {'sampler': diffusion.STUDENT_SAMPLER, 'steps': how.steps, 'noise': how.noise, 'unroll': True}
     z = self.draw(ctx.variables, 'student', restored, conditions, ctx.key, **options)
     return z, colourfix.wavelet(self.decode(ctx, z), restored, how.wavelet_levels, how.chroma_levels)
 
   def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
-    """Reconstruction, the critic's pull in the reconstruction's units, and the distance to the teacher's latent."""
+    """Reconstruction, the adversarial term scaled to it, and the distance to the teacher's latent."""
     weights = self.config.loss
     photo, _, restored, conditions = self.inputs(ctx, batch)
     z, image = self.study(ctx, restored, conditions)
-    pair = lambda image: jnp.concatenate([image, restored], -1)  # real means real for this restored image
+    pair = lambda image: jnp.concatenate([image, restored], -1)  # the critic is conditioned on the restored image
 
-    def faithful(image):
+    def reconstruction(image):
       value = vae_lib.reconstruction_loss(image, photo) + weights.detail * vae_lib.detail_loss(image, photo)
       if weights.grid:
         value += weights.grid * grid_loss(image, photo, self.modules['vae'].reduction)
       return value
 
-    def believed(image):  # by a critic whose weights stay as they are
+    def adversarial(image):
       fixed = jax.lax.stop_gradient(ctx.params['critic'])
       return disc_lib.generator_loss(self.critic.apply({'params': fixed}, pair(image)))
 
-    value, pull = jax.value_and_grad(faithful)(jax.lax.stop_gradient(image))
+    value, pull = jax.value_and_grad(reconstruction)(jax.lax.stop_gradient(image))
     scalars = {'reconstruction': value, 'psnr': common.y_psnr(image, photo).mean()}
     total = jnp.zeros(())
     if weights.realism:
       both = jnp.concatenate([pair(photo), pair(jax.lax.stop_gradient(image))])
       real, fake = jnp.split(self.critic.apply({'params': ctx.params['critic']}, both), 2)
-      judge = disc_lib.hinge_loss(real, fake)
-      fool, push = jax.value_and_grad(believed)(jax.lax.stop_gradient(image))
-      # The pull is scaled to the reconstruction's gradient, however steep the critic has become, and by how well it
-      # tells the two apart: a critic with a loss of 1 knows nothing, and its slope would be a random pull.
-      strength = weights.realism * jnp.clip(1 - jax.lax.stop_gradient(judge), 0, 1)
+      critic = disc_lib.hinge_loss(real, fake)
+      generator, push = jax.value_and_grad(adversarial)(jax.lax.stop_gradient(image))
+      # The critic's gradient is scaled to the norm of the reconstruction's, and by how well the critic separates real
+      # from fake: at a loss of 1 it has learned nothing and its gradient is noise.
+      strength = weights.realism * jnp.clip(1 - jax.lax.stop_gradient(critic), 0, 1)
       push *= jnp.where(ctx.step >= self.begin, strength, 0.0) * jnp.linalg.norm(pull) / (jnp.linalg.norm(push) + 1e-12)
       pull += push
-      total += judge
-      scalars |= {'generator': fool, 'critic': judge}
+      total += critic
+      scalars |= {'generator': generator, 'critic': critic}
     if weights.teacher:
       variables = jax.lax.stop_gradient(ctx.frozen)
       taught = self.draw(variables, 'unet', restored, conditions, ctx.key, steps=self.config.distill.teacher_steps)
       distance = jnp.mean((z - jax.lax.stop_gradient(taught)) ** 2)
       total += weights.teacher * distance
       scalars['teacher'] = distance
-    # A term whose value is the reconstruction's and whose gradient on the image is `pull`.
+    # The value is the reconstruction's; the gradient with respect to the image is `pull`.
     along = jnp.vdot(jax.lax.stop_gradient(pull), image)
     return total + value + along - jax.lax.stop_gradient(along), (scalars, ctx.stats)
 
@@ -177,7 +177,7 @@ class DistillStage(common.SSRStage):
     }
 
   def _check_teacher(self) -> None:
-    """SSRError where the student could not start as its teacher, or the decoder as the autoencoder's."""
+    """Raises SSRError if the student cannot take the teacher's weights, or its decoder the autoencoder's."""
     name = self.inherited.name
     if name is not None:
       theirs = diffusion.Schedule(**self.inherited.sections['schedule'])
@@ -199,19 +199,19 @@ class DistillStage(common.SSRStage):
 
 
 def grid_loss(image: Array, target: Array, period: int, cells: int = 8) -> Array:
-  """Mean absolute error of the pattern that neighbouring squares of period x period pixels have in common.
+  """Mean absolute value of the error's periodic part: the mean of neighbouring squares of period x period pixels.
 
-  An up-sampling network without noise can only make such a pattern where a critic asks for grain. In an error of any
-  other kind the squares have little in common.
+  An upsampling network without noise answers a critic that wants grain with a periodic pattern. Errors of other kinds
+  average out over the squares.
 
   Args:
-    image: [b, H, W, c]; what the sides have beyond a multiple of cells * period is left out.
-    target: likewise.
+    image: [b, H, W, c]; pixels beyond a multiple of cells * period are left out.
+    target: [b, H, W, c].
     period: side of a square, the autoencoder's reduction.
-    cells: squares on each axis that are averaged.
+    cells: number of squares per axis that are averaged.
 
   Returns:
-    A scalar, in the images' own unit.
+    A scalar, in the images' unit.
   """
   side = cells * period
   b, H, W, c = target.shape
@@ -222,19 +222,19 @@ def grid_loss(image: Array, target: Array, period: int, cells: int = 8) -> Array
 
 
 def texture_distance(image: Array, target: Array, filters: int = 16) -> Array:
-  """How differently two images are textured, 0 where one is the other, whatever lies where within a small square.
+  """Distance between the textures of two images, 0 for equal ones, regardless of position within a small square.
 
   Sliced Wasserstein distance (Rabin et al. 2011) between the 5x5 neighbourhoods of squares of 32x32 pixels: the mean
   over squares and random directions of the distance between the two sets of projections. Blur and grain both raise it;
-  a texture that is only shifted hardly does.
+  a small shift of a texture hardly does.
 
   Args:
-    image: [b, H, W, 3] in [0, 1]; what the sides have beyond a multiple of 32 is left out.
-    target: likewise.
-    filters: random directions, always the same ones.
+    image: [b, H, W, 3] in [0, 1]; pixels beyond a multiple of 32 are left out.
+    target: [b, H, W, 3] in [0, 1].
+    filters: number of random directions, always the same ones.
 
   Returns:
-    A scalar, in units of brightness of the 255.
+    A scalar, in gray levels of 255.
   """
   directions = jax.random.normal(jax.random.key(0), (5, 5, 1, filters))
   directions -= directions.mean((0, 1))

@@ -1,4 +1,4 @@
-"""DKENet alone, on kernels that are known."""
+"""The stage that trains DKENet on known kernels."""
 
 import jax.numpy as jnp
 
@@ -11,7 +11,7 @@ from ssr_jax.types import Array
 
 
 class KernelStage(common.SSRStage):
-  """L1 on kernels, as MANet's."""
+  """L1 on kernels, as in MANet."""
 
   trains = ('dkenet',)
   needs = ('depth',)

@@ -1,4 +1,4 @@
-"""NBSR alone, on kernels that are known or nearly."""
+"""The stage that trains NBSR on known kernels, slightly disturbed."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from ssr_jax.types import Array
 
 
 class NBSRStage(common.KernelBasis, common.SSRStage):
-  """Charbonnier loss on the restored image, given nearly true kernels."""
+  """Charbonnier loss on the image restored with disturbed kernels."""
 
   trains = ('nbsr',)
   metric = 'psnr'
@@ -41,7 +41,7 @@ class NBSRStage(common.KernelBasis, common.SSRStage):
 
 
 def disturb(key: Array, kernels: Array) -> Array:
-  """Mixes up to a fifth of the next image's field into half of the fields: NBSR must live with nearly right kernels.
+  """Mixes up to a fifth of the next image's kernels into half of the fields, since NBSR gets inexact kernels later.
 
   Args:
     key: of the step.

@@ -1,4 +1,4 @@
-"""DKENet and NBSR together, through the loop."""
+"""The stage that trains DKENet and NBSR together, through the loop of SVKR."""
 
 import jax.numpy as jnp
 
@@ -19,7 +19,7 @@ class SVKRStage(common.KernelBasis, common.SSRStage):
   depth = 'uses'
 
   def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
-    """Restoration and kernel terms; without the latter the pair drifts to a private code instead of blur kernels."""
+    """Restoration and kernel terms; without the latter the two networks drift to a code that is no blur kernel."""
     _, low, _ = self.degrade_by_depth(ctx.variables, batch)
     out = self.refine(ctx.variables, low.lr, unroll=True)
     restoration = common.charbonnier(out.image, low.target)

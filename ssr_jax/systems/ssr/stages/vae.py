@@ -1,4 +1,4 @@
-"""The KL autoencoder, with a patch discriminator."""
+"""The stage that trains the KL autoencoder, with a patch discriminator."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ from ssr_jax.types import Array
 
 
 class VAEStage(common.SSRStage):
-  """Reconstruction, detail, KL, and a critic that joins later."""
+  """Reconstruction, detail and KL; an adversarial term joins after a fraction of the steps."""
 
   trains = ('vae',)
   metric = 'objective'
@@ -29,7 +29,7 @@ class VAEStage(common.SSRStage):
     self.begin = int(config.loss.adversarial_start * config.train.steps)
 
   def init(self, key: Array) -> tuple[Tree, Tree, Tree]:
-    """Also the critic."""
+    """Adds the critic."""
     params, stats, constants = super().init(key)
     side = self.config.data.patch
     params['critic'] = self.critic.init(jax.random.fold_in(key, 1), jnp.zeros((1, side, side, 3)))['params']
@@ -47,7 +47,7 @@ class VAEStage(common.SSRStage):
     posterior_key, amount_key, noise_key = jax.random.split(ctx.key, 3)
     z = vae_lib.sample_posterior(posterior_key, mean, logvar)
     if weights.latent_noise:
-      # Diffusion's latents are not quite those of photos, so the decoder learns to bear latents that are a bit off.
+      # Sampled latents differ slightly from those of photos, so the decoder is trained with noise on its input.
       amount = jax.random.uniform(amount_key, (len(hr), 1, 1, 1), maxval=weights.latent_noise)
       z += amount * jax.lax.stop_gradient(jnp.std(mean)) * jax.random.normal(noise_key, z.shape)
     image = self.apply(ctx, z, method='decode')
@@ -59,12 +59,12 @@ class VAEStage(common.SSRStage):
     scalars = {'reconstruction': reconstruction, 'detail': detail, 'kl': kl, 'psnr': psnr}
     if weights.adversarial:
       fixed = jax.lax.stop_gradient(ctx.params['critic'])
-      fool = disc_lib.generator_loss(self.critic.apply({'params': fixed}, image))
+      generator = disc_lib.generator_loss(self.critic.apply({'params': fixed}, image))
       both = jnp.concatenate([hr, jax.lax.stop_gradient(image)])
       real, fake = jnp.split(self.critic.apply({'params': ctx.params['critic']}, both), 2)
-      judge = disc_lib.hinge_loss(real, fake)
-      total += jnp.where(ctx.step >= self.begin, weights.adversarial, 0.0) * fool + judge
-      scalars |= {'generator': fool, 'critic': judge}
+      critic = disc_lib.hinge_loss(real, fake)
+      total += jnp.where(ctx.step >= self.begin, weights.adversarial, 0.0) * generator + critic
+      scalars |= {'generator': generator, 'critic': critic}
     return total, (scalars, ctx.stats)
 
   def validate(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
@@ -75,7 +75,7 @@ class VAEStage(common.SSRStage):
       jnp.abs(jnp.diff(colour.luma(x), axis=1)).mean() + jnp.abs(jnp.diff(colour.luma(x), axis=2)).mean()
     )
     scalars = {}
-    if weights.latent_noise:  # of the amount that training shows on average
+    if weights.latent_noise:  # with the mean amount of training
       noise = weights.latent_noise / 2 * jnp.std(mean) * jax.random.normal(ctx.key, mean.shape)
       scalars['noisy_psnr'] = common.y_psnr(self.apply(ctx, mean + noise, method='decode'), hr).mean()
     return scalars | {
@@ -91,9 +91,9 @@ class VAEStage(common.SSRStage):
     return {'image': hr, 'reconstruction': self.apply(ctx, hr)[0]}
 
   def export(self, ctx: StepContext, batch: common.Batch) -> dict[str, dict[str, Any]]:
-    """The scaling factor: one number that gives photos' latents unit variance, as Stable Diffusion's does.
+    """The scaling factor: one number that gives photos' latents unit variance, as in Stable Diffusion.
 
-    Where the shortcut begins as a whitened code there is one for each channel instead.
+    With the shortcut, which starts as a whitened code, one number per channel.
     """
     mean, _ = self.apply(ctx, common.images(batch), method='encode')
     if not self.modules['vae'].shortcut:
@@ -102,10 +102,10 @@ class VAEStage(common.SSRStage):
     return {'vae': {'scaling_factor': vae_lib.visible_scaling(decode, mean, jax.random.key(0))}}
 
   def prepare(self, ctx: StepContext, batch: common.Batch, inherited: bool) -> tuple[Tree, Tree]:
-    """Starts the shortcut as the whitened PCA of pixel squares, and the networks around it silent.
+    """Starts the shortcut as the whitened PCA of pixel squares, and encoder and decoder with zero output.
 
-    With eight components of 4x4 squares that is 31 dB on photos before the first step; from random weights
-    500 steps reached about 26 dB.
+    With eight components of 4x4 squares this gives 31 dB on photos before the first step; from random weights 500 steps
+    reached about 26 dB.
     """
     module = self.modules['vae']
     if inherited or not module.shortcut:

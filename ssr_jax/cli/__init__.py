@@ -1,4 +1,4 @@
-"""The command `ssr`: upscale images, score images, degrade images, look after data and weights.
+"""The command `ssr`: upscale, score and degrade images, describe systems and models, look after data and weights.
 
 Exit codes: 0 all done; 1 some inputs failed, each named on stderr in one line, the rest done; 2 wrong usage; 130
 stopped by Ctrl-C. Each command has a file of its own; the networks are imported only by those that need them, when
@@ -11,7 +11,7 @@ import os
 import sys
 
 import ssr_jax
-from ssr_jax.cli import console, data, degrade, metrics, upscale, weights
+from ssr_jax.cli import console, data, degrade, info, metrics, upscale, weights
 from ssr_jax.types import SSRError
 
 _EXAMPLES = """examples:
@@ -19,6 +19,8 @@ _EXAMPLES = """examples:
   ssr upscale photos/ more/a.png -o out/         folders and files into a folder
   ssr upscale photo.jpg -o out/ --figures        depth, kernels and restored image in one picture as well
   ssr upscale photo.jpg -o out/ --restored-only  without diffusion: faster, closer to the pixels, less detail
+  ssr info ssr                                   a system: its parts, options, stages and sizes
+  ssr info compact                               a model: its parts, training, operations
   ssr metrics hr/ out/ --metrics psnr,ssim --csv scores.csv
   ssr degrade photos/ -o set/ --recipe smooth/noise_jpeg --seed 0   LR images for a benchmark
   ssr data check folder:photos/ --min-side 128   what should not be trained on
@@ -62,6 +64,6 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--version', action='version', version=f'ssr-jax {ssr_jax.__version__}')
   commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
-  for command in (upscale, metrics, degrade, data, weights):
+  for command in (upscale, info, metrics, degrade, data, weights):
     command.add(commands, common)
   return parser

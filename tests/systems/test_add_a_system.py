@@ -1,7 +1,13 @@
-"""A new system is its own folder and one line of `systems.SYSTEMS`: the toy goes through all that the house does."""
+"""A new system is its own folder and one line of `systems.SYSTEMS`: the toy goes through all that the house does.
 
+docs/add-a-system.md shows the toy's files and these commands; the last tests hold it to that.
+"""
+
+import csv
 import json
 import pathlib
+import re
+import shlex
 
 import numpy as np
 from PIL import Image
@@ -9,6 +15,7 @@ import pytest
 from skimage import data
 
 from configs import common
+import evaluate
 import ssr_jax
 from ssr_jax import cli, systems
 from ssr_jax.evaluation import runner
@@ -175,6 +182,50 @@ def test_ssr_degrade_says_that_it_has_no_depth(run, tmp_path, capsys):
   command = ['degrade', str(tmp_path / 'photo.png'), '-o', str(tmp_path / 'set'), '--recipe', 'depth/no_noise']
   assert cli.main([*command, '--model', str(run / 'model')]) == 1
   assert "the system 'toy' estimates no depth" in capsys.readouterr().err
+
+
+# -- The guide ---------------------------------------------------------------------------------------------------------
+
+
+def _blocks(language):
+  blocks = re.findall(rf'^```{language}\n(.*?)^```$', GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+  assert blocks
+  return blocks
+
+
+def test_the_guides_code_is_the_toys():
+  files = '\n'.join(path.read_text() for path in sorted(TOY.glob('*.py')))
+  for block in _blocks('python'):
+    assert block in files, f'not in the toy:\n{block}'
+
+
+def test_the_guides_line_is_that_of_the_registry():
+  (line,) = re.findall(r"^    ('\w+': '[\w.]+',)$", GUIDE.read_text(), re.MULTILINE)
+  assert eval('{' + line + '}').keys() == {'toy'}
+  source = (ROOT / 'ssr_jax' / 'systems' / '__init__.py').read_text()
+  assert re.search(r"^  'ssr': 'ssr_jax.systems.ssr',$", source, re.MULTILINE)  # of the same form
+
+
+def test_the_guides_commands_run(photos, tmp_path, monkeypatch, capsys):
+  monkeypatch.chdir(tmp_path)
+  Image.fromarray(data.chelsea()[100:130, 100:140]).save('photo.png')
+  commands = [shlex.split(line) for block in _blocks('sh') for line in block.replace('\\\n', ' ').splitlines() if line]
+  for words in commands:
+    words = [word.replace('PHOTOS', str(photos)).replace('=tests/', f'={ROOT}/tests/') for word in words]
+    match words:
+      case ['python', 'train.py' | 'evaluate.py' as script, *_]:
+        program = train if script == 'train.py' else evaluate
+        with pytest.raises(SystemExit) as done:
+          common.run(program.main, program.__doc__, words[1:])
+        code = done.value.code
+      case ['ssr', *arguments]:
+        code = cli.main(arguments)
+      case _:
+        pytest.fail(f'what is {words}?')
+    assert code == 0, (words, capsys.readouterr().err)
+  assert Image.open('larger.png').size == (160, 120)
+  with open('SCORES/metrics.csv') as file:
+    assert {row['model'] for row in csv.DictReader(file)} == {'bicubic', 'result'}
 
 
 def test_an_unknown_stage_is_one_line(capsys):

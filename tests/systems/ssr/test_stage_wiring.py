@@ -480,12 +480,12 @@ def test_the_student_is_pulled_to_what_its_teacher_makes_of_the_same_noise(monke
 
 @pytest.mark.parametrize('name', ['kernel', 'nbsr', 'svkr'])
 def test_losses_of_the_refinement_by_hand(name, monkeypatch):
-  """The true kernels and the photo score the floor; what is off by a constant everywhere scores that."""
+  """The true kernels and the recipe's target score the floor; what is off by a constant everywhere scores that."""
   stage = _stage(name, '', **{'loss.kernel': 50.0})
   kernels = np.random.default_rng(0).random((2, 16, 16, 441), np.float32)
   low = types.SimpleNamespace(lr='lr', kernels=kernels, target=HR / 255.0)
   monkeypatch.setattr(stage, 'degrade', lambda batch: low)
-  monkeypatch.setattr(stage, 'degrade_by_depth', lambda variables, batch: (HR / 255.0, low, 'depth'))
+  monkeypatch.setattr(stage, 'degrade_by_depth', lambda variables, batch: ('photo', low, 'depth'))
   seen = []
   for off in (0.0, 0.25):
     if name == 'kernel':

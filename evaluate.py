@@ -14,10 +14,10 @@ Protocol: HR is cropped at the bottom and right to a multiple of the scale; LR a
 PSNR and SSIM are computed on MATLAB's Y without crop, LR-PSNR and kernel PSNR if the true kernels are known. Seconds
 per image exclude compilation.
 
-Fields of config.eval: dataset; metrics; models, some of bicubic, restored (the image before diffusion) and result
-(after diffusion); model, a name or a directory; dtype of its networks; recipes such as 'smooth/no_noise'; seed;
-niqe_params, the pristine model of NIQE, without which NIQE is left out; limit, the number of photos, 0 for all;
-pictures, their number; sampling, options of the model's sampler.
+Fields of config.eval: dataset; metrics; models, out of bicubic and the variants of the model's system, of SSR restored
+(the image before diffusion) and result (after diffusion); model, a name or a directory; dtype of its networks; recipes
+such as 'smooth/no_noise'; seed; niqe_params, the pristine model of NIQE, without which NIQE is left out; limit, how
+many photos, 0 for all; pictures, how many; sampling, options of the model's sampler.
 """
 
 import sys

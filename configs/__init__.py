@@ -1,1 +1,1 @@
-"""Configs of training and evaluation."""
+"""Configs, one file for each size; `common.py` has the fields of all."""

@@ -1,4 +1,4 @@
-"""Shared by the configs: the fields of all stages, the parsing of the command line, and one-line errors."""
+"""What the configs of all systems share: fields, the argument after the colon, and one-line errors."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -6,23 +6,31 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-STAGES = ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill')
+from ssr_jax import systems
 
 
-def base(stage: str) -> ConfigDict:
-  """The fields of all configs, with defaults that do not depend on the model's size."""
-  if stage and stage not in STAGES:
-    raise ValueError(f'unknown stage {stage!r}; known: {", ".join(STAGES)}')
+def base(stage: str, system: str) -> ConfigDict:
+  """Fields of every config, with the defaults that depend neither on the system nor on the model's size.
+
+  Args:
+    stage: of the system; '' for a config without one, to evaluate.
+    system: a name of `ssr_jax.systems.SYSTEMS`.
+
+  Raises:
+    ValueError: an unknown stage or system; the message lists the known ones.
+  """
+  if stage and stage not in systems.get(system).stages:
+    raise ValueError(f'unknown stage {stage!r}; known: {", ".join(systems.get(system).stages)}')
   config = ConfigDict()
-  config.system = 'ssr'  # a name of ssr_jax.systems.SYSTEMS
+  config.system = system
   config.stage = stage
   config.name = 'model'  # of the exported model
   config.debug = False  # stop at the first NaN and check jax's invariants; slow
   config.profile = ()  # (steps to wait, steps to record): a profiler trace in WORKDIR/profile
   # Initial weights of the trained parts: a model's name or directory, or a run's workdir; '' for none.
   config.init_from = ''
-  # The model of the frozen parts (the depth net for 'kernel', all but the UNet for 'diffusion').
-  config.parts_from = 'compact'
+  # Where the frozen parts come from: a model's name or directory.
+  config.parts_from = ''
 
   config.model = ConfigDict()
 
@@ -34,7 +42,7 @@ def base(stage: str) -> ConfigDict:
   config.data.patch = 128
   # Training photos are downscaled by random factors in this range, which removes noise and JPEG artefacts.
   config.data.shrink = (1.0, 1.0)
-  # Share of rendered scenes among the records, in stages that use true depth (kernel, svkr), for photos without depth.
+  # Share of records that are rendered scenes, in stages that use true depth but have photos without it.
   config.data.scenes = 0.0
   config.data.threads = 2  # decoding threads of this process, which share the cache
   config.data.workers = 0  # decoding processes instead, for sets larger than the cache; the batches are the same
@@ -83,143 +91,21 @@ def base(stage: str) -> ConfigDict:
   config.distributed.index = 0
   config.distributed.auto = False  # connect by the environment; automatic under SLURM, Open MPI and GKE
 
-  config.loss = losses()
-
-  config.svkr = ConfigDict()
-  config.svkr.iterations = 3
-  config.svkr.gamma = 0.9
-  config.svkr.rule = 'algorithm1'
-
-  config.schedule = ConfigDict()
-  config.schedule.steps = 1000
-  config.schedule.beta_start = 0.00085
-  config.schedule.beta_end = 0.012
-  config.schedule.prediction = 'eps'
-
-  config.distill = ConfigDict()
-  config.distill.steps = 1  # of the student
-  config.distill.start = 0.1  # fraction of the schedule to begin at, from the restored image
-  config.distill.noise = 1.0  # factor of the initial noise; a student of one step needs none
-  # Colour fix: brightness at scales above about 2**levels pixels is taken from the restored image.
-  config.distill.wavelet_levels = 2
-  config.distill.chroma_levels = 2  # the same for colour
-  config.distill.strength = 1.0  # share of the change to the restored image that sampling keeps; not used in training
-  config.distill.teacher_steps = 20
-  config.distill.decoder = False  # whether to train a decoder for the student
-
   config.eval = ConfigDict()
   config.eval.dataset = 'folder:data/test'  # 'folder:HR_DIR' or 'folder:HR_DIR,LR_DIR'
-  config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'niqe')
-  config.eval.models = ('bicubic', 'restored', 'result')
-  config.eval.model = 'compact'
-  config.eval.dtype = 'float32'  # or 'bfloat16', of its networks' computation
+  config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'niqe')
+  config.eval.models = ('bicubic', 'result')  # and the system's other variants, which `ssr info` names
+  config.eval.model = ''  # a name or a directory
+  config.eval.dtype = 'float32'  # or 'bfloat16': what its networks compute in
   config.eval.recipes = ('smooth/no_noise', 'smooth/noise_jpeg')
   config.eval.seed = 0
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz with mu_pris_param and cov_pris_param
   config.eval.limit = 0  # number of images; 0 for all
   config.eval.pictures = 4
-  # Options of `Restorer.sample`; None takes the model's value.
-  kinds = dict(steps=int, sampler=str, start=float, colour_fix=str, strength=float, tile=int)
+  # What to ask of `Restorer.sample`; a field left at None takes the model's own.
+  kinds = {**systems.option_kinds(system), 'tile': int}
   config.eval.sampling = ConfigDict({name: placeholder(kind) for name, kind in kinds.items()})
   return config
-
-
-def losses() -> ConfigDict:
-  """Weights of the terms of the stages' losses."""
-  loss = ConfigDict()
-  loss.kernel = 1e4  # MANet: L1 on 1e4 K
-  loss.detail = 0.5  # vae, distill: differences between neighbours at three scales
-  loss.kl = 1e-6
-  loss.latent_noise = 0.0  # vae: largest deviation of noise on latents, relative to the latents' deviation
-  loss.adversarial = 0.005  # as in the bundled decoder's last 1500 steps; with 0.02 from scratch a run stalled
-  loss.adversarial_start = 0.7  # fraction of the steps
-  loss.draws = 1  # diffusion: draws of (time step, noise) per image; latents and conditions are computed once
-  loss.focus = (
-    0.0,
-    1.0,
-  )  # diffusion: (share, end): this share of the time steps is below this fraction of the schedule
-  loss.grid = 0.0  # distill: the error's periodic part, with the period of a latent pixel
-  loss.teacher = 1.0  # distill: squared distance to the teacher's latent; 0 skips the teacher's sampling
-  loss.realism = 1.0  # distill: gradient norm of a perfect critic's term, relative to the reconstruction's
-  loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image
-  return loss
-
-
-def full_size(stage: str, name: str) -> ConfigDict:
-  """The paper's size; the caller adds the heads and context of a Stable Diffusion's UNet.
-
-  The paper gives only the autoencoder (f = 8, 4 channels) and AMF's hidden width (128). The other widths and the
-  training fields are those of MANet and RRDB-SFT for the parts that have them, else our choice.
-
-  Args:
-    stage: as in `base`.
-    name: of the imported model with the pretrained parts, `ssr weights import ... --as NAME`.
-  """
-  config = base(stage)
-  config.name = config.parts_from = name
-  model = config.model
-  model.depth = dict(family='dpt')  # the defaults are DPT-Large's
-  model.dkenet = dict(features=128, depth_features=64)
-  model.nbsr = dict(blocks=10, features=64, growth=32)
-  model.vae = dict(
-    channels=(128, 256, 512, 512),
-    latent_channels=4,
-    encoder_blocks=2,
-    decoder_blocks=3,
-    groups=32,
-    scaling_factor=0.18215,
-  )
-  model.unet = dict(
-    channels=(320, 640, 1280, 1280),
-    blocks=2,
-    attention=(True, True, True, False),
-    prompt_tokens=77,
-    groups=32,
-    amf_hidden=128,
-    kernel_channels=(64, 64, 128, 128),
-    depth_channels=(64, 64, 128, 128),
-    lr_channels=(256, 256, 512, 512),
-    lr_blocks=2,
-    map_features=64,
-    lr_features=256,
-  )
-  if stage == 'distill':
-    model.student = model.unet  # the same object: a change of one changes both
-  match stage:
-    case 'kernel' | 'nbsr':
-      # As MANet and RRDB-SFT: HR patches of 192 pixels, batches of 16, Adam at 2e-4 for 300 000 steps.
-      overrides = {'data.patch': 192, 'train.steps': 300_000}
-    case 'svkr':
-      overrides = {'data.patch': 192, 'train.steps': 50_000, 'train.batch_size': 8, 'train.learning_rate': 1e-5}
-    case 'vae':
-      overrides = {'data.patch': 256, 'train.steps': 100_000, 'train.learning_rate': 1e-5, 'init_from': name}
-    case 'diffusion':
-      overrides = {
-        'init_from': name,
-        'data.patch': 512,
-        'train.steps': 100_000,
-        'train.batch_size': 32,
-        'train.learning_rate': 5e-5,
-        'train.dtype': 'bfloat16',
-        'svkr.iterations': 0,  # as in configs/compact.py
-      }
-    case 'distill':
-      overrides = {
-        'data.patch': 512,
-        'train.steps': 20_000,
-        'train.learning_rate': 1e-5,
-        'train.dtype': 'bfloat16',
-        'svkr.iterations': 1,
-        'distill.steps': 4,
-        'distill.start': 0.5,
-      }
-    case 'depth':
-      overrides = {'data.patch': 384, 'train.learning_rate': 1e-5, 'init_from': name}
-    case _:
-      overrides = {}
-  if stage:
-    overrides |= {'train.checkpoint_every': 5000, 'train.validate_every': 5000}
-  return apply(config, overrides)
 
 
 def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:

@@ -12,45 +12,18 @@ with STAGE one of depth, kernel, nbsr, svkr, vae, diffusion, distill. WORKDIR/mo
 time and results of the bundled weights: ssr_jax/weights/bundled/MODEL_CARD.md.
 """
 
+from ml_collections import ConfigDict
+
 from configs import common
+from configs.ssr import base as ssr
+from ssr_jax.systems.ssr.sizes import SIZES
 
 
 def get_config(stage: str = ''):
   """The config of one stage (or of evaluation, without one)."""
-  config = common.base(stage)
+  config = ssr.base(stage)
   config.name = 'compact'
-  model = config.model
-  model.depth = dict(resolution=(128, 128))
-  model.dkenet = dict(features=40, depth_features=16)
-  model.nbsr = dict(blocks=4, features=48, growth=16, global_skip=True)
-  # Eight latent channels: with four, reconstructions of held-out photos were near bicubic's PSNR.
-  model.vae = dict(
-    channels=(48, 96),
-    latent_channels=8,
-    encoder_blocks=1,
-    decoder_blocks=2,
-    groups=8,
-    mid_attention=False,
-    patch=2,
-    shortcut=True,
-  )
-  model.unet = dict(
-    channels=(32, 64, 128),
-    latent_channels=8,
-    blocks=1,
-    attention=(False, False, False),
-    head_dim=32,
-    cross_attention_dim=None,
-    groups=8,
-    amf_hidden=32,
-    kernel_channels=(16, 24, 32),
-    depth_channels=(16, 24, 32),
-    lr_channels=(24, 48, 96),
-    lr_blocks=1,
-    map_features=32,
-    lr_features=32,
-  )
-
+  model = config.model = ConfigDict(SIZES['compact'])
   if stage == 'distill':
     model.student, model.student_vae = model.unet, model.vae
 

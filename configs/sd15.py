@@ -6,12 +6,9 @@ python train.py --config=configs/sd15.py:STAGE --workdir=runs/STAGE --config.dat
 python tools/compile_for.py --config=configs/sd15.py:diffusion --topology=v5e-16 --config.mesh.fsdp=16
 """
 
-from configs import common
+from configs.ssr import base as ssr
 
 
 def get_config(stage: str = ''):
   """The config of one stage (or of evaluation, without one)."""
-  config = common.full_size(stage, 'sd15')
-  config.model.unet.heads = 8
-  config.model.unet.cross_attention_dim = 768
-  return config
+  return ssr.full_size(stage, 'sd15')

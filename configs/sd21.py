@@ -23,13 +23,11 @@ On a TPU pod, on each host (docs/tpu.md says which sizes fit):
 Not trained yet, so there is no run time or result. Parameters, operations and memory of each part: docs/sizes.md.
 """
 
-from configs import common
+from configs.ssr import base as ssr
 
 
 def get_config(stage: str = ''):
   """The config of one stage (or of evaluation, without one)."""
-  config = common.full_size(stage, 'sd21')
-  config.model.unet.heads = (5, 10, 20, 20)
-  config.model.unet.cross_attention_dim = 1024
+  config = ssr.full_size(stage, 'sd21')
   config.schedule.prediction = 'eps'  # 2.1-base; the 2.1 of 768 pixels predicts v
   return config

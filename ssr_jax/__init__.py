@@ -1,4 +1,4 @@
-"""Super-resolution of photos with spatially variant blur, by diffusion conditioned on kernels, depth and the image.
+"""Blind super-resolution of photos whose blur varies from place to place.
 
     import ssr_jax
     result = ssr_jax.sample(lr)      # lr: uint8 or float in [0, 1], [h, w, 3]; result.image is four times as large

@@ -117,7 +117,7 @@ class Jitted:
     self._compiled = functools.cache(lambda kind: jax.jit(fun, compiler_options=compiler_options() or None, **options))
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
-    """Runs the compiled function."""
+    """Calls the function, compiled for the platform."""
     return self._compiled(platform())(*args, **kwargs)
 
   def trace(self, *args: Any, **kwargs: Any) -> Any:

@@ -1,5 +1,6 @@
 """What the tests share: a tiny random model on disk, and the photos that are only there with SSR_DATA."""
 
+import gc
 import os
 import pathlib
 
@@ -45,6 +46,14 @@ TINY = {
   'vae': tiny.get_config().model.vae.to_dict() | {'scaling_factor': 1.0},
   'unet': tiny.get_config().model.unet.to_dict(),
 }
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _programs_are_freed():
+  """Compiled programs of a file go with it; the compilation cache on disk keeps what another file needs again."""
+  yield
+  jax.clear_caches()
+  gc.collect()
 
 
 @pytest.fixture(scope='session')

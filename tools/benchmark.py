@@ -22,11 +22,8 @@ import functools
 import json
 import os
 import pathlib
-import resource
-import statistics
 import subprocess
 import sys
-import time
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
@@ -44,28 +41,18 @@ DEGRADED = (
   'depth/noise_jpeg',
   'depth_motion/noise_jpeg',
   'mixed/mixed',
+  'mixed/isp',
   'realesrgan',
   'realesrgan-light',
+  'real',
 )
 _VARIANT, _INVARIANT = 'blur_downsample, a kernel per pixel', '21x21 convolution, stride 4'
-
-
-def measure(call: Callable[[], Any], repeat: int) -> dict[str, float]:
-  """Seconds of the first call and the median of `repeat` later ones; JAX arrays are waited for."""
-  import jax
-
-  def once():
-    begin = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - begin
-
-  first = once()
-  return {'first': first, 'later': statistics.median(once() for _ in range(repeat))}
 
 
 def sample(options: argparse.Namespace, restore: bool = False) -> list[dict[str, Any]]:
   """SSR.sample on one image, or its restored image only, then on a smaller one of the same bucket."""
   from ssr_jax import runtime
+  from ssr_jax.training import timing
 
   ssr = runtime.load(options.model, dtype=options.dtype)
   steps = 0 if restore else options.steps
@@ -81,12 +68,12 @@ def sample(options: argparse.Namespace, restore: bool = False) -> list[dict[str,
     {
       'what': what,
       'size': _sizes(lr),
-      **measure(lambda: ssr.sample(lr, steps=steps).image, options.repeat),
+      **timing.measure(lambda: ssr.sample(lr, steps=steps).image, options.repeat),
       'traces': ssr.traces.total(),
     }
   ]
   before = ssr.traces.total()
-  second = measure(lambda: ssr.sample(other, steps=steps).image, options.repeat)
+  second = timing.measure(lambda: ssr.sample(other, steps=steps).image, options.repeat)
   rows.append({'what': f'{what}, same bucket', 'size': _sizes(other), **second, 'traces': ssr.traces.total() - before})
   return rows
 
@@ -98,6 +85,7 @@ def operator(options: argparse.Namespace, invariant: bool = False) -> list[dict[
 
   from ssr_jax import xla
   from ssr_jax.image import blur, kernels
+  from ssr_jax.training import timing
 
   traces = 0
   hr = jnp.asarray(_photo(SCALE * options.side), jnp.float32)[None] / 255
@@ -124,7 +112,7 @@ def operator(options: argparse.Namespace, invariant: bool = False) -> list[dict[
   run = xla.jit(convolution if invariant else variant)
   what = _INVARIANT if invariant else _VARIANT
   size = f'{SCALE * options.side}x{SCALE * options.side} -> {options.side}x{options.side}'
-  return [{'what': what, 'size': size, **measure(lambda: run(hr, taps), options.repeat), 'traces': traces}]
+  return [{'what': what, 'size': size, **timing.measure(lambda: run(hr, taps), options.repeat), 'traces': traces}]
 
 
 def jpeg(options: argparse.Namespace) -> list[dict[str, Any]]:
@@ -133,10 +121,11 @@ def jpeg(options: argparse.Namespace) -> list[dict[str, Any]]:
 
   from ssr_jax import xla
   from ssr_jax.image import jpeg as jpeg_lib
+  from ssr_jax.training import timing
 
   image = jnp.asarray(_photo(options.side), jnp.float32)[None] / 255
   run = xla.jit(jpeg_lib.jpeg)
-  timed = measure(lambda: run(image, jnp.array([60.0])), options.repeat)
+  timed = timing.measure(lambda: run(image, jnp.array([60.0])), options.repeat)
   return [{'what': 'jpeg', 'size': f'{options.side}x{options.side}', **timed, 'traces': 1}]
 
 
@@ -147,6 +136,7 @@ def degrade(options: argparse.Namespace) -> list[dict[str, Any]]:
 
   from ssr_jax import degrade as degrade_lib
   from ssr_jax import xla
+  from ssr_jax.training import timing
 
   side = 2 * options.side
   hr = jnp.tile(jnp.asarray(_photo(side), jnp.float32)[None] / 255, (BATCH, 1, 1, 1))
@@ -163,7 +153,7 @@ def degrade(options: argparse.Namespace) -> list[dict[str, Any]]:
       return made if with_kernels else made.replace(kernels=None)
 
     run = xla.jit(one)
-    timed = measure(lambda: run(keys, hr, depth), options.repeat)
+    timed = timing.measure(lambda: run(keys, hr, depth), options.repeat)
     what = f'degrade {name}{", with kernels" if with_kernels else ""}'
     size = f'{BATCH} of {side}x{side}'
     rows.append({'what': what, 'size': size, **timed, 'rate': BATCH / timed['later'], 'traces': traces})
@@ -174,14 +164,9 @@ def train(options: argparse.Namespace) -> list[dict[str, Any]]:
   """The train step of one config's stage."""
   import importlib
 
-  import jax
-  import jax.numpy as jnp
-  import numpy as np
-
   from configs import common
   from ssr_jax import xla
-  from ssr_jax.training import flops, shapes, sharding
-  from ssr_jax.training import state as state_lib
+  from ssr_jax.training import flops, shapes, timing
   from ssr_jax.types import SSRError
 
   xla.keep_freed_memory()
@@ -196,35 +181,13 @@ def train(options: argparse.Namespace) -> list[dict[str, Any]]:
     except (AttributeError, KeyError, TypeError) as error:
       raise SSRError(f'--set {item}: {" ".join(str(error).split())[:200]}') from error
   shapes.without_weights(config)
-  mesh = sharding.make_mesh(config.mesh)
-  batch_size = config.train.batch_size
-  sharding.check_batch_size(batch_size, config.train.accumulate, mesh)
-  stage, params, stats, frozen = shapes.of_run(config)
-  shape = shapes.of_batch(stage, config, batch_size)
-  work = flops.of_step(config, params, stats, frozen, shape)
-  program = state_lib.program(stage, config, mesh, params, stats, frozen)
-
-  # Weights are those of a start from scratch where they are trained, and zero where they are not: time does not depend
-  # on them.
-  state = jax.jit(program.create, out_shardings=program.places)(*stage.init(jax.random.key(0))[:2])
-  zeros = lambda: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), frozen)
-  frozen = jax.jit(zeros, out_shardings=program.frozen_places)()
-  rng = np.random.default_rng(0)
-  draw = lambda x: (rng.integers(256, size=x.shape) if x.dtype.kind in 'ui' else rng.random(x.shape)).astype(x.dtype)
-  batch = sharding.put_whole(jax.tree.map(draw, shape), mesh)
-  seed = sharding.put(np.int32(0), sharding.replicated(mesh))
-
-  def step():
-    nonlocal state
-    state, values = program.step(state, frozen, batch, seed)
-    return state, values
-
-  timed = measure(step, options.repeat)
+  step, mesh, work = timing.train_step(config)
+  timed = timing.measure(step, options.repeat)
   peak = flops.peak(mesh.devices.flat[0])
   row = {
     'what': f'train {name}:{stage_name}',
-    'size': f'{batch_size} of {config.data.patch}x{config.data.patch}',
-    'rate': batch_size / timed['later'],
+    'size': f'{config.train.batch_size} of {config.data.patch}x{config.data.patch}',
+    'rate': config.train.batch_size / timed['later'],
     'traces': 1,
   }
   if peak:
@@ -277,13 +240,15 @@ def main(argv: list[str] | None = None) -> int:
   if options.child:
     return _child(options)
   sys.path.insert(0, str(ROOT))
-  from configs import common
+
+  from ssr_jax import systems
 
   names = options.cases.split(',')
-  stages = options.stages.split(',') if options.stages else common.STAGES
+  known_stages = tuple(systems.get('ssr').stages)
+  stages = options.stages.split(',') if options.stages else known_stages
   for what, given, known in (
     ('config', options.configs.split(','), [path.stem for path in sorted((ROOT / 'configs').glob('[!_]*.py'))]),
-    ('stage', stages, common.STAGES),
+    ('stage', stages, known_stages),
   ):
     for name in given:
       if name not in known or name == 'common':
@@ -381,6 +346,7 @@ def _run(name: str, options: argparse.Namespace, run: str | None = None) -> list
 
 
 def _child(options: argparse.Namespace) -> int:
+  from ssr_jax.training import timing
   from ssr_jax.types import SSRError
 
   try:
@@ -388,37 +354,12 @@ def _child(options: argparse.Namespace) -> int:
   except SSRError as error:
     print(error, file=sys.stderr)
     return 1
-  peaks = {'peak': _peak_memory() / 1e6}
-  device = _peak_device_memory()
+  peaks = {'peak': timing.peak_memory() / 1e6}
+  device = timing.peak_device_memory()
   if device is not None:
     peaks['device'] = device / 1e6
   print(json.dumps([{**row, **peaks} for row in rows]))
   return 0
-
-
-def _peak_device_memory() -> int | None:
-  """Most bytes in use at once of a device that has memory of its own, on the fullest one; None for a CPU."""
-  found = [device.memory_stats() for device in _local_devices()]
-  return max((stats['peak_bytes_in_use'] for stats in found if stats), default=None)
-
-
-def _peak_memory() -> float:
-  """Most bytes this process held at once.
-
-  Linux' ru_maxrss starts at what the parent held when it forked, which a caller of some size would be blamed for;
-  VmHWM starts anew with the program.
-  """
-  status = pathlib.Path('/proc/self/status')
-  if status.exists():
-    line = next(line for line in status.read_text().splitlines() if line.startswith('VmHWM:'))
-    return int(line.split()[1]) * 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-
-
-def _local_devices() -> list[Any]:
-  import jax
-
-  return jax.local_devices()
 
 
 def _photo(side: int):

@@ -26,7 +26,7 @@ SIDE = 384  # one size for all photos: the stages compile once
 
 
 def main() -> int:
-  """Runs the demo; returns the exit code."""
+  """Makes the pictures and prints the scores."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument('--output', default='demo', help='folder for the pictures')
   parser.add_argument('--model', default='compact', help='name or model directory')
@@ -83,7 +83,7 @@ def run(folder: pathlib.Path, model_name: str, steps: int | None) -> None:
 
     io.write(folder / f'{name}_lr.png', io.Picture(lr))
     io.write(folder / f'{name}_x4.png', io.Picture(result.image))
-    figure = figures.figure(lr, result.depth, result.kernels, result.restored, result.image, side=SIDE)
+    figure = figures.figure(lr, model.system.outputs, result, side=SIDE)
     io.write(folder / f'{name}_figure.png', io.Picture(np.asarray(figure)))
     labels = [f'{name}: LR', *images, 'original']
     sheets.append(figures.side_by_side([np.repeat(np.repeat(lr, 4, 0), 4, 1), *images.values(), hr], labels))

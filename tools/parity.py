@@ -249,7 +249,7 @@ def _memory() -> float:
 
 
 def main() -> int:
-  """Compares one network; returns the exit code."""
+  """Compares and prints the table."""
   names = [*SD, 'vae', *TEXT, 'dpt_large', 'dpt_beit_large_512', *ANYTHING, 'amf_sd21', 'amf_sd15']
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('name', choices=names)

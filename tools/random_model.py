@@ -43,7 +43,7 @@ def draw(shapes, seed: int) -> dict[str, np.ndarray]:
 
 
 def main() -> int:
-  """Writes the model; returns the exit code."""
+  """Writes the model."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('directory', metavar='DIR', type=pathlib.Path)
   parser.add_argument('--config', choices=CONFIGS, default='sd21', help='configs/NAME.py (default: %(default)s)')

@@ -1,4 +1,4 @@
-"""The command `ssr`: upscales, scores and degrades images, manages data and weights.
+"""The command `ssr`: upscales, scores and degrades images, describes models, manages data and weights.
 
 Exit codes: 0 success; 1 some inputs failed, each reported on stderr in one line, the others are done; 2 usage error;
 130 interrupted by Ctrl-C. Each command is a module here; commands import the networks only when they need them.
@@ -10,7 +10,7 @@ import os
 import sys
 
 import ssr_jax
-from ssr_jax.cli import console, data, degrade, metrics, upscale, weights
+from ssr_jax.cli import console, data, degrade, info, metrics, upscale, weights
 from ssr_jax.types import SSRError
 
 _EXAMPLES = """examples:
@@ -18,6 +18,8 @@ _EXAMPLES = """examples:
   ssr upscale photos/ more/a.png -o out/         folders and files into a folder
   ssr upscale photo.jpg -o out/ --figures        depth, kernels and restored image in one picture as well
   ssr upscale photo.jpg -o out/ --restored-only  without diffusion: faster, closer to the pixels, less detail
+  ssr info ssr                                   a system: its parts, options, stages and sizes
+  ssr info compact                               a model: its parts, training, operations
   ssr metrics hr/ out/ --metrics psnr,ssim --csv scores.csv
   ssr degrade photos/ -o set/ --recipe smooth/noise_jpeg --seed 0   LR images for a benchmark
   ssr data check folder:photos/ --min-side 128   find images that are unfit for training
@@ -61,6 +63,6 @@ def _parser() -> argparse.ArgumentParser:
   )
   parser.add_argument('--version', action='version', version=f'ssr-jax {ssr_jax.__version__}')
   commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
-  for command in (upscale, metrics, degrade, data, weights):
+  for command in (upscale, info, metrics, degrade, data, weights):
     command.add(commands, common)
   return parser

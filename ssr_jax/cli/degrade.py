@@ -158,16 +158,20 @@ def _depth_net(name: str):
   import numpy as np
 
   from ssr_jax import systems, xla
-  from ssr_jax.weights import store
+  from ssr_jax.weights import format, store
 
-  model = store.load_model(name, ['depth'])
-  entry = model.config['parts']['depth']
-  run = xla.jit(systems.build('depth', **entry['config']).apply)
+  system = format.read_config(store.resolve(name))['system']
+  part = systems.get(system).depth_part
+  if part is None:
+    raise SSRError(f'--model {name}: the system {system!r} estimates no depth; give depth maps or another model')
+  model = store.load_model(name, [part])
+  entry = model.config['parts'][part]
+  run = xla.jit(format.build(part, entry['config'], system=system).apply)
 
   def estimate(path: pathlib.Path):
     rgb = io.read(path).rgb
     image = rgb.astype(np.float32) / (255 if rgb.dtype == np.uint8 else 1)
-    return np.asarray(run(model.variables['depth'], image[None]))[0, ..., 0], (
+    return np.asarray(run(model.variables[part], image[None]))[0, ..., 0], (
       f'depth net of {model.config["name"]}, sha256 {entry["sha256"][:12]}'
     )
 

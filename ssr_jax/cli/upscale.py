@@ -1,12 +1,13 @@
 """`ssr upscale`: super-resolves images."""
 
 import argparse
+from collections.abc import Mapping
 import dataclasses
 import io as iolib
 import os
 import pathlib
 import time
-import typing
+from typing import Any
 
 from ssr_jax import systems
 from ssr_jax.cli import console
@@ -41,20 +42,25 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     metavar='N',
     help='seed of the diffusion noise; no effect for a student without noise, see --steps (default: 0)',
   )
-  up.add_argument('--scale', type=int, default=4, metavar='S', help='must be 4')
-  for name, field in _system_options().items():
-    kind = next(kind for kind in (int, float, str) if kind in typing.get_args(field.type))
-    flag = f'--{name.replace("_", "-")}'
-    up.add_argument(flag, type=kind, metavar=field.metadata.get('metavar'), help=field.metadata['help'])
+  up.add_argument('--scale', type=int, default=4, metavar='S', help='4 is what there is')
+  for option in _options_of_systems().values():
+    how = {name: option.metadata.get(name) for name in ('metavar', 'choices', 'help')}
+    if option.kind is bool:
+      up.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=how['help'])
+    else:
+      up.add_argument(option.flag, type=option.kind, **how)
   up.add_argument(
     '--dtype',
     default='float32',
     choices=DTYPES,
     help='dtype of the computation; bfloat16 is for GPUs and TPUs (default: float32)',
   )
-  up.add_argument('--restored-only', action='store_true', help='stop before diffusion (the same as --steps 0)')
+  for name, (_, _, text) in _flags_of_systems().items():
+    up.add_argument(f'--{name}', action='store_true', help=text)
   up.add_argument(
-    '--figures', action='store_true', help='also write NAME_figure.png: LR | depth | kernels | restored | result'
+    '--figures',
+    action='store_true',
+    help='also write NAME_figure.png: LR, what the model finds (depth, kernels, restored image), result',
   )
   up.add_argument(
     '--format', choices=('png', 'jpg', 'webp'), help='format of files in an output folder (default: as the input)'
@@ -82,8 +88,9 @@ class _Job:
 def _upscale(arguments: argparse.Namespace) -> int:
   if not 1 <= arguments.quality <= 100:
     raise SSRError(f'--quality {arguments.quality}: must be from 1 to 100')
-  if arguments.restored_only and arguments.steps:
-    raise SSRError('--restored-only and --steps exclude each other; give one')
+  for flag, (option, value, _) in _flags_of_systems().items():
+    if _given(arguments, flag) and getattr(arguments, option.name) not in (None, value):
+      raise SSRError(f'--{flag} and {option.flag} exclude each other; give one')
   jobs, failures = _jobs(arguments)
   for line in failures:
     console.say(line)
@@ -155,7 +162,7 @@ def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[
     from ssr_jax.evaluation.report import figures
 
     buffer = iolib.BytesIO()
-    figures.figure(picture.rgb, result.depth, result.kernels, result.restored, result.image).save(buffer, 'PNG')
+    figures.figure(picture.rgb, model.system.outputs, result).save(buffer, 'PNG')
     sheet = buffer.getvalue()
   notes = picture.notes + io.write(job.target, larger, arguments.quality)
   if sheet is not None:
@@ -163,18 +170,45 @@ def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[
   return height, width, notes
 
 
-def _system_options() -> dict[str, dataclasses.Field]:
-  """The options of all systems, by name."""
-  return {field.name: field for name in systems.SYSTEMS for field in dataclasses.fields(systems.options(name))}
+@dataclasses.dataclass(frozen=True)
+class _Option:
+  """An option of a system: its name, what its values are, and the metadata of its field."""
+
+  name: str
+  kind: type
+  metadata: Mapping[str, Any]
+
+  @property
+  def flag(self) -> str:
+    return f'--{self.name.replace("_", "-")}'
+
+
+def _options_of_systems() -> dict[str, _Option]:
+  """The options of all systems, by name; where two have one of the same name it is the first one's."""
+  found: dict[str, _Option] = {}
+  for system in systems.SYSTEMS:
+    kinds = systems.option_kinds(system)
+    for field in dataclasses.fields(systems.options(system)):
+      found.setdefault(field.name, _Option(field.name, kinds[field.name], field.metadata))
+  return found
+
+
+def _flags_of_systems() -> dict[str, tuple[_Option, Any, str]]:
+  """Flags that stand for a value of an option: {flag: (option, value, help)}."""
+  options = _options_of_systems().values()
+  return {flag: (o, *said) for o in options for flag, said in o.metadata.get('flags', {}).items()}
+
+
+def _given(arguments: argparse.Namespace, flag: str) -> bool:
+  return getattr(arguments, flag.replace('-', '_'))
 
 
 def _options(arguments) -> dict:
   """Arguments of `Restorer.sample`, without the options that were not given."""
   options = {'seed': arguments.seed, 'scale': arguments.scale}
-  given = {name: getattr(arguments, name) for name in _system_options()}
+  given = {name: getattr(arguments, name) for name in _options_of_systems()}
   options |= {name: value for name, value in given.items() if value is not None}
-  if arguments.restored_only:
-    options['steps'] = 0
+  options |= {o.name: value for flag, (o, value, _) in _flags_of_systems().items() if _given(arguments, flag)}
   return options | ({'tile': arguments.tile} if arguments.tile else {})
 
 

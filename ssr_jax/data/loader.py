@@ -17,10 +17,8 @@ import grain
 import numpy as np
 
 from ssr_jax.data import sources
-from ssr_jax.data.records import RecordFunction, TrainingRecord, partly, photo_record, scene_record
+from ssr_jax.data.records import RecordFunction, TrainingRecord
 from ssr_jax.types import SSRError
-
-__all__ = ['Batch', 'Batches', 'Dataset', 'batches', 'dataset', 'partly', 'photo_record', 'scene_record']
 
 Batch = dict[str, np.ndarray]
 

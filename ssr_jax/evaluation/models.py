@@ -1,4 +1,4 @@
-"""What the runner scores: bicubic enlargement and the images of a loaded model. Only this file calls the restorer."""
+"""What the runner scores: bicubic enlargement and the images of a model. Only this file calls the restorer."""
 
 from collections.abc import Mapping, Sequence
 import dataclasses
@@ -8,15 +8,17 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ssr_jax import runtime
+from ssr_jax import runtime, systems
 from ssr_jax.evaluation.protocol import check_choice
 from ssr_jax.runtime import Restorer
+from ssr_jax.systems.base import System
 from ssr_jax.types import SSRError
+from ssr_jax.weights import format, store
 
-MODELS = ('bicubic', 'restored', 'result')
-"""Bicubic enlargement, the restored image before diffusion, and the result after it."""
+BICUBIC = 'bicubic'
+"""What every system is compared with; the other names are those of `System.variants`."""
 
-_SAMPLING = ('steps', 'sampler', 'start', 'colour_fix', 'strength', 'tile', 'seed')
+_OF_EVERY_SYSTEM = ('seed', 'tile')  # options of sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +64,14 @@ class Sampled:
 
   Attributes:
     restorer: the model.
-    field: which image of its result, 'image' or 'restored'.
+    output: which of its system's outputs.
     scale: HR size divided by LR size.
     sampling: options of its `sample`.
     keep_kernels: whether to return the kernels, which take 1.8 kB per LR pixel.
   """
 
   restorer: Restorer
-  field: str
+  output: str
   scale: int
   sampling: Mapping[str, Any]
   keep_kernels: bool
@@ -85,17 +87,36 @@ class Sampled:
       result = self.restorer.sample(lr, scale=self.scale, keep_kernels=self.keep_kernels, **self.sampling)
       seconds = time.perf_counter() - begin
       if self.restorer.traces.total() == compiled:
-        return Output(getattr(result, self.field), result.kernels, seconds)
+        outputs = self.restorer.system.outputs
+        image = result.image if self.output == outputs[-1].name else result.outputs[self.output]
+        kernels = next((result.outputs.get(output.name) for output in outputs if output.kind == 'kernels'), None)
+        return Output(image, kernels, seconds)
 
 
-def check(names: Sequence[str], sampling: Mapping[str, Any]) -> None:
+def system_of(model: str) -> System:
+  """The system of a model, by name or directory; its weights are not read.
+
+  Raises:
+    SSRError: an unknown model, or a model.json that cannot be read.
+  """
+  return systems.get(format.read_config(store.resolve(model))['system'])
+
+
+def check(names: Sequence[str], sampling: Mapping[str, Any], system: System | None) -> None:
   """Checks the names of models and of sampling options before anything is loaded.
+
+  Args:
+    names: 'bicubic' and variants of the system.
+    sampling: options of sampling.
+    system: the model's; None where bicubic alone is scored.
 
   Raises:
     SSRError: an unknown name; the message lists the known ones.
   """
-  check_choice('eval.models', names, MODELS)
-  check_choice('eval.sampling', list(sampling), _SAMPLING)
+  check_choice('eval.models', names, (BICUBIC, *(system.variants if system else ())))
+  if system:
+    known = (*(field.name for field in dataclasses.fields(system.Options)), *_OF_EVERY_SYSTEM)
+    check_choice('eval.sampling', list(sampling), known)
 
 
 def load(model: str, dtype: str) -> Restorer:
@@ -109,7 +130,7 @@ def select(
   """The named models, in the order of the names.
 
   Args:
-    names: some of `MODELS`.
+    names: 'bicubic' and variants of the model's system.
     restorer: the loaded model; may be None where 'bicubic' is the only name.
     scale: HR size divided by LR size.
     sampling: options of sampling.
@@ -118,11 +139,11 @@ def select(
   Raises:
     SSRError: the model lacks a part that one of the names needs.
   """
-  models: dict[str, Model] = {'bicubic': Bicubic(scale)}
+  models: dict[str, Model] = {BICUBIC: Bicubic(scale)}
   if restorer is not None:
     _check_parts(names, restorer, sampling)
-    models['restored'] = Sampled(restorer, 'restored', scale, {**sampling, 'steps': 0}, keep_kernels)
-    models['result'] = Sampled(restorer, 'image', scale, sampling, keep_kernels)
+    for name, variant in restorer.system.variants.items():
+      models[name] = Sampled(restorer, variant.output, scale, {**sampling, **variant.options}, keep_kernels)
   return {name: models[name] for name in names}
 
 
@@ -131,7 +152,7 @@ def describe(restorer: Restorer | None, sampling: Mapping[str, Any]) -> str:
   if restorer is None:
     return 'none'
   words = 'none'
-  asked = {key: value for key, value in sampling.items() if key not in ('seed', 'tile')}
+  asked = _options(sampling)
   if set(restorer.required(**asked)) <= restorer.modules.keys():
     plan = restorer.check(scale=restorer.config['scale'], **asked)
     chosen = {field.name: getattr(plan, field.name) for field in dataclasses.fields(restorer.system.Options)}
@@ -139,14 +160,19 @@ def describe(restorer: Restorer | None, sampling: Mapping[str, Any]) -> str:
   return f'{restorer.config["name"]}, {restorer.dtype}, sampling {words}'
 
 
+def _options(sampling: Mapping[str, Any]) -> dict[str, Any]:
+  """Those that are the system's own."""
+  return {key: value for key, value in sampling.items() if key not in _OF_EVERY_SYSTEM}
+
+
 def _check_parts(names: Sequence[str], restorer: Restorer, sampling: Mapping[str, Any]) -> None:
-  asked = {key: value for key, value in sampling.items() if key not in ('seed', 'tile')}
-  restoring = restorer.required(**{**asked, 'steps': 0})
-  needs = {'bicubic': (), 'restored': restoring, 'result': restorer.required(**asked)}
+  needs: dict[str, tuple[str, ...]] = {BICUBIC: ()}
+  for name, variant in restorer.system.variants.items():
+    needs[name] = restorer.required(**{**_options(sampling), **variant.options})
   lacking = {name: [part for part in parts if part not in restorer.modules] for name, parts in needs.items()}
   for name in names:
     if lacking[name]:
-      able = tuple(other for other in MODELS if not lacking[other])
+      able = tuple(other for other in needs if not lacking[other])
       raise SSRError(
         f"eval.models: '{name}' needs the part {', '.join(lacking[name])}, which model "
         f"'{restorer.config['name']}' lacks; give eval.models={able}"

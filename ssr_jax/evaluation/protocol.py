@@ -26,7 +26,7 @@ class Settings:
 
   Attributes:
     dataset: source of the photos; see `cases.Dataset.parse`.
-    models: which images to score, out of `models.MODELS`.
+    models: which images to score: 'bicubic' and the variants of the model's system.
     metrics: names of metrics.
     weights: {metric: file} for the metrics that have weights; '' where the config names none.
     recipes: names of the degradations, such as 'smooth/no_noise'.

@@ -74,12 +74,14 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
   Raises:
     SSRError: a wrong field, a dataset or model that cannot be read, or no image that could be evaluated.
   """
-  models_lib.check(settings.models, settings.sampling)
+  bicubic_alone = set(settings.models) == {models_lib.BICUBIC}
+  system = restorer.system if restorer else None if bicubic_alone else models_lib.system_of(settings.model)
+  models_lib.check(settings.models, settings.sampling, system)
   scorers, notes = settings.load_metrics()
   for note in notes:
     print(note, file=sys.stderr)
   dataset = Dataset.parse(settings.dataset, settings.recipes, settings.seed, settings.limit)
-  if restorer is None and set(settings.models) - {'bicubic'}:
+  if restorer is None and not bicubic_alone:
     restorer = models_lib.load(settings.model, settings.dtype)
   needs_kernels = any('kernels' in metric.needs for metric in scorers.values())
   models = models_lib.select(settings.models, restorer, SCALE, settings.sampling, needs_kernels)

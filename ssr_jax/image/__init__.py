@@ -1,1 +1,1 @@
-"""Functions on image arrays, and image files."""
+"""Pure functions on image arrays, and reading and writing files."""

@@ -1,4 +1,4 @@
-"""Flax modules shared by all systems: layers, attention, UNet, autoencoder, RRDB, depth nets; dtypes of computation."""
+"""Flax modules that systems share: layers, attention, UNet, autoencoder, RRDB, depth nets; dtypes of computation."""
 
 from typing import Any
 

@@ -250,7 +250,7 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
   except ValueError as error:  # SSRError is one
     raise SSRError(f'{model.directory / format.MODEL_FILE}: {error}') from error
   variables = {
-    part: _in_dtypes(x, format.abstract_variables(part, entries[part]['config'], compute, system=name))
+    part: x if dtype == 'float32' else _in_dtypes(x, part, entries[part]['config'], compute, name)
     for part, x in model.variables.items()
   }
   return Restorer(system, model.config, jax.device_put(variables), modules, dtype)
@@ -281,8 +281,9 @@ def _loaded(name_or_path: str, dtype: str, changed: int) -> Restorer:
   return load(name_or_path, dtype=dtype)
 
 
-def _in_dtypes(variables: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-  """A part's variables in the dtypes that its network needs: bfloat16 where it would round them anyway."""
+def _in_dtypes(variables: Mapping[str, Any], part: str, config: Mapping[str, Any], dtype: Any, system: str) -> Tree:
+  """A part's variables in the dtypes that its network needs them in: bfloat16 where it would round them anyway."""
+  wanted = format.abstract_variables(part, config, dtype, system=system)
   return format.unflatten({k: x.astype(wanted[k].dtype, copy=False) for k, x in format.flatten(variables).items()})
 
 

@@ -1,6 +1,8 @@
-"""The registry of systems. A new system is a folder here and a line in `SYSTEMS`."""
+"""The registry of systems. A new system is a folder here and a line in `SYSTEMS`: docs/add-a-system.md."""
 
+import dataclasses
 import importlib
+import typing
 from typing import TYPE_CHECKING, Any
 
 from ssr_jax.types import SSRError
@@ -29,6 +31,23 @@ def get(name: str) -> 'System':
 def options(name: str) -> type:
   """The system's `Options`, imported without the system: the command line needs no networks to show its help."""
   return importlib.import_module(f'{_package(name)}.options').Options
+
+
+def option_kinds(name: str) -> dict[str, type]:
+  """{option: bool, int, float or str}: what each of the system's options is, read from its annotation.
+
+  Raises:
+    SSRError: an unknown system.
+    TypeError: an option that is none of these.
+  """
+  found = {}
+  hints = typing.get_type_hints(options(name))
+  for field in dataclasses.fields(options(name)):
+    kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
+    found[field.name] = next((kind for kind in (bool, int, float, str) if kind in kinds), None)
+    if found[field.name] is None:
+      raise TypeError(f'{name}: option {field.name!r} is {field.type}; an option is a bool, int, float or str')
+  return found
 
 
 def _package(name: str) -> str:

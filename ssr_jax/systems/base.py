@@ -1,6 +1,7 @@
-"""The interface of a system: its parts, outputs, options and training stages.
+"""What a system is made of: its parts, what it returns, its options and its training stages.
 
-A system is a folder and a line in `systems/__init__.py`; the rest of the library uses it only through these classes.
+A system lives in a folder of its own and is known to the rest of the house by its line in `systems/__init__.py`. All
+that the floors above need to know of it is what these classes say.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,17 +18,22 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """A network of a system that is trained, stored and loaded separately.
+  """A network of a system that is trained, stored and loaded by itself.
 
   Attributes:
-    families: {family: 'module:Class'}; a config without the field 'family' means the first.
+    families: {family: 'module:Class'}; the first one is what a config without the field 'family' means.
     example: module -> arguments that initialise it, zeros of small sizes; shapes of variables do not depend on them.
-    optional: prefixes of variables that only training uses, such as 'params/heads/'; a file may lack them.
+    optional: prefixes of variables, such as 'params/heads/', that only training uses; a file may leave them out.
+    adjustable: attributes of the module that may differ from those that its weights were trained with, such as a
+      working resolution.
+    groups: {label: regular expression of variables, matched from their beginning}, which `ssr info` counts apart.
   """
 
   families: Mapping[str, str]
   example: Callable[[Any], tuple[Any, ...]]
   optional: tuple[str, ...] = ()
+  adjustable: tuple[str, ...] = ()
+  groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def build(self, name: str, family: str | None = None, **config: Any) -> Any:
     """Makes the Flax module.
@@ -52,14 +58,23 @@ class Part:
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
 
 
+KINDS = {
+  'image': '[H, W, 3] in [0, 1]',
+  'depth': '[H, W, 1] in [0, 1]',
+  'kernels': '[h, w, k*k]',
+  'map': '[H, W, c]',
+}
+"""{kind of an output: its shape and range}."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Output:
-  """An output of a system.
+  """Something that a system finds for an image.
 
   Attributes:
     name: attribute of the result, such as 'depth'.
-    kind: 'image' [H, W, 3] in [0, 1], 'depth' [H, W, 1] in [0, 1], 'kernels' [h, w, k*k], or 'map' [H, W, c].
-    label: title of its picture.
+    kind: one of `KINDS`.
+    label: what a picture of it is called.
   """
 
   name: str
@@ -68,21 +83,34 @@ class Output:
 
   @property
   def at_lr(self) -> bool:
-    """Whether it has the size of the LR image rather than of the result."""
+    """Whether it has the size of the LR image, not of the result."""
     return self.kind == 'kernels'
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """One of the images that a system makes of an LR image, for an evaluation to score.
+
+  Attributes:
+    output: the output of the kind 'image' that it is.
+    options: those of `sample` that it is made with, whatever else is asked for.
+  """
+
+  output: str
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @flax.struct.dataclass
 class StepContext:
-  """Inputs of a stage's functions besides the batch.
+  """What a stage's functions compute with, beside the batch.
 
   Attributes:
     params: {part: parameters} of the trained parts; a critic is a part that is not exported.
     stats: {part: batch statistics} of the trained parts.
     frozen: {part: variables} of the parts that the stage needs.
     constants: {part: constants} of the trained parts.
-    key: PRNG key of this step.
-    step: number of steps done.
+    key: of this step.
+    step: steps done.
   """
 
   params: Tree
@@ -107,9 +135,9 @@ class Inherited:
   """What a stage takes over from the model that its frozen parts come from.
 
   Attributes:
-    name: the model's, for messages; None if there is no model and the parts are the config's.
+    name: of that model, for messages; None where there is none, and the parts are the config's.
     parts: {part: fields of its module}.
-    sections: its model.json.
+    sections: of its model.json.
   """
 
   name: str | None
@@ -118,21 +146,22 @@ class Inherited:
 
 
 class Stage:
-  """A training stage: the parts it trains, its loss, and the validation metric that ranks weights.
+  """A training stage: what is trained, on which loss, and which figure says that weights are better.
 
-  A stage is made from a config alone. Its methods are pure functions of a `StepContext` and a batch; the trainer
-  compiles them.
+  A stage is made from a config and reads nothing else; its methods are pure functions of a `StepContext` and a batch,
+  to be compiled by the trainer.
 
   Attributes:
     trains: the trained parts that are exported.
     needs: the frozen parts.
-    metric: name of the validation scalar that ranks weights.
+    metric: the validation scalar that decides which weights are better.
     higher_is_better: its direction.
-    depth: use of true depth: 'needs' (from rendered scenes if the source has none), 'uses' (where available) or 'none'.
-    fixed: regular expressions of parameters that are not trained, in addition to `config.train.frozen`.
-    sections: sections of model.json that the exported parts need.
-    measures: {part: config fields that `export` measures}.
-    origin: origin of the weights of a run without `config.init_from`, for messages.
+    depth: whether batches have true depth: 'needs' it (of rendered scenes where the source has none), 'uses' what there
+      is, or 'none'.
+    fixed: regular expressions of parameters that stay as they are, beside those of `config.train.frozen`.
+    sections: of model.json that the exported parts are useless without.
+    measures: {part: its config fields that `export` measures}.
+    origin: what a start from nothing is called.
     modules: {part: module} of the trained and the frozen parts.
   """
 
@@ -161,15 +190,24 @@ class Stage:
     raise NotImplementedError
 
   def prepare(self, ctx: StepContext, batch: Tree, inherited: bool) -> tuple[Tree, Tree]:
-    """Adjusts (params, stats) before the first step of a new run; not called when a run resumes.
+    """New (params, stats) before the first step of a run, not of a resumed one.
 
     Args:
-      ctx: with the fresh or loaded variables.
-      batch: the first batch.
+      ctx: of the fresh or loaded variables.
+      batch: the first one.
       inherited: whether the weights were loaded (`config.init_from`).
     """
     del batch, inherited
     return ctx.params, ctx.stats
+
+  def check_sections(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """Checks that weights of a model with these sections of model.json can be trained on by this stage.
+
+    Shapes do not tell what a UNet predicts, or on which schedule.
+
+    Raises:
+      SSRError: the config would read the weights otherwise than they were trained; the message says which field.
+    """
 
   def loss(self, ctx: StepContext, batch: Tree) -> tuple[Any, tuple[dict[str, Any], Tree]]:
     """(loss, (scalars to log, new batch statistics)), means over the batch."""
@@ -180,7 +218,7 @@ class Stage:
     raise NotImplementedError
 
   def figures(self, ctx: StepContext, batch: Tree) -> dict[str, Any]:
-    """{name: images [b, H, W, 3]}, to be shown side by side."""
+    """{name: images [b, H, W, 3]}, shown side by side."""
     raise NotImplementedError
 
   def export(self, ctx: StepContext, batch: Tree) -> dict[str, dict[str, Any]]:
@@ -191,11 +229,11 @@ class Stage:
 
 @flax.struct.dataclass
 class Window:
-  """Position of a tile in its image. A tile may extend past the image's bottom and right, where it is padded.
+  """Which part of an image a tile is; the tile may reach past the image's bottom and right, where it is padded.
 
   Attributes:
     size: (h, w) of the whole image in LR pixels, int32 [2].
-    origin: (y, x) of the tile's top left corner in LR pixels, int32 [2].
+    origin: (y, x) of the tile's top left corner in it, int32 [2].
   """
 
   size: Any
@@ -203,20 +241,24 @@ class Window:
 
 
 class System:
-  """Interface of a super-resolution method.
+  """A method of super-resolution, as the floors above see it.
 
-  `prepare`, `advance` and `restore` are pure and are compiled; `plan` and `finish` run on the host. `plan` returns a
-  frozen, hashable object with at least the attributes `steps` (diffusion steps, 0 for none), `scale` and `parts` (the
-  parts that it needs, in the order in which they run).
+  `prepare`, `advance` and `restore` are pure and compiled; `plan` and `finish` run on the host. `plan` gives a frozen,
+  hashable object that has at least the attributes `scale`, `parts` (those that it needs, in the order in which they
+  run) and one for each option, with the value that is used.
 
   Attributes:
-    name: its name in configs and model files.
+    name: by which configs and model files name it.
     parts: {name: Part}.
-    outputs: its outputs; the last one is the resulting image.
-    sections: defaults of its sections of model.json.
+    outputs: what it returns; the last one is the answer.
+    sections: defaults of the sections of model.json that are its own.
     stages: {name: Stage class}.
-    Options: frozen dataclass of the options of `sample`; a field that is None takes the model's value. The fields'
-      metadata ('help', 'metavar', 'choices') define the command line's options.
+    Options: frozen dataclass of what a caller of `sample` may choose: bool, int, float or str; a field at None takes
+      the model's own. Its fields' metadata make the command line's options: 'help', 'metavar', 'choices', and 'flags'
+      {name of a flag: (the value that it stands for, its help)}.
+    sizes: {size: {part: fields of its module}}, the sizes that its configs name.
+    depth_part: the part that estimates depth, [b, H, W, 3] in [0, 1] -> relative inverse depth [b, H, W, 1]; None where
+      there is no such part.
   """
 
   name: str
@@ -225,6 +267,13 @@ class System:
   sections: Mapping[str, Any]
   stages: Mapping[str, type[Stage]]
   Options: type
+  sizes: Mapping[str, Mapping[str, Mapping[str, Any]]] = {}
+  depth_part: str | None = None
+
+  @property
+  def variants(self) -> Mapping[str, Variant]:
+    """{name: what an evaluation can score}, beside bicubic enlargement; the last one is the answer."""
+    return {'result': Variant(self.outputs[-1].name)}
 
   def plan(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: Any) -> Any:
     """Checks options against a model.
@@ -235,40 +284,40 @@ class System:
       options: an instance of `Options`.
 
     Raises:
-      SSRError: an invalid option or field of model.json, or a missing part.
+      SSRError: an option or a field of model.json that cannot be used, or a part that is missing for it.
     """
     raise NotImplementedError
 
   def required(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: Any) -> tuple[str, ...]:
-    """The parts that `plan` needs for these options; the model may lack some."""
+    """The parts that `plan` needs for these options, whether the model has them or not."""
     raise NotImplementedError
 
   def check_model(self, config: Mapping[str, Any], modules: Mapping[str, Any]) -> None:
-    """Raises SSRError, naming the field, for invalid values in the system's sections of model.json."""
+    """SSRError, naming the field, where the system's sections of model.json cannot be used."""
 
   def alignment(self, modules: Mapping[str, Any], plan: Any) -> int:
-    """Number of LR pixels of which each tile origin must be a multiple."""
+    """LR pixels of which every tile's origin must be a multiple."""
     del modules, plan
     return 1
 
   def view_size(self, modules: Mapping[str, Any], plan: Any) -> tuple[int, int] | None:
-    """Size (h, w) of the view of a tiled image that `prepare` and `advance` get; None for no view."""
+    """Size at which `prepare` and `advance` see the whole of an image that runs in tiles; None if they need not."""
     del modules, plan
     return None
 
   def passes(self, plan: Any) -> int:
-    """Number of times that a tiled image is restored; `advance` runs between passes, on a view of the last result."""
+    """How often an image in tiles is restored; after each pass but the last `advance` sees its answer, small."""
     del plan
     return 1
 
   def prepare(self, modules: Mapping[str, Any], variables: Mapping[str, Tree], view: Any, plan: Any) -> Tree:
-    """Computes the context that an image's tiles share, from a view of the whole image, [1, *view_size, 3]."""
+    """What all tiles of an image share, from the whole image seen small, [1, *view_size, 3]."""
     del modules, variables, view, plan
 
   def advance(
     self, modules: Mapping[str, Any], variables: Mapping[str, Tree], context: Tree, view: Any, plan: Any
   ) -> Tree:
-    """Computes the next pass's context from the last one's and a view of the last pass's result."""
+    """The next pass's context, from this one's and what the pass made of the image, seen small."""
     del modules, variables, view, plan
     return context
 
@@ -286,21 +335,21 @@ class System:
     """Restores one tile.
 
     Args:
-      modules: {part: module} of the plan's parts.
-      variables: {part: variables}.
+      modules: of the plan's parts.
+      variables: theirs.
       lr: [1, h, w, 3] in [0, 1].
-      window: position of the tile.
-      context: from `prepare` or `advance`; None if the image is a single tile.
+      window: where it lies.
+      context: of `prepare` or `advance`; None where the image is a single tile.
       noise: `diffusion.noise.NoiseField` of the tile.
-      plan: from `plan`.
-      last: whether this is the last pass. Earlier passes return one output, 'view', the input of `advance`.
+      plan: of `plan`.
+      last: whether this is the last pass. Before it there is one output, 'view', what `advance` sees.
 
     Returns:
-      {name: array with a b axis} of `outputs`; the last output may be missing if `finish` adds it.
+      {name: array with a b axis} of `outputs`; the answer is left out where it is another output unchanged.
     """
     raise NotImplementedError
 
   def finish(self, found: dict[str, Any], plan: Any) -> dict[str, Any]:
-    """Completes the outputs on the host, from the whole image: {name: NumPy array without a b axis}."""
+    """The last step on the whole image, on the host: {name: NumPy array without a b axis}, the answer among them."""
     del plan
     return found

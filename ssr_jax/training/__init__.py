@@ -1,1 +1,1 @@
-"""Training: the loop, state, sharding, checkpoints, export and logging."""
+"""Training: the loop, its state, sharding, checkpoints, export, logging."""

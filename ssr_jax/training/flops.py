@@ -1,5 +1,6 @@
 """Analytic operation counts, and the peaks of devices."""
 
+import collections
 from collections.abc import Callable
 import math
 from typing import Any
@@ -24,6 +25,8 @@ PEAKS = {
   'H200': 990e12,
 }
 
+_LABEL = 'counted as '  # of a call's name in a program
+
 
 def peak(device: jax.Device) -> float | None:  # pyright: ignore[reportInvalidTypeForm]  # a variable in jax
   """A device's operations per second in bf16; None if it is not in `PEAKS`."""
@@ -47,7 +50,23 @@ def count(function: Callable[..., Any], *arguments: Any) -> int:
   Raises:
     ValueError: a loop of unknown length (`while`) with matrix products.
   """
-  return _count(jax.make_jaxpr(function)(*arguments).jaxpr)
+  return sum(count_by(function, *arguments).values())
+
+
+def count_by(function: Callable[..., Any], *arguments: Any) -> dict[str, int]:
+  """`count`, apart for each label of `labelled`; {label: operations}, '' for what has none."""
+  return dict(_count(jax.make_jaxpr(function)(*arguments).jaxpr, ''))
+
+
+def labelled(label: str, function: Callable[..., Any]) -> Callable[..., Any]:
+  """A function whose operations `count_by` counts under a label, in loops too. For counting, not for running."""
+
+  def call(*args, **kwargs):
+    inside = lambda: function(*args, **kwargs)  # the arguments as they are: some are no arrays
+    inside.__name__ = _LABEL + label
+    return jax.jit(inside)()
+
+  return call
 
 
 def of_step(config, params: Any, stats: Any, frozen: Any, batch: Any) -> int:
@@ -61,7 +80,7 @@ def of_step(config, params: Any, stats: Any, frozen: Any, batch: Any) -> int:
     params: as `state.program` takes them, arrays or shapes.
     stats: likewise.
     frozen: likewise.
-    batch: the whole batch, arrays or shapes.
+    batch: likewise, the whole batch.
   """
   once = config.copy_and_resolve_references()
   once.train.remat = ''
@@ -76,29 +95,31 @@ def of_step(config, params: Any, stats: Any, frozen: Any, batch: Any) -> int:
     return count(gradient, params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))
 
 
-def _count(jaxpr) -> int:
-  total = 0
+def _count(jaxpr, label: str) -> collections.Counter[str]:
+  total: collections.Counter[str] = collections.Counter()
   for equation in jaxpr.eqns:
     name, parameters = equation.primitive.name, equation.params
     if name == 'dot_general':
       (contracted, _), _ = parameters['dimension_numbers']
       left = equation.invars[0].aval.shape
-      total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
+      total[label] += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[i] for i in contracted)
     elif name == 'conv_general_dilated':
-      total += _convolution(equation)
+      total[label] += _convolution(equation)
     elif name == 'scan':
-      total += parameters['length'] * _count(parameters['jaxpr'].jaxpr)
+      for key, value in _count(parameters['jaxpr'].jaxpr, label).items():
+        total[key] += parameters['length'] * value
     elif name == 'while':
-      inner = _count(parameters['body_jaxpr'].jaxpr)
-      if inner:
+      if _count(parameters['body_jaxpr'].jaxpr, label).total():
         raise ValueError('a while loop of unknown length does matrix products; they cannot be counted')
     elif name == 'cond':
-      total += max(_count(branch.jaxpr) for branch in parameters['branches'])
+      total += max((_count(branch.jaxpr, label) for branch in parameters['branches']), key=lambda c: c.total())
     else:
+      called = str(parameters.get('name', ''))
+      inside = called.removeprefix(_LABEL) if called.startswith(_LABEL) else label
       for value in parameters.values():
         inner = getattr(value, 'jaxpr', value)
         if hasattr(inner, 'eqns'):
-          total += _count(inner)
+          total += _count(inner, inside)
   return total
 
 

@@ -1,5 +1,6 @@
 """Makes a config's stage, with the model that its frozen parts come from."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ssr_jax import systems
@@ -29,8 +30,15 @@ def inherited(config: Any) -> Inherited:
   if not config.parts_from:
     return Inherited(None, config.model.to_dict())
   model = format.read_config(store.resolve(config.parts_from))
+  check_system(f'parts_from={config.parts_from}', model, config.system)
   parts = {part: entry['config'] for part, entry in model['parts'].items()}
   return Inherited(config.parts_from, parts, model)
+
+
+def check_system(where: str, model: Mapping[str, Any], system: str) -> None:
+  """SSRError unless the content of a model.json is that of a model of the system."""
+  if model['system'] != system:
+    raise SSRError(f'{where}: a model of the system {model["system"]!r}, not {system!r}; name another one')
 
 
 def context(params: Tree, stats: Tree, frozen: Tree, key: Any = None, step: Any = 0) -> StepContext:

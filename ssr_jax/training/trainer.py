@@ -3,7 +3,7 @@
 In this order: devices, data, state, programs, loop, export.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
 import functools
 import json
@@ -11,19 +11,16 @@ import pathlib
 import platform
 from typing import Any
 
-from flax import traverse_util
 import jax
 import numpy as np
 
 from ssr_jax import xla
 from ssr_jax.data import loader, records, sources
-from ssr_jax.diffusion import Schedule
-from ssr_jax.systems import build
 from ssr_jax.systems.base import Stage, Tree
 from ssr_jax.training import checkpoint, distributed, export, flops, logging, sharding, stages
 from ssr_jax.training import state as state_lib
+from ssr_jax.training.start import start_from
 from ssr_jax.types import SSRError
-from ssr_jax.weights import store
 
 _HELD_BATCH = 8  # held-out patches per batch
 _SCENES = 64  # held-out scenes of a stage that trains on scenes only
@@ -133,139 +130,6 @@ def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
   return Data(photos, batches, held)
 
 
-# -- State -------------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass
-class Start:
-  """The variables that a run starts with, and where they come from.
-
-  Attributes:
-    params: {part: parameters} of the trained parts.
-    stats: {part: batch statistics}.
-    constants: {part: constants}.
-    frozen: {part: variables} of the frozen parts.
-    origin: where the weights come from, for messages.
-    parent: name of the model that they come from; stored with the weights, so no local path.
-    inherited: {part: {field: value}}, measured config fields of the loaded weights. An autoencoder's scaling factor
-      must not change when its decoder is trained further: the UNet was trained on it.
-    earlier: {part: steps} that trained the weights before this run.
-  """
-
-  params: Tree
-  stats: Tree
-  constants: Tree
-  frozen: Tree
-  origin: str
-  parent: str
-  inherited: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
-  earlier: dict[str, int] = dataclasses.field(default_factory=dict)
-
-
-def start_from(config: Any, stage: Stage, data: Data, resumed: bool) -> Start:
-  """The variables that a run starts with: from `config.init_from`, or fresh; only their shapes matter on resumption."""
-  params, stats, constants = stage.init(jax.random.key(config.train.seed))
-  frozen = dict(store.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
-  start = Start(params, stats, constants, frozen, stage.origin, stage.origin)
-  if resumed:
-    return start
-  if config.init_from:
-    start.origin, variables, about = read_initial(config.init_from, stage.trains)
-    start.inherited = check_same_meaning(config, stage, about)
-    start.earlier, start.parent = about['steps'], about['name']
-    for part in stage.trains:
-      for name, tree in (('params', params), ('batch_stats', stats), ('constants', constants)):
-        loaded = variables[part].get(name, {})
-        _check_same_shapes(f'{config.init_from}: {part}/{name}', tree[part], loaded)
-        tree[part] = loaded
-  # Every process prepares from the whole first batch, so that all get the same result.
-  ctx = stages.context(params, stats, frozen | {'constants': constants})
-  start.params, start.stats = stage.prepare(ctx, data.first, bool(config.init_from))
-  return start
-
-
-def read_initial(place: str, parts: Sequence[str]) -> tuple[str, dict[str, Tree], dict[str, Any]]:
-  """Reads weights to start from: of another run's workdir, or of a model.
-
-  Returns:
-    their origin, for messages; {part: variables}; and their metadata: 'name', 'parts' and 'sections', as for
-    `export.write`, and 'steps', {part: steps so far}.
-  """
-  if (pathlib.Path(place) / 'checkpoints').is_dir():
-    variables, facts, step = checkpoint.read_weights(pathlib.Path(place))
-    missing = [part for part in parts if part not in variables]
-    if missing:
-      raise SSRError(f'init_from={place}: that run trains {", ".join(variables)}, not {missing[0]}')
-    about = facts['export']
-    steps = {part: _steps(part, about['training']) for part in parts}
-    return f'checkpoint {place}/checkpoints/{step}', variables, about | {'steps': steps}
-  model = store.load_model(place, parts=parts)
-  entries = {part: model.config['parts'][part] for part in parts}
-  about = {
-    'name': model.config['name'],
-    'parts': {part: entry['config'] for part, entry in entries.items()},
-    'sections': {'schedule': model.config['schedule']},
-    'steps': {part: _steps(part, entry['training']) for part, entry in entries.items()},
-  }
-  return f'weights {place}', model.variables, about
-
-
-def _steps(part: str, training: Mapping[str, Any]) -> int:
-  """Number of steps that trained a part's weights, with those of earlier runs; 0 for imported weights."""
-  return training.get('steps', 0) + training.get('earlier_steps', {}).get(part, 0)
-
-
-def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-  """Raises SSRError if the config would use weights differently from how they were trained.
-
-  Shapes do not show this: the number of groups of a norm, or what a UNet predicts, changes none of them.
-
-  Args:
-    config: of this run.
-    stage: of this run.
-    about: from `read_initial`.
-
-  Returns:
-    {part: {field: value}} of the measured fields, which are not configured.
-  """
-  how = ('parent', 'name', 'dtype', 'remat')  # these do not change the meaning of weights
-  inherited: dict[str, dict[str, Any]] = {}
-  for part in stage.trains:
-    ours, theirs = stage.modules[part], build(part, system=config.system, **about['parts'][part])
-    for name in (field.name for field in dataclasses.fields(ours) if field.name not in how):
-      a, b = getattr(ours, name), getattr(theirs, name, None)
-      if name in stage.measures.get(part, ()):
-        inherited.setdefault(part, {})[name] = b
-      elif a != b and name != 'resolution':  # a depth net may continue at another resolution
-        raise SSRError(
-          f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}'
-        )
-  if 'schedule' in stage.sections:
-    a, b = (dataclasses.asdict(Schedule(**fields)) for fields in (config.schedule, about['sections']['schedule']))
-    for name in a:
-      if a[name] != b[name]:
-        raise SSRError(
-          f'init_from={config.init_from}: config.schedule.{name} is {a[name]!r}, the UNet was trained with '
-          f'{b[name]!r}; go on with --config.schedule.{name}={b[name]}, or start from scratch'
-        )
-  return inherited
-
-
-def _flatten(tree: Tree) -> dict[str, Any]:
-  """{path: array}; flax's function lacks a type for it."""
-  flat: Any = traverse_util.flatten_dict(tree, sep='/')
-  return flat
-
-
-def _check_same_shapes(where: str, ours: Tree, theirs: Tree) -> None:
-  """Raises SSRError unless two trees have the same names and shapes."""
-  a, b = (_flatten(t) for t in (ours, theirs))
-  for name in sorted(a.keys() | b.keys()):
-    if name not in a or name not in b or a[name].shape != b[name].shape:
-      shapes = [str(t[name].shape) if name in t else 'absent' for t in (a, b)]
-      raise SSRError(f'{where}/{name}: config says {shapes[0]}, weights say {shapes[1]}; use the config they came from')
-
-
 # -- The run -----------------------------------------------------------------------------------------------------------
 
 
@@ -285,7 +149,7 @@ class Run:
         '--workdir, or take its weights with `ssr export`'
       )
     self.resumed, self.first_step, self.position = step is not None, step or 0, None
-    self.start = start = start_from(config, stage, data, self.resumed)
+    self.start = start = start_from(config, stage, lambda: data.first, self.resumed)
     host = jax.tree.map(np.asarray, (start.params, start.stats, start.constants))
     params, stats, self.constants = host
     frozen = start.frozen | {'constants': self.constants}

@@ -231,6 +231,7 @@ def save_part(
     'file': f'{part}.safetensors',
     'sha256': files.sha256(data),
     'bytes': len(data),
+    'layout': _layout(system, part, config, tensors),
     'parameters': sum(v.size for k, v in tensors.items() if k.startswith('params/')),
     'training': dict(training or {}),
   }
@@ -261,7 +262,9 @@ def load_part(
   except (safetensors.SafetensorError, ValueError, KeyError) as error:
     raise SSRError(f'{path}: not a safetensors file ({error}); restore the file') from error
   del data
-  _check_tensors(str(path), model['system'], part, entry['config'], tensors)
+  # Tracing a module to learn its shapes takes a second; `save_part` has done it for this config and these shapes.
+  if entry.get('layout') != _layout(model['system'], part, entry['config'], tensors):
+    _check_tensors(str(path), model['system'], part, entry['config'], tensors)
   return unflatten({key: value.astype(_memory_dtype(value)) for key, value in tensors.items()})
 
 
@@ -340,6 +343,12 @@ def some_of(names: Iterable[str], limit: int = 6) -> str:
   names = sorted(names)
   more = f' and {len(names) - limit} more' if len(names) > limit else ''
   return ', '.join(names[:limit]) + more
+
+
+def _layout(system: str, part: str, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+  """A digest of a config and of the names and shapes that go with it."""
+  shapes = sorted((name, list(value.shape)) for name, value in tensors.items())
+  return files.sha256(json.dumps([system, part, dict(config), shapes], sort_keys=True).encode())
 
 
 def _check_tensors(

@@ -4,7 +4,9 @@ import importlib
 
 import pytest
 
-from configs import common
+from configs.ssr import base
+from ssr_jax import systems
+from ssr_jax.systems.ssr.sizes import SIZES
 from ssr_jax.weights import format
 
 COUNTS = {
@@ -25,11 +27,17 @@ def test_parts_have_the_published_sizes(name):
     assert sum(v.size for k, v in shapes.items() if k.startswith('params/')) == count, part
 
 
+@pytest.mark.parametrize('name', SIZES)
+def test_networks_have_the_systems_sizes(name):
+  config = importlib.import_module(f'configs.{name}').get_config()
+  assert config.model.to_dict() == SIZES[name] == systems.get('ssr').sizes[name]
+
+
 @pytest.mark.parametrize('name', COUNTS)
-@pytest.mark.parametrize('stage', ['', *common.STAGES])
+@pytest.mark.parametrize('stage', ['', *systems.get('ssr').stages])
 def test_every_stage_has_a_config_with_the_common_fields(name, stage):
   config = importlib.import_module(f'configs.{name}').get_config(stage)
   assert config.stage == stage and config.parts_from == config.name == name
-  assert set(config) == set(common.base(stage))
+  assert set(config) == set(base.base(stage))
   if stage == 'diffusion':
     assert config.init_from == name  # never from scratch by accident

@@ -5,6 +5,26 @@ import pytest
 
 from ssr_jax.evaluation.report import figures
 from ssr_jax.image import kernels as kernel_maths
+from ssr_jax.runtime import Result
+from ssr_jax.systems.base import Output
+from ssr_jax.systems.ssr.system import SYSTEM
+
+
+def _result(depth, kernels, restored, image):
+  return Result(image, {'depth': depth, 'kernels': kernels, 'restored': restored})
+
+
+def test_other_systems_have_other_panels():
+  """A map is shown from its lowest to its highest mean; an output that was not kept is left out."""
+  outputs = (Output('edges', 'map', 'edges'), Output('kernels', 'kernels', 'kernels'), Output('image', 'image', 'out'))
+  edges = np.linspace(-2, 3, 40 * 64, dtype=np.float32).reshape(40, 64, 1)
+  result = Result(np.full((40, 64, 3), 200, np.uint8), {'edges': edges, 'kernels': None})
+  sheet = np.asarray(figures.figure(np.zeros((10, 16, 3), np.uint8), outputs, result))
+  assert sheet.shape == (32 + 40 + 8, 3 * 96 + 4 * 8, 3)
+  shown = sheet[32:72, 8 + 104 : 8 + 104 + 64]
+  np.testing.assert_array_equal(shown[0, 0], figures.colour_map(np.array(0.0)))
+  np.testing.assert_array_equal(shown[-1, -1], figures.colour_map(np.array(1.0)))
+  assert (sheet[32:72, 8 + 208 : 8 + 208 + 64] == 200).all()
 
 
 def test_colour_map_grows_in_lightness():
@@ -38,7 +58,7 @@ def test_figure_has_five_panels_in_order():
   kernels = np.full((h, w, 441), 1 / 441, np.float32)
   depth = np.full((40, 64, 1), 1.0, np.float32)
   restored, image = np.full((40, 64, 3), 0.25, np.float32), np.full((40, 64, 3), 200, np.uint8)
-  sheet = np.asarray(figures.figure(lr, depth, kernels, restored, image))
+  sheet = np.asarray(figures.figure(lr, SYSTEM.outputs, _result(depth, kernels, restored, image)))
   pitch = 96 + 8  # narrow panels stand in columns that hold their labels
   panels = [sheet[32:72, 8 + i * pitch : 8 + i * pitch + 64] for i in range(5)]
   np.testing.assert_array_equal(panels[0], np.repeat(np.repeat(lr, 4, 0), 4, 1))
@@ -53,10 +73,8 @@ def test_large_images_are_scaled_down_and_labels_cut():
   assert sheet.size == (8 * 3 + 200, 32 + 30 + 8)
   big = figures.figure(
     np.zeros((300, 200, 3), np.uint8),
-    np.zeros((1200, 800, 1)),
-    np.full((300, 200, 9), 1 / 9),
-    np.zeros((1200, 800, 3)),
-    np.zeros((1200, 800, 3)),
+    SYSTEM.outputs,
+    _result(np.zeros((1200, 800, 1)), np.full((300, 200, 9), 1 / 9), *[np.zeros((1200, 800, 3))] * 2),
     side=120,
   )
   assert big.height == 32 + 120 + 8

@@ -118,7 +118,7 @@ def test_paired_lr_is_taken_as_it_is(photos, tmp_path):
   Image.new('RGB', (2, 2)).save(low / 'small.png')
   config.eval.metrics = ('ssim',)
   report = runner.evaluate(_settings(config))
-  assert len(report.rows) == 1 and 'chelsea.png: 9x9, of which its HR image' in report.failures[0]
+  assert len(report.rows) == 1 and 'chelsea.png: 9x9, but its HR image' in report.failures[0]
   assert 'small.png (paired): SSIM needs at least 11x11' in report.failures[1]
   (low / 'chelsea.png').unlink()
   with pytest.raises(SSRError, match='chelsea.png: has no partner'):

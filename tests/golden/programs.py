@@ -1,4 +1,4 @@
-"""What the golden test pins: sampling, and one train step of each stage, as small dictionaries of numbers.
+"""What the golden test pins: sampling, the first loss and the first step of each stage, as dictionaries of numbers.
 
 python -m tests.golden.programs            # writes tests/golden/outputs.npz anew
 python -m tests.golden.programs FILE.npz   # writes another file, to compare two versions of the code to the bit
@@ -29,14 +29,14 @@ def names() -> Iterator[str]:
   """Every case."""
   for size in SIZES:
     yield from (f'{size}/sample/{how}' for how in (*SAMPLING, 'tiles'))
-    yield from (f'{size}/step/{stage}' for stage in STAGES)
+    yield from (f'{size}/{kind}/{stage}' for kind in ('loss', 'step') for stage in STAGES)
 
 
 def run(name: str, tiny_model: pathlib.Path) -> dict[str, np.ndarray]:
   """The outputs of a case; those of 'tiny' are of the model in that directory."""
   size, kind, which = name.split('/')
   model = str(tiny_model) if size == 'tiny' else 'compact'
-  return sample(model, which) if kind == 'sample' else step(size, which, model)
+  return sample(model, which) if kind == 'sample' else step(size, which, model, kind == 'step')
 
 
 def sample(model: str, how: str) -> dict[str, np.ndarray]:
@@ -51,8 +51,8 @@ def sample(model: str, how: str) -> dict[str, np.ndarray]:
   return {key: np.asarray(value)[::5, ::5, ::7] for key, value in found.items()}
 
 
-def step(size: str, stage: str, model: str) -> dict[str, np.ndarray]:
-  """Scalars of a stage's first step and of its validation, and norms of the parameters after two."""
+def step(size: str, stage: str, model: str, moves: bool) -> dict[str, np.ndarray]:
+  """Scalars of a stage's first loss and of its validation; or also of its first step, and norms after two."""
   from ssr_jax import xla
   from ssr_jax.training import sharding, stages
   from ssr_jax.training import state as state_lib
@@ -75,15 +75,20 @@ def step(size: str, stage: str, model: str) -> dict[str, np.ndarray]:
   frozen = dict(store.load_model(model, parts=built.needs).variables) if built.needs else {}
   frozen['constants'] = constants
   params, stats = built.prepare(stages.context(params, stats, frozen), batch, False)
+  found = {}
+  context = stages.context(params, stats, frozen, jax.random.key(1))
+  if not moves:
+    value, (scalars, _) = xla.jit(built.loss)(context, batch)
+    found |= {'loss/total': value, **{f'loss/{key}': value for key, value in scalars.items()}}
+    found |= {f'validate/{key}': value for key, value in xla.jit(built.validate)(context, batch).items()}
+    return {key: np.asarray(value) for key, value in found.items()}
+
   mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
   program = state_lib.program(built, config, mesh, params, stats, frozen)
   state = program.create(params, stats)
-  context = stages.context(state.ema, state.stats, frozen, jax.random.key(1))
-  validation = xla.jit(built.validate)(context, batch)
   state, scalars = program.step(state, frozen, batch, np.int32(0))
   state, _ = program.step(state, frozen, batch, np.int32(0))
-  found = {f'step/{key}': value for key, value in scalars.items()}
-  found |= {f'validate/{key}': value for key, value in validation.items()}
+  found |= {f'step/{key}': value for key, value in scalars.items()}
   for part in sorted(state.params):
     leaves = [np.asarray(x, np.float64) for x in jax.tree.leaves(state.ema[part])]
     found[f'norm/{part}'] = np.sqrt(sum((x**2).sum() for x in leaves))

@@ -18,9 +18,9 @@ def outputs():
 
 
 def _cases():
-  # At compact size a step takes up to a minute to compile.
-  slow = pytest.mark.slow
-  return [pytest.param(n, marks=slow if n.startswith('compact/step') else ()) for n in programs.names()]
+  # Gradients take minutes to compile, and so do the losses at compact size.
+  quick = lambda name: '/sample/' in name or name.startswith('tiny/loss')
+  return [pytest.param(name, marks=() if quick(name) else pytest.mark.slow) for name in programs.names()]
 
 
 @pytest.mark.parametrize('name', _cases())

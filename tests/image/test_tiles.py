@@ -78,3 +78,15 @@ def test_what_does_not_fit_is_refused():
     tiles.starts(20, 8, 8)
   with pytest.raises(ValueError, match='without weight'):
     tiles.gaussian_weights(16, 0.01)
+
+
+@pytest.mark.parametrize('multiple', [2, 4, 8])
+def test_starts_are_multiples_and_cover_all_whatever_the_overlap(multiple):
+  """Also where tile - overlap is none: neighbours then share more. The last tile reaches past the end by less."""
+  for size, tile, overlap in itertools.product(range(17, 60), (16,), (1, 3, 5, 14)):
+    starts = tiles.starts(size, tile, overlap, multiple)
+    assert all(start % multiple == 0 for start in starts)
+    assert {i for start in starts for i in range(start, start + tile)} >= set(range(size))
+    assert size <= starts[-1] + tile < size + multiple
+    shared = min(overlap, tile - multiple)  # no step forward is smaller than the multiple
+    assert all(a < b <= a + tile - shared for a, b in itertools.pairwise(starts))

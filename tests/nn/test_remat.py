@@ -142,4 +142,5 @@ def test_the_config_reaches_every_trained_part(tiny_model_dir):
     config = tiny.get_config(stage)
     config.train.remat = 'blocks'
     config.parts_from = str(tiny_model_dir)
-    assert {module.remat for module in stages.build(config).modules.values()} == {'blocks'}, stage
+    built = stages.build(config)
+    assert {built.modules[part].remat for part in built.trains} == {'blocks'}, stage

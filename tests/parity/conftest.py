@@ -1,7 +1,8 @@
 """The networks that are compared with PyTorch's, at small width, and what the comparisons share.
 
 Every weight is drawn from its own name, so that the same weights can be made with torch and without: the golden files
-hold outputs only. `python tests/parity/make_golden.py` writes them.
+hold outputs only. `python tests/parity/make_golden.py` writes them. One file above 400 lines, since each case names the
+other library's module, ours, and how one's weights become the other's.
 """
 
 from collections.abc import Callable

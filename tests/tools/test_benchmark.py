@@ -2,6 +2,7 @@
 
 import pytest
 
+from ssr_jax.training import timing
 from tools import benchmark
 
 
@@ -23,8 +24,8 @@ def test_the_devices_own_memory_is_told_where_it_has_some(capsys, monkeypatch):
       return self.peak and {'bytes_in_use': 1, 'peak_bytes_in_use': self.peak}
 
   for peaks, expected in (([None], None), ([5_000_000, 7_000_000], 7_000_000)):
-    monkeypatch.setattr(benchmark, '_local_devices', lambda peaks=peaks: [Device(peak) for peak in peaks])
-    assert benchmark._peak_device_memory() == expected
+    monkeypatch.setattr(timing.jax, 'local_devices', lambda peaks=peaks: [Device(peak) for peak in peaks])
+    assert timing.peak_device_memory() == expected
   row = {'what': 'sample', 'size': '', 'first': 1, 'later': 0.5, 'peak': 100, 'traces': 1}
   for more, shown in (({}, False), ({'device': 3400.4}, True)):
     monkeypatch.setattr(benchmark, '_run', lambda *_, more=more: [{**row, **more}])

@@ -1,143 +1,24 @@
-"""tools/compile_for.py: what it reads from programs, and that it compiles what train.py and SSR.sample run."""
+"""tools/compile_for.py: what it reads from programs, and that it compiles what train.py and Restorer.sample run."""
 
-import importlib.util
 import json
-import math
 import os
 import pathlib
 import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
 from skimage import data
 
 from configs import tiny
-from ssr_jax.data import loader as pipeline
-from ssr_jax.data import sources
-from ssr_jax.training import shapes, sharding, stages
+from ssr_jax.data import loader, records, sources
+from ssr_jax.training import compiled, shapes, sharding, stages, topologies
 from ssr_jax.types import SSRError
 from tools import compile_for
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-
-HLO = """
-HloModule jit_step, is_scheduled=true, num_partitions=16
-
-%add (a: f32[], b: f32[]) -> f32[] {
-  %a = f32[]{:T(128)} parameter(0)
-  ROOT %sum = f32[]{:T(128)} add(%a, %b)
-}
-
-%all-reduce-scatter.1 (p: f32[64,128]) -> f32[16,128] {
-  %all-reduce.9 = f32[64,128]{1,0:T(8,128)} all-reduce(%p), channel_id=9, replica_groups=[4,4]<=[16], to_apply=%add
-  ROOT %slice = f32[16,128]{1,0:T(8,128)} dynamic-slice(%all-reduce.9, %i, %z), dynamic_slice_sizes={16,128}
-}
-
-%body (w: (s32[], bf16[256,4096])) -> (s32[], bf16[256,4096]) {
-  %all-gather.8 = bf16[256,4096]{1,0:T(8,128)(2,1)S(1)} all-gather(%x), channel_id=1, replica_groups=[4,4]<=[16]
-  %all-reduce.4 = (bf16[8,128]{1,0:T(8,128)}, f32[128]{0:T(128)}) all-reduce(%y, %z), channel_id=4, to_apply=%add
-  ROOT %tuple = (s32[]{:T(128)}, bf16[256,4096]{1,0}) tuple(%n, %all-gather.8)
-}
-
-%condition (w: (s32[], bf16[256,4096])) -> pred[] {
-  %limit = s32[]{:T(128)} constant(5)
-  ROOT %lt = pred[]{:T(512)} compare(%n, %limit), direction=LT
-}
-
-ENTRY %main (p0: f32[64,128]) -> f32[16,128] {
-  %ag = (f32[2,128]{1,0}, f32[8,128]{1,0}) all-gather-start(%p0), \
-channel_id=2, replica_groups=[4,4]<=[16], dimensions={0}
-  %agd = f32[8,128]{1,0} all-gather-done(%ag)
-  %cp = (f32[2,128]{1,0}, f32[2,128]{1,0}, u32[], u32[]) collective-permute-start(%p0), source_target_pairs={{0,1}}
-  %rs = f32[4,128]{1,0} reduce-scatter(%q), channel_id=3, replica_groups={{0,1},{2,3}}, dimensions={0}, to_apply=%add
-  %while = (s32[]{:T(128)}, bf16[256,4096]{1,0}) while(%t), condition=%condition, body=%body
-  ROOT %out = f32[16,128]{1,0:T(8,128)} fusion(%p0), kind=kCustom, calls=%all-reduce-scatter.1
-}
-"""
-
-
-@pytest.mark.parametrize('kind,chips_per_number', [('v4', 2), ('v5p', 2), ('v5e', 1), ('v6e', 1)])
-def test_slices_have_as_many_chips_as_their_name_says(kind, chips_per_number):
-  for number in compile_for.CHIPS[kind].slices:
-    _, name = compile_for.find_chip(f'{kind}-{number}')
-    assert math.prod(map(int, name.split(':')[1].split('x'))) * chips_per_number == number
-
-
-@pytest.mark.parametrize('name', ['v9-4', 'v5e-3', 'v5e', 'v5p-x'])
-def test_an_unknown_slice_lists_the_known_ones(name):
-  with pytest.raises(SSRError, match=rf'--topology={name}: unknown; known: v4-.*v5e-\{{1,4,8,16,.*256\}}'):
-    compile_for.find_chip(name)
-
-
-def test_without_a_compiler_it_says_how_to_install_it(monkeypatch):
-  monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-  with pytest.raises(SSRError, match=r"libtpu.* is not installed; pip install 'jax\[tpu\]'"):
-    compile_for.devices('v5e-4')
-  with pytest.raises(SSRError, match=r"plugin for CUDA.* is not installed; pip install 'jax\[cuda12\]'"):
-    compile_for.devices('h200-1')
-
-
-def test_collectives_are_counted_as_often_as_they_run():
-  found, complete = compile_for.collectives(HLO)
-  assert complete
-  assert found == {
-    'all-gather': (5 + 1, 5 * 256 * 4096 * 2 + 8 * 128 * 4),
-    'all-reduce': (5, 5 * (8 * 128 * 2 + 128 * 4)),
-    'collective-permute': (1, 2 * 128 * 4),
-    'reduce-scatter': (2, 64 * 128 * 4 + 2 * 4 * 128 * 4),
-  }
-
-
-@pytest.mark.parametrize(
-  'groups',
-  [
-    '[2,4]<=[8]',
-    '{{0,1,2,3},{4,5,6,7}}',
-    "mesh['a'=2,'b'=4] {'b'}",
-    "mesh['a'=4,'b'=2] {'a':(1)2,'b'}",
-  ],
-)
-def test_a_reduce_scatter_counts_what_is_reduced(groups):
-  """As XLA writes it for TPUs and for GPUs, in one piece and begun: the whole array, not the slice that stays."""
-  of = lambda instruction: (
-    f"""
-ENTRY %main (p: f32[4,8]) -> f32[1,8] {{
-  %p = f32[4,8]{{1,0}} parameter(0)
-  {instruction}, channel_id=1, replica_groups={groups}, dimensions={{0}}, to_apply=%add
-}}
-"""
-  )
-  whole = {'reduce-scatter': (1, 4 * 8 * 4)}
-  assert compile_for.collectives(of('ROOT %r = f32[1,8]{1,0} reduce-scatter(%p)')) == (whole, True)
-  begun = '%r = ((f32[4,8]{1,0}), f32[1,8]{1,0}) reduce-scatter-start(%p)'
-  assert compile_for.collectives(of(begun)) == (whole, True)
-
-
-def test_a_loop_of_unknown_length_is_told():
-  found, complete = compile_for.collectives(HLO.replace('direction=LT', 'direction=NE'))
-  assert not complete and found['all-reduce'][0] == 1
-
-
-def test_a_loop_runs_as_often_as_the_compiler_says():
-  hlo = HLO.replace('direction=LT', 'direction=NE').replace(
-    'body=%body', 'body=%body, backend_config={"known_trip_count":{"n":"7"}}'
-  )
-  found, complete = compile_for.collectives(hlo)
-  assert complete and found['all-reduce'][0] == 7
-
-
-def test_a_loop_of_unknown_length_in_which_nothing_is_sent_leaves_nothing_out():
-  silent = '\n'.join(
-    line
-    for line in HLO.replace('direction=LT', 'direction=NE').splitlines()
-    if 'all-gather.8 =' not in line and 'all-reduce.4 =' not in line
-  )
-  found, complete = compile_for.collectives(silent)
-  assert complete and 'all-reduce' not in found
 
 
 @pytest.mark.parametrize(
@@ -152,7 +33,7 @@ def test_what_does_not_fit_is_a_row_like_others(message, needed):
     def compile(self, compiler_options):
       raise jax.errors.JaxRuntimeError(f'RESOURCE_EXHAUSTED: {message}')
 
-  need = compile_for.compile_(Lowered())
+  need = compiled.compile_lowered(Lowered())
   assert not need.fits and need.needed == needed * 2**30
   job = compile_for.Job('step', 'batch 8', None, 10**12)
   assert compile_for.row('v5e-16', 'fsdp 16', job, need)[-5:] == (
@@ -165,15 +46,6 @@ def test_what_does_not_fit_is_a_row_like_others(message, needed):
   assert compile_for.traffic(need) == message.splitlines()[0]
 
 
-def test_more_than_there_is_room_for_does_not_fit():
-  """The compiler for GPUs says nothing: its programs are held against the memory."""
-  compiled = jax.jit(lambda x: x + 1).lower(jnp.zeros((1 << 20,)))
-  need = compile_for.compile_(compiled, 2**23)
-  assert need.fits and need.needed >= 2**23 - need.temporaries and not need.complaint
-  need = compile_for.compile_(compiled, 2**23 - 1)
-  assert not need.fits and need.complaint == '0.01 GiB, and there are 0.01'
-
-
 @pytest.mark.parametrize('stage', ['nbsr', 'depth', 'kernel'])
 def test_the_shapes_are_those_of_a_run(stage, tiny_model_dir, tmp_path):
   """Parameters, constants and batches as the run makes them, against what is compiled."""
@@ -182,12 +54,12 @@ def test_the_shapes_are_those_of_a_run(stage, tiny_model_dir, tmp_path):
   config = tiny.get_config(stage)
   config.parts_from, config.data.scenes = str(tiny_model_dir), 0.5 * (stage == 'kernel')
   photos = sources.from_spec(f'folder:{tmp_path}', ('hr',))
-  made, source = pipeline.photo_record(64), photos
+  made, source = records.photo_record(64), photos
   if stage == 'depth':
-    made, source = pipeline.scene_record(photos, 64, 64), range(4)
+    made, source = records.scene_record(photos, 64, 64), range(4)
   elif stage == 'kernel':
-    made = pipeline.partly(0.5, pipeline.scene_record(photos, 64, 64), 64)
-  batch = pipeline.dataset(source, made, 2, 0)[0]
+    made = records.partly(0.5, records.scene_record(photos, 64, 64), 64)
+  batch = loader.dataset(source, made, 2, 0)[0]
   del batch['record']
   built = stages.build(config)
   look = lambda tree: jax.tree.map(lambda x: (x.shape, np.dtype(x.dtype)), tree)
@@ -209,13 +81,14 @@ def test_the_programs_are_lowered_as_they_run():
 
   config = tiny.get_config()
   config.parts_from = ''
-  restore, generate = compile_for.sampling_jobs(config, jax.devices()[0], [32])
-  assert (restore.label, generate.label) == ('restore', 'generate, dpmpp_2m x8') and restore.work > 0 < generate.work
-  assert [x.shape for x in restore.lower().out_info][1:3] == [(1, 32, 32, 441), (1, 128, 128, 3)]
-  assert generate.lower().out_info.shape == (1, 128, 128, 3)
+  restore, sample = compile_for.sampling_jobs(config, jax.devices()[0], [32])
+  assert (restore.label, sample.label) == ('restore', 'sample, dpmpp_2m x8') and 0 < restore.work < sample.work
+  shapes_of = lambda job: {name: x.shape for name, x in job.lower().out_info.items()}
+  restored = {'depth': (1, 128, 128, 1), 'kernels': (1, 32, 32, 441), 'restored': (1, 128, 128, 3)}
+  assert shapes_of(restore) == restored and shapes_of(sample) == restored | {'image': (1, 128, 128, 3)}
   config.eval.sampling.steps = 4
   _, fewer = compile_for.sampling_jobs(config, jax.devices()[0], [32])
-  assert fewer.label == 'generate, dpmpp_2m x4' and 0 < fewer.work < generate.work
+  assert fewer.label == 'sample, dpmpp_2m x4' and restore.work < fewer.work < sample.work
   with pytest.raises(SSRError, match='--sides=33: .*use 64'):
     list(compile_for.sampling_jobs(config, jax.devices()[0], [33]))
 
@@ -238,8 +111,8 @@ def test_wrong_usage_is_one_line():
 
 def _compile(tmp_path, *arguments):
   [topology] = [x.removeprefix('--topology=') for x in arguments if x.startswith('--topology=')]
-  chip, _ = compile_for.find_chip(topology)
-  if compile_for.compiler(chip) is None:
+  chip, _ = topologies.find_chip(topology)
+  if topologies.compiler(chip) is None:
     extra = 'cuda' if chip.gpu else 'tpu'
     pytest.skip(f"nothing that compiles for {topology} is installed: pip install -e '.[{extra}]'")
   out = tmp_path / 'needs.json'
@@ -310,7 +183,7 @@ def test_a_gpus_program_has_cudnns_attention_and_half_the_parameters(tmp_path):
 @pytest.mark.parametrize('split', [(None, 'fsdp'), ('fsdp', None)])
 def test_attention_with_shared_parameters_compiles_for_gpus(split):
   """By itself the compiler shares twenty heads among four pairs of eight GPUs, which the rule of cuDNN refuses."""
-  if compile_for.compiler(compile_for.CHIPS['h200']) is None:
+  if topologies.compiler(topologies.CHIPS['h200']) is None:
     pytest.skip("nothing that compiles for GPUs is installed: pip install -e '.[cuda]'")
   program = """
 import jax, sys
@@ -320,9 +193,10 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from ssr_jax import xla
 from ssr_jax.nn.attention import attention
+from ssr_jax.training import compiled, topologies
 from tools import compile_for
 
-mesh = jax.sharding.Mesh(np.array(compile_for.devices('h200-8')).reshape(1, 8, 1), ('data', 'fsdp', 'tensor'))
+mesh = jax.sharding.Mesh(np.array(topologies.devices('h200-8')).reshape(1, 8, 1), ('data', 'fsdp', 'tensor'))
 
 def loss(x, *kernels):
   with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -334,7 +208,7 @@ shape = lambda size, *split: jax.ShapeDtypeStruct(
 arguments = [shape((8, 256, 1280)), *[shape((1280, 1280), *SPLIT)] * 3]
 with xla.compiling_for('gpu', 9.0):
   lowered = jax.jit(jax.value_and_grad(loss, (0, 1, 2, 3))).trace(*arguments).lower()
-print(sorted(compile_for.compile_(lowered, options=compile_for.GPU_OPTIONS).calls))
+print(sorted(compiled.compile_lowered(lowered, options=compile_for.GPU_OPTIONS).calls))
 """
   command = [sys.executable, '-c', program.replace('SPLIT', repr(split))]
   done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -28,7 +28,7 @@ def main(folder, *meshes):
   rng = np.random.default_rng(0)
   shapes = {'conv1/kernel': (3, 3, 8, 16), 'to_out/kernel': (16, 8), 'odd': (5, 7), 'bias': (16,), 'number': ()}
   draw = lambda: {'net': {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}}
-  optimizer = state_lib.make_optimizer(common.base('nbsr').train)
+  optimizer = state_lib.make_optimizer(common.base('nbsr', 'ssr').train)
   state = state_lib.create(draw(), {'net': draw()['net']}, optimizer)
   # As after some steps: no two arrays alike.
   state = jax.tree.map(lambda x: rng.standard_normal(x.shape).astype(x.dtype) if x.dtype == jnp.float32 else x, state)

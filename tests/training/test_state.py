@@ -13,7 +13,7 @@ from ssr_jax.types import SSRError
 
 
 def _train(**fields):
-  config = common.base('nbsr').train
+  config = common.base('nbsr', 'ssr').train
   return common.apply(config, {'warmup': 1, 'steps': 50, **fields})
 
 
@@ -141,3 +141,54 @@ def test_a_step_that_is_not_finite_changes_nothing_but_the_counts():
   assert (int(state.step), int(state.skipped)) == (2, 1)
   for name in ('params', 'ema', 'optimizer'):
     jax.tree.map(np.testing.assert_array_equal, getattr(before, name), getattr(state, name))
+
+
+def test_batch_statistics_are_averaged_as_the_weights_are():
+  """Statistics 1, 2, 3, ... against the recurrence by hand; the newest are kept beside."""
+
+  def loss(params, stats, frozen, batch, key, step):
+    del frozen, batch, key, step
+    return jnp.sum(params['p'] ** 2), ({}, {'p': stats['p'] + 1})
+
+  optimizer = state_lib.make_optimizer(_train())
+  step = state_lib.make_step(loss, optimizer, ema=0.3)
+  state, average = state_lib.create({'p': jnp.ones(2)}, {'p': jnp.zeros(())}, optimizer), 0.0
+  for n in range(6):
+    state, _ = step(state, {}, {}, 0)
+    decay = min(0.3, (1 + n) / (10 + n))
+    average = decay * average + (1 - decay) * (n + 1)
+  assert float(state.stats['p']) == 6
+  assert float(state.ema_stats['p']) == pytest.approx(average, rel=1e-5)
+
+
+def test_every_step_and_seed_has_its_own_key():
+  def loss(params, stats, frozen, batch, key, step):
+    return jnp.sum(params['p'] ** 2), ({'draw': jax.random.uniform(key), 'seen': 1.0 * step}, stats)
+
+  optimizer = state_lib.make_optimizer(_train())
+  step = state_lib.make_step(loss, optimizer, ema=0.9)
+  draws, seen = [], []
+  for seed in (0, 1):
+    state = state_lib.create({'p': jnp.ones(2)}, {}, optimizer)
+    for _ in range(3):
+      state, scalars = step(state, {}, {}, seed)
+      draws.append(float(scalars['draw']))
+      seen.append(float(scalars['seen']))
+  assert len(set(draws)) == 6 and seen == [0, 1, 2, 0, 1, 2]
+
+
+def test_accumulated_parts_each_move_the_statistics_and_draw_by_themselves():
+  """Part i has every second record from i on; the second part begins with the first's statistics."""
+
+  def loss(params, stats, frozen, batch, key, step):
+    draw = jax.random.uniform(key)
+    moved = {'p': 10 * stats['p'] + batch['x'].sum(), 'draws': jnp.roll(stats['draws'], 1).at[0].set(draw)}
+    return jnp.sum(params['p'] ** 2), ({'draw': draw}, moved)
+
+  optimizer = state_lib.make_optimizer(_train())
+  step = state_lib.make_step(loss, optimizer, ema=0.9, accumulate=2)
+  state = state_lib.create({'p': jnp.ones(2)}, {'p': jnp.ones(()), 'draws': jnp.zeros(2)}, optimizer)
+  state, scalars = step(state, {}, {'x': jnp.array([1.0, 2.0, 3.0, 4.0])}, 0)
+  assert float(state.stats['p']) == 10 * (10 * 1 + (1 + 3)) + (2 + 4)
+  first, second = np.asarray(state.stats['draws'])
+  assert first != second and float(scalars['draw']) == pytest.approx((first + second) / 2, rel=1e-6)

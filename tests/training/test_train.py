@@ -18,10 +18,10 @@ from skimage import data
 
 from configs import common, tiny
 from ssr_jax import cli
-from ssr_jax.data import loader as data_pipeline
+from ssr_jax.data import records
 from ssr_jax.systems.ssr.stages import common as base
 from ssr_jax.training import checkpoint as train_checkpoint
-from ssr_jax.training import stages, trainer
+from ssr_jax.training import stages, start
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format, store
 import train
@@ -110,7 +110,7 @@ def test_photos_with_depth_maps_train_the_depth_net_without_rendering(tiny_model
   for i in range(4):
     Image.fromarray(rng.integers(0, 255, (80, 90, 3), np.uint8)).save(tmp_path / 'photos' / f'{i}.png')
     Image.fromarray(distance).save(tmp_path / 'maps' / f'{i}.png')
-  monkeypatch.setattr(data_pipeline, 'scene_record', lambda *_: pytest.fail('a scene was rendered'))
+  monkeypatch.setattr(records, 'scene_record', lambda *_: pytest.fail('a scene was rendered'))
   config = _config('depth', tmp_path, tiny_model_dir, data__train=f'rgbd:{tmp_path}/photos,{tmp_path}/maps')
   assert not train.main(config, str(tmp_path / 'run'))
   assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['validation']['aligned_l1'] > 0
@@ -246,20 +246,20 @@ def test_an_autoencoder_keeps_the_scaling_that_its_unet_was_trained_on(photos, t
   assert 'earlier_steps' not in a and b['steps'] == 3 and b['earlier_steps'] == {'vae': a['steps']} != {'vae': 0}
   assert (a['started_from'], b['started_from']) == ('scratch', 'parent')
   for place in (tmp_path / 'b', tmp_path / 'b' / 'model'):
-    assert trainer.read_initial(str(place), ('vae',))[2]['steps'] == {'vae': 3 + a['steps']}
+    assert start.read_initial(str(place), ('vae',))[2]['steps'] == {'vae': 3 + a['steps']}
 
 
 def test_weights_are_not_read_as_what_they_are_not(photos, tiny_model_dir):
   """Neither the schedule nor a norm's groups show in any shape."""
   config = _config('diffusion', photos, tiny_model_dir, init_from='there')
   about = {'parts': {'unet': config.model.unet.to_dict()}, 'sections': {'schedule': {}}}
-  assert trainer.check_same_meaning(config, stages.build(config), about) == {}
+  assert start.check_same_meaning(config, stages.build(config), about) == {}
   other = common.apply(config.copy_and_resolve_references(), {'schedule.prediction': 'v'})
   with pytest.raises(SSRError, match="there: config.schedule.prediction is 'v', the UNet was trained with 'eps'"):
-    trainer.check_same_meaning(other, stages.build(other), about)
+    start.check_same_meaning(other, stages.build(other), about)
   other = common.apply(config.copy_and_resolve_references(), {'model.unet.groups': 1})
   with pytest.raises(SSRError, match='config.model.unet.groups is 1, the weights were trained with'):
-    trainer.check_same_meaning(other, stages.build(other), about)
+    start.check_same_meaning(other, stages.build(other), about)
 
 
 def test_asked_to_stop_before_the_first_step_it_claims_nothing(photos, tiny_model_dir, tmp_path, monkeypatch, capsys):

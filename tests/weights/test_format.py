@@ -219,14 +219,15 @@ def test_a_failed_write_leaves_the_old_model(tmp_path, monkeypatch):
 @pytest.fixture
 def other_system(monkeypatch):
   """Registers a system 'other' with the parts 'judge' and 'net', and one section."""
-  module = types.ModuleType('other_system')
+  package, module = types.ModuleType('other_system'), types.ModuleType('other_system.system')
   module.Net = _Net
-  part = base.Part({'plain': 'other_system:Net'}, lambda net: (jnp.zeros((1, 3)),), optional=('params/bn/',))
-  module.OTHER = types.SimpleNamespace(
+  part = base.Part({'plain': 'other_system.system:Net'}, lambda net: (jnp.zeros((1, 3)),), optional=('params/bn/',))
+  module.SYSTEM = types.SimpleNamespace(
     name='other', parts={'judge': part, 'net': part}, sections={'guidance': {'w': 2}}
   )
-  monkeypatch.setitem(sys.modules, 'other_system', module)
-  monkeypatch.setitem(systems.SYSTEMS, 'other', 'other_system:OTHER')
+  monkeypatch.setitem(sys.modules, 'other_system', package)
+  monkeypatch.setitem(sys.modules, 'other_system.system', module)
+  monkeypatch.setitem(systems.SYSTEMS, 'other', 'other_system')
 
 
 def test_a_new_model_says_its_system_and_has_its_sections(tmp_path, other_system):
@@ -300,3 +301,24 @@ def test_a_file_without_a_system_is_of_the_default_one(tmp_path):
   assert model.config == old | {'system': systems.DEFAULT} and list(model.variables) == ['nbsr']
   format.save_part(tmp_path, 'depth', {}, _variables(2))  # a save writes the field
   assert json.loads(path.read_text())['system'] == systems.DEFAULT
+
+
+def test_a_digest_saves_the_check_of_shapes_and_only_that(tmp_path, monkeypatch):
+  """A part is traced when it is saved, not when it is loaded; a changed config or another file's tensors are."""
+  format.save_part(tmp_path, 'nbsr', {'features': 4}, _variables())
+  path = tmp_path / format.MODEL_FILE
+  traced = []
+  original = format.abstract_variables
+  monkeypatch.setattr(format, 'abstract_variables', lambda *a, **kw: traced.append(a) or original(*a, **kw))
+  format.load_part(tmp_path, 'nbsr')
+  assert not traced
+  model = json.loads(path.read_text())
+  model['parts']['nbsr']['config']['features'] = 5
+  path.write_text(json.dumps(model))
+  with pytest.raises(SSRError, match='does not fit the config'):
+    format.load_part(tmp_path, 'nbsr')
+  assert traced
+  del model['parts']['nbsr']['layout']  # as in models before 0.2
+  model['parts']['nbsr']['config']['features'] = 4
+  path.write_text(json.dumps(model))
+  format.load_part(tmp_path, 'nbsr')

@@ -1,4 +1,6 @@
-"""Figures: LR | depth | kernel field | restored | result side by side, each with a label above.
+"""Figures: LR and what a system found, side by side, labelled.
+
+Of SSR these are LR | depth | kernel field | restored | result.
 
 Everything is drawn with Pillow on the host.
 """
@@ -7,6 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from ssr_jax.runtime import Result
+from ssr_jax.systems.base import Output
 
 _GAP, _TEXT = 8, 16
 _BACKGROUND, _INK = (255, 255, 255), (20, 20, 20)
@@ -104,34 +109,42 @@ def kernel_field(kernels: np.ndarray, size: tuple[int, int], grid: int = 6) -> t
   return np.rint(picture).astype(np.uint8), (low, high)
 
 
-def figure(
-  lr: np.ndarray, depth: np.ndarray, kernels: np.ndarray, restored: np.ndarray, image: np.ndarray, side: int = 512
-) -> Image.Image:
-  """LR | depth | kernel field | restored | result as one labelled picture.
+def figure(lr: np.ndarray, outputs: Sequence[Output], result: Result, side: int = 512) -> Image.Image:
+  """LR and all that a system found as one labelled picture.
 
   Args:
     lr: [h, w, 3], uint8 or float in [0, 1], as all images here.
-    depth: [H, W, 1] in [0, 1].
-    kernels: [h, w, k*k].
-    restored: [H, W, 3].
-    image: [H, W, 3].
+    outputs: of the system.
+    result: of the image; an output that is None in it is left out.
     side: longest side of a panel in pixels; larger images are scaled down to it.
   """
   h, w, _ = lr.shape
-  H, W, _ = image.shape
+  H, W, _ = result.image.shape
   shrink = min(1, side / max(H, W))
   size = max(1, round(H * shrink)), max(1, round(W * shrink))
-  field, (low, high) = kernel_field(kernels, size)
-  panels = [
-    _resized(lr, size, Image.Resampling.NEAREST),
-    _resized(colour_map(depth[..., 0]), size),
-    field,
-    _resized(restored, size),
-    _resized(image, size),
-  ]
-  variance = f'kernel variance {low:.1f}-{high:.1f} px^2'
-  labels = [f'LR {w}x{h}', 'depth (bright is near)', variance, 'restored', f'result {W}x{H}']
-  return side_by_side(panels, labels)
+  panels, labels = [_resized(lr, size, Image.Resampling.NEAREST)], [f'LR {w}x{h}']
+  for output in outputs[:-1]:
+    if (found := result.outputs.get(output.name)) is not None:
+      picture, label = _panel(output, found, size)
+      panels.append(picture)
+      labels.append(label)
+  return side_by_side([*panels, _resized(result.image, size)], [*labels, f'{outputs[-1].label} {W}x{H}'])
+
+
+def _panel(output: Output, found: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, str]:
+  """A picture of an output, [*size, 3] uint8, and its label."""
+  match output.kind:
+    case 'depth':
+      return _resized(colour_map(found[..., 0]), size), f'{output.label} (bright is near)'
+    case 'kernels':
+      field, (low, high) = kernel_field(found, size)
+      return field, f'kernel variance {low:.1f}-{high:.1f} px^2'
+    case 'map':
+      shown = np.asarray(found, np.float32).mean(-1)
+      low, high = float(shown.min()), float(shown.max())
+      return _resized(colour_map((shown - low) / max(high - low, 1e-6)), size), f'{output.label} {low:.2g}-{high:.2g}'
+    case _:
+      return _resized(found, size), output.label
 
 
 def side_by_side(panels: Sequence[np.ndarray], labels: Sequence[str]) -> Image.Image:

@@ -24,7 +24,9 @@ class Options:
   """
 
   steps: int | None = _option(
-    "diffusion steps of the UNet (default: the model's, by its student if it has one)", metavar='N'
+    "diffusion steps of the UNet (default: the model's, by its student if it has one)",
+    metavar='N',
+    flags={'restored-only': (0, 'stop before diffusion (the same as --steps 0)')},
   )
   sampler: str | None = _option("ddpm, ddim or dpmpp_2m (default: the model's)", metavar='NAME')
   start: float | None = _option(

@@ -40,11 +40,32 @@ def _unet(module: Any) -> tuple[Any, ...]:
   return latents, jnp.zeros((1,), jnp.int32), conditions, context
 
 
-_VAE = Part({'compact': 'ssr_jax.nn.vae:VAE'}, _photo)
-_AMF_UNET = Part({'compact': 'ssr_jax.systems.ssr.amf:AMFUNet'}, _unet, optional=('params/reconstruction/',))
+_VAE = Part(
+  {'compact': 'ssr_jax.nn.vae:VAE'},
+  _photo,
+  groups={
+    'encoder': 'params/(encoder|quant_conv|shortcut_in)/',
+    'decoder': 'params/(?!(encoder|quant_conv|shortcut_in)/)',
+  },
+)
+_AMF_UNET = Part(
+  {'compact': 'ssr_jax.systems.ssr.amf:AMFUNet'},
+  _unet,
+  optional=('params/reconstruction/',),
+  groups={
+    'base UNet': 'params/unet/(?!.*/amf/)',
+    'AMF': 'params/unet/.*/amf/',
+    'encoders': 'params/(kernel_encoder|depth_encoder|lr_encoder)/',
+    'heads for training': 'params/reconstruction/',
+  },
+)
 
 PARTS = {
-  'depth': Part({'compact': 'ssr_jax.nn.depth.compact:CompactDepth', 'dpt': 'ssr_jax.nn.depth.dpt:DPT'}, _photo),
+  'depth': Part(
+    {'compact': 'ssr_jax.nn.depth.compact:CompactDepth', 'dpt': 'ssr_jax.nn.depth.dpt:DPT'},
+    _photo,
+    adjustable=('resolution',),
+  ),
   'dkenet': Part({'compact': 'ssr_jax.systems.ssr.dkenet:DKENet'}, _dkenet),
   'nbsr': Part({'compact': 'ssr_jax.nn.rrdb:NBSR'}, _nbsr),
   'vae': _VAE,

@@ -9,11 +9,12 @@ import numpy as np
 from ssr_jax.diffusion.noise import NoiseField
 from ssr_jax.image import colourfix
 from ssr_jax.image.resize import upscale
-from ssr_jax.systems.base import Output, System, Window
+from ssr_jax.systems.base import Output, System, Variant, Window
 from ssr_jax.systems.ssr import core
 from ssr_jax.systems.ssr import options as options_lib
 from ssr_jax.systems.ssr import plan as plan_lib
 from ssr_jax.systems.ssr.parts import PARTS
+from ssr_jax.systems.ssr.sizes import SIZES
 from ssr_jax.systems.ssr.stages import STAGES
 from ssr_jax.systems.ssr.svkr import SVKR
 from ssr_jax.types import Array
@@ -35,6 +36,13 @@ class SSRSystem(System):
   sections = plan_lib.SECTIONS
   stages = STAGES
   Options = options_lib.Options
+  sizes = SIZES
+  depth_part = 'depth'
+
+  @property
+  def variants(self) -> Mapping[str, Variant]:
+    """Before and after diffusion."""
+    return {'restored': Variant('restored', {'steps': 0}), 'result': Variant('image')}
 
   def plan(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: options_lib.Options) -> plan_lib.Plan:
     """As of `System`."""

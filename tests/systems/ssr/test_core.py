@@ -1,5 +1,7 @@
 """The pure core: every input reaches where it belongs, told by spies in place of networks."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from ssr_jax.systems.base import Window
 from ssr_jax.systems.ssr import core
 from ssr_jax.systems.ssr import plan as plan_lib
 from ssr_jax.systems.ssr.options import Options
+from ssr_jax.systems.ssr.svkr import SVKR
 from ssr_jax.systems.ssr.system import SYSTEM
 
 VARIABLES = {part: part for part in ('depth', 'dkenet', 'unet', 'vae')} | {
@@ -144,3 +147,68 @@ def test_spreading_depth_is_a_bilinear_resize_and_repeats_the_border():
   np.testing.assert_allclose(found[:, :7, :5], wanted[:, 13:], atol=1e-6)
   np.testing.assert_allclose(found[:, 7:, :5], jnp.broadcast_to(wanted[:, -1:], (1, 5, 5, 1)), atol=1e-6)
   np.testing.assert_allclose(found[:, :7, 5:], jnp.broadcast_to(wanted[:, 13:, -1:], (1, 7, 3, 1)), atol=1e-6)
+
+
+def _refined(h=16, w=24):
+  """What a refinement could have found: everything differs from place to place, and near is 1."""
+  ramp = jnp.broadcast_to(jnp.linspace(0, 1, 12)[:, None, None] ** 2, (1, 12, 12, 1))
+  kernels = jax.random.uniform(jax.random.key(3), (1, h, w, 441))
+  return SVKR(depth=ramp, kernels=kernels / kernels.sum(-1, keepdims=True), image=_photo(4 * h, 4 * w, seed=9))
+
+
+def test_conditions_are_the_code_the_depth_the_lr_image_and_its_latent():
+  lr, refined = _photo(), _refined()
+  basis = jax.random.normal(jax.random.key(4), (441, 15))
+  steer = core.conditions({'nbsr': {'constants': {'pca': basis}}}, lr, refined.kernels, refined.depth, 'its latent')
+  code = np.asarray(refined.kernels, np.float64) @ np.asarray(basis, np.float64)
+  np.testing.assert_allclose(steer.kernel_code, code, atol=1e-5)
+  np.testing.assert_allclose(steer.depth, jax.image.resize(refined.depth, (1, 16, 24, 1), 'linear'), atol=1e-6)
+  assert steer.lr is lr and steer.lr_latent == 'its latent'
+  window = _window(32, 48, 7, 5)
+  tile = core.conditions({'nbsr': {'constants': {'pca': basis}}}, lr, refined.kernels, refined.depth, None, window)
+  whole = jax.image.resize(refined.depth, (1, 32, 48, 1), 'linear')
+  np.testing.assert_allclose(tile.depth, whole[:, 7:23, 5:29], atol=1e-6)
+
+
+def test_training_sees_the_latent_of_the_lr_image_and_not_of_the_restored_one():
+  modules, lr, refined = _modules(), _photo(), _refined()
+  steer = core.observe(modules, VARIABLES, lr, refined, 4)
+  np.testing.assert_allclose(steer.lr_latent, lr, atol=0.03)
+  assert np.abs(np.asarray(refined.image).reshape(1, 16, 4, 24, 4, 3).mean((2, 4)) - lr).mean() > 0.1
+  np.testing.assert_allclose(steer.kernel_code, refined.kernels[..., :15], atol=1e-6)
+
+
+def test_the_autoencoder_sees_images_in_their_range_and_whose_it_is():
+  modules = _modules() | {'student_vae': Spy(to_latents=lambda image, key: 2 * image, from_latents=lambda z: 3 * z)}
+  image = jnp.array([-0.5, 0.25, 1.5]).reshape(1, 1, 1, 3)
+  found = core.encode(modules, VARIABLES | {'student_vae': 'own'}, image, 'key', 'student_vae')
+  np.testing.assert_allclose(found, 2 * np.array([0, 0.25, 1]).reshape(1, 1, 1, 3))
+  assert modules['student_vae'].seen[0][0] == 'own' and modules['student_vae'].seen[0][2][1] == 'key'
+  # A decoder's overshoot stays: the colour fix comes before the clip.
+  np.testing.assert_allclose(core.decode(modules, VARIABLES | {'student_vae': 'own'}, image, 'student_vae'), 3 * image)
+
+
+def test_sampling_begins_at_the_restored_latent_with_the_tiles_noise(monkeypatch):
+  """And is steered by the LR image's latent; the arguments of `core.generate`, one by one."""
+  modules, lr, refined = _modules(), _photo(), _refined()
+  plan = dataclasses.replace(_plan(), noise=0.4)
+  noise = NoiseField(jnp.uint32(7), jnp.array([3, 5]))
+  seen = {}
+
+  def generate(modules, variables, steer, first, eps, keys, schedule, **how):
+    seen.update(steer=steer, first=first, eps=eps, keys=keys, schedule=schedule, how=how)
+    return 2 * first - 0.5
+
+  monkeypatch.setattr(core, 'generate', generate)
+  image = SYSTEM._generate(modules, VARIABLES, lr, refined, refined.image, _window(32, 48, 3, 5), noise, plan)
+  mean = np.asarray(refined.image).reshape(1, 16, 4, 24, 4, 3).mean((2, 4))
+  np.testing.assert_allclose(seen['first'], mean, atol=1e-5)
+  np.testing.assert_allclose(seen['steer'].lr_latent, lr, atol=0.03)
+  whole = jax.image.resize(refined.depth, (1, 32, 48, 1), 'linear')
+  np.testing.assert_allclose(seen['steer'].depth, whole[:, 3:19, 5:29], atol=1e-6)
+  eps, key = noise.window((16, 24, 3), 16)
+  np.testing.assert_array_equal(seen['eps'], eps[None])
+  assert seen['keys'].shape == (1,) and seen['keys'][0] == key and seen['schedule'] is plan.schedule
+  assert seen['how'] == {'network': 'unet', 'sampler': 'ddim', 'steps': 3, 'start': 0.6, 'noise': 0.4}
+  wanted = np.clip(2 * mean - 0.5, 0, 1).repeat(4, 1).repeat(4, 2)
+  np.testing.assert_allclose(image, wanted, atol=1e-5)

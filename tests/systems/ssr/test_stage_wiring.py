@@ -1,6 +1,7 @@
 """Each stage's loss is what its definition says, told by spies in place of networks and by hand-written values."""
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,10 @@ from ssr_jax import diffusion
 from ssr_jax.image import colourfix
 from ssr_jax.image.resize import upscale
 from ssr_jax.systems.ssr import amf, core
+from ssr_jax.systems.ssr.encoders import Conditions
 from ssr_jax.systems.ssr.stages import common as stage_common
 from ssr_jax.systems.ssr.stages import distill as distill_lib
+from ssr_jax.systems.ssr.svkr import SVKR
 from ssr_jax.training import stages
 from ssr_jax.weights import format, store
 
@@ -303,3 +306,209 @@ def test_core_generates_what_the_samplers_make_of_the_network(tiny_model_dir):
       noise=noise,
     )
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+# -- The same at once, without networks or compilation -----------------------------------------------------------------
+
+
+def test_amf_trains_on_batch_statistics_and_is_validated_on_running_ones(monkeypatch):
+  stage = _stage('diffusion', '', **{'loss.constraints': (0.0, 0.0, 0.0), 'loss.draws': 1})
+  photo, seen = jnp.zeros((2, 4, 4, 3)), []
+  monkeypatch.setattr(stage, 'inputs', lambda *arguments: (photo, photo, None, Conditions(*[photo] * 4)))
+
+  def unet(*arguments, method=None, train=False, mutable=False, **options):
+    if method == 'reconstruct':
+      return ()
+    seen.append((train, mutable))
+    out = (arguments[0], ())
+    return (out, {'batch_stats': 'moved'}) if mutable else out
+
+  _replace(monkeypatch, stage, unet=unet, vae=lambda image, key, method: image)
+  _, (_, stats) = stage.loss(_context(params={'unet': {}}), BATCH)
+  assert seen == [(True, ['batch_stats'])] and stats == {'unet': 'moved'}
+  seen.clear()
+  stage.validate(_context(params={'unet': {}}), BATCH)
+  assert seen == [(False, False)] * 4
+
+
+def test_calibration_sees_noised_photo_latents_over_the_whole_schedule(monkeypatch):
+  """And what it measures is what training starts with; weights that were trained stay as they are."""
+  stage = _stage('diffusion', '')
+  photo, lr = jnp.full((3, 4, 4, 3), 0.5), jnp.zeros((3, 1, 1, 3))
+  monkeypatch.setattr(stage, 'inputs', lambda *arguments: (photo, lr, None, 'conditions'))
+  _replace(monkeypatch, stage, vae=lambda image, key, method: 2 * image)
+  seen = []
+
+  def calibrate(module, variables, *arguments):
+    seen.append(arguments)
+    return {'params': 'calibrated', 'batch_stats': 'measured'}
+
+  monkeypatch.setattr(amf, 'calibrate', calibrate)
+  ctx = _context(params={'unet': 'fresh', 'other': 1}, stats={'unet': 'zero'})
+  for fresh, inherited, calls in ((True, False, 1), (True, True, 2), (False, False, 3), (False, True, 3)):
+    monkeypatch.setattr(amf, 'is_fresh', lambda params, fresh=fresh: fresh)
+    params, stats = stage.prepare(ctx, BATCH, inherited)
+    assert len(seen) == calls
+  assert params is ctx.params and stats is ctx.stats  # the last one was trained
+  monkeypatch.setattr(amf, 'is_fresh', lambda params: True)
+  params, stats = stage.prepare(ctx, BATCH, True)
+  assert params == {'unet': 'calibrated', 'other': 1} and stats == {'unet': 'measured'}
+  z_t, t, conditions = seen[0]
+  np.testing.assert_array_equal(t, [0, 499, 999])
+  assert conditions == 'conditions'
+  alpha, sigma = (np.asarray(c)[:, None, None, None] for c in stage.schedule.coefficients(t))
+  noise = (np.asarray(z_t) - alpha * 1.0) / sigma
+  np.testing.assert_allclose(noise[1:], np.asarray(jax.random.normal(jax.random.key(0), z_t.shape))[1:], atol=1e-4)
+
+
+def test_diffusion_takes_its_target_from_the_photo_and_its_conditions_from_the_lr_image(monkeypatch):
+  stage = _stage('diffusion', '', **{'svkr.iterations': 3})
+  seen = {}
+
+  def refine(modules, variables, lr, **options):
+    seen.update(lr=lr, options=options)
+    return 'refined'
+
+  monkeypatch.setattr(core, 'refine', refine)
+  monkeypatch.setattr(core, 'observe', lambda *arguments: arguments[2:])
+  low = types.SimpleNamespace(target='photo', lr='lr')
+  monkeypatch.setattr(stage, 'degrade', lambda batch: low)
+  assert stage.inputs({}, BATCH, 2) == ('photo', 'lr', 'refined', ('lr', 'refined', 4))
+  assert seen['lr'] == 'lr' and seen['options']['iterations'] == 2 and seen['options']['scale'] == 4
+
+
+class _Critic:
+  """Scores by brightness, with one weight; against that of the image beside it where there is one."""
+
+  def apply(self, variables, image):
+    beside = 2 * image[..., 3:].mean((1, 2, 3)) if image.shape[-1] == 6 else 1
+    return variables['params'] * image[..., :3].mean((1, 2, 3)) - beside
+
+
+def test_the_autoencoders_critic_learns_photos_for_real_and_the_decoder_to_fool_it(monkeypatch):
+  """Value and gradients by hand, of an image of one gray that is a parameter and a critic that sees brightness."""
+  fields = {'train.steps': 10, 'loss.adversarial_start': 0.5, 'loss.adversarial': 0.3, 'loss.kl': 0.0}
+  stage = _stage('vae', '', **fields)
+  monkeypatch.setattr(stage, 'critic', _Critic())
+  latent = jnp.zeros((2, 4, 4, 2))
+
+  def apply(ctx, image, method):
+    return (latent, latent - 30) if method == 'encode' else jnp.full(HR.shape, ctx.params['vae'])
+
+  monkeypatch.setattr(stage, 'apply', apply)
+  photo = HR / np.float64(255)
+  gray, weight = 0.1, 2.0
+
+  def found(step):
+    def loss(params):
+      return stage.loss(_context(step=step, params=params), BATCH)
+
+    (value, (scalars, _)), gradient = jax.value_and_grad(loss, has_aux=True)({'vae': gray, 'critic': weight})
+    return float(value), {k: float(v) for k, v in scalars.items()}, {k: float(v) for k, v in gradient.items()}
+
+  real, fake = weight * photo.mean((1, 2, 3)) - 1, weight * gray - 1
+  judge = 0.5 * (np.maximum(1 - real, 0).mean() + max(1 + fake, 0))
+  fool = np.log1p(np.exp(-fake))
+  assert (real < 1).all() and fake > -1  # where the hinge has a slope
+  judged = 0.5 * (-photo.mean() + gray)  # of the critic's loss to its weight; being fooled does not train it
+  drawn = np.sign(gray - photo).mean()  # of the reconstruction to the gray, to which differences are blind
+  pushed = -weight / (1 + np.exp(fake))
+  for step, strength in ((4, 0.0), (5, 0.3)):
+    value, scalars, gradient = found(step)
+    assert scalars['critic'] == pytest.approx(judge, rel=1e-4) and scalars['generator'] == pytest.approx(fool, rel=1e-4)
+    plain = scalars['reconstruction'] + stage.config.loss.detail * scalars['detail']
+    assert value == pytest.approx(plain + judge + strength * fool, rel=1e-4)
+    assert gradient['critic'] == pytest.approx(judged, rel=1e-3)
+    assert gradient['vae'] == pytest.approx(drawn + strength * pushed, rel=1e-3)
+  assert scalars['reconstruction'] == pytest.approx(np.abs(photo - gray).mean(), rel=1e-4)
+
+
+def test_the_students_critic_learns_photos_for_real_beside_the_restored_image(monkeypatch):
+  """Value and gradients by hand, as of the autoencoder's."""
+  fields = {'loss.teacher': 0.0, 'loss.grid': 0.0, 'loss.detail': 0.0, 'loss.realism': 0.5, 'train.steps': 10}
+  stage = _stage('distill', '', **fields, **{'loss.adversarial_start': 0.5})
+  monkeypatch.setattr(stage, 'critic', _Critic())
+  photo, restored = jnp.full((2, 8, 8, 3), 0.75), jnp.full((2, 8, 8, 3), 0.5)
+  monkeypatch.setattr(stage, 'inputs', lambda ctx, batch: (photo, None, restored, None))
+  monkeypatch.setattr(stage, 'study', lambda ctx, *_: (None, jnp.full(photo.shape, ctx.params['student'])))
+  gray, weight = 0.25, 2.0
+
+  def found(step):
+    def loss(params):
+      return stage.loss(_context(step=step, params=params), BATCH)
+
+    (value, (scalars, _)), gradient = jax.value_and_grad(loss, has_aux=True)({'student': gray, 'critic': weight})
+    return float(value), {k: float(v) for k, v in scalars.items()}, {k: float(v) for k, v in gradient.items()}
+
+  real, fake = weight * 0.75 - 2 * 0.5, weight * gray - 2 * 0.5  # a half and minus a half
+  judge = 0.5 * ((1 - real) + (1 + fake))
+  for step, strength in ((4, 0.0), (5, 0.5 * (1 - judge))):
+    value, scalars, gradient = found(step)
+    assert scalars['reconstruction'] == pytest.approx(0.5) and scalars['critic'] == pytest.approx(judge)
+    assert value == pytest.approx(0.5 + judge)
+    assert gradient['critic'] == pytest.approx(0.5 * (-0.75 + gray))
+    # Pull and push have one direction here, brighter: the push is `strength` of the pull.
+    assert gradient['student'] == pytest.approx(-(1 + strength), rel=1e-4)
+
+
+def test_the_student_is_pulled_to_what_its_teacher_makes_of_the_same_noise(monkeypatch):
+  fields = {'loss.teacher': 0.5, 'loss.grid': 0.0, 'loss.detail': 0.0, 'loss.realism': 0.0}
+  stage = _stage('distill', '', **fields)
+  photo, seen = jnp.full((2, 8, 8, 3), 0.75), []
+  monkeypatch.setattr(stage, 'inputs', lambda ctx, batch: (photo, None, photo - 0.25, 'conditions'))
+  monkeypatch.setattr(core, 'encode', lambda modules, variables, image, **how: image[:, ::4, ::4])
+  monkeypatch.setattr(core, 'decode', lambda modules, variables, z, autoencoder: jnp.repeat(jnp.repeat(z, 4, 1), 4, 2))
+  monkeypatch.setattr(colourfix, 'wavelet', lambda image, reference, levels, chroma: image)
+
+  def generate(modules, variables, steer, first, eps, keys, schedule, *, network, **how):
+    seen.append((network, first, eps, how))
+    return first + (ctx.params['student'] if network == 'student' else -0.5)
+
+  monkeypatch.setattr(core, 'generate', generate)
+  ctx = _context(params={'student': 0.1, 'student_vae': 0.0, 'critic': 0.0})
+  value, (scalars, _) = stage.loss(ctx, BATCH)
+  assert float(scalars['teacher']) == pytest.approx(0.36, rel=1e-4)
+  assert float(value) == pytest.approx(0.15 + 0.5 * 0.36, rel=1e-4)
+  (student, first, eps, how), (teacher, same_first, same_eps, taught) = seen
+  assert (student, teacher) == ('student', 'unet')
+  np.testing.assert_array_equal(first, same_first)
+  np.testing.assert_array_equal(eps, same_eps)
+  assert how['start'] == taught['start'] == stage.config.distill.start
+  assert (how['steps'], taught['steps']) == (stage.config.distill.steps, stage.config.distill.teacher_steps)
+  assert how['noise'] == stage.config.distill.noise and how['unroll']
+
+
+@pytest.mark.parametrize('name', ['kernel', 'nbsr', 'svkr'])
+def test_losses_of_the_refinement_by_hand(name, monkeypatch):
+  """The true kernels and the photo score the floor; what is off by a constant everywhere scores that."""
+  stage = _stage(name, '', **{'loss.kernel': 50.0})
+  kernels = np.random.default_rng(0).random((2, 16, 16, 441), np.float32)
+  low = types.SimpleNamespace(lr='lr', kernels=kernels, target=HR / 255.0)
+  monkeypatch.setattr(stage, 'degrade', lambda batch: low)
+  monkeypatch.setattr(stage, 'degrade_by_depth', lambda variables, batch: (HR / 255.0, low, 'depth'))
+  seen = []
+  for off in (0.0, 0.25):
+    if name == 'kernel':
+      _replace(monkeypatch, stage, dkenet=lambda lr, depth: seen.append((lr, depth)) or kernels + off)
+      wanted = 50 * off
+    elif name == 'nbsr':
+      _replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append((lr, 'depth')) or HR / 255.0 + off)
+      wanted = np.sqrt(off**2 + 1e-6)
+    else:
+      found = SVKR('depth', kernels + off, jnp.asarray(HR / 255.0 + off))
+      monkeypatch.setattr(stage, 'refine', lambda variables, lr, unroll: seen.append((lr, 'depth')) or found)
+      wanted = np.sqrt(off**2 + 1e-6) + 1e-3 * 50 * off
+    ctx = _context(params={part: {} for part in stage.trains})
+    assert float(stage.loss(ctx, BATCH)[0]) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+  assert seen == [('lr', 'depth')] * 2
+
+
+def test_the_depth_net_learns_the_true_inverse_depth_and_not_its_negative(monkeypatch):
+  """Scale and shift are free, the sign is not."""
+  stage, seen = _stage('depth', ''), []
+  monkeypatch.setattr(stage, 'views', lambda batch: 'views')
+  for sign in (2.0, -2.0):
+    _replace(monkeypatch, stage, depth=lambda image, raw: seen.append((image, raw)) or sign * DEPTH[..., None] + 3)
+    value = float(stage.loss(_context(params={'depth': {}}), BATCH)[0])
+    assert (value < 1e-4) if sign > 0 else (value > 1)
+  assert seen == [('views', True)] * 2

@@ -73,3 +73,28 @@ def test_wrong_arguments_are_named(parts):
     svkr(*functions, lr, rule='eq3')
   with pytest.raises(ValueError, match='0 or more'):
     svkr(*functions, lr, iterations=-1)
+
+
+@pytest.mark.parametrize('rule', ['algorithm1', 'eq2'])
+def test_three_rounds_told_by_numbers(rule):
+  """Depth is the image's mean plus one; estimates, kernels and images are numbers worked out by hand."""
+  lr, seen = jnp.full((1, 2, 2, 3), 0.5), []
+  out = svkr(
+    lambda image: float(image.mean()) + 1,
+    lambda lr, depth: 10 * depth,
+    lambda lr, kernels: seen.append(kernels) or jnp.full((1, 8, 8, 3), kernels),
+    lr,
+    iterations=3,
+    gamma=0.75,
+    rule=rule,
+    unroll=True,
+  )
+  image, estimates, kernels = 0.5, [15.0, 15.0], 15.0
+  for t in range(3):
+    depth = image + 1
+    estimates.append(10 * depth)
+    new, old = (estimates[t + 2], kernels) if rule == 'algorithm1' else (estimates[t + 1], estimates[t])
+    image = kernels = 0.75 * new + 0.25 * old
+    assert seen[t] == pytest.approx(kernels, rel=1e-5)
+  assert (out.depth, out.kernels) == (pytest.approx(depth, rel=1e-5), pytest.approx(kernels, rel=1e-5))
+  np.testing.assert_allclose(out.image, image, rtol=1e-5)

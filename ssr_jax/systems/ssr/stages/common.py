@@ -1,4 +1,4 @@
-"""Shared by SSR's stages: construction from a config, degradation on the device, losses and figures."""
+"""What SSR's stages share, beside what all stages do: refinement, data on the device, common losses and figures."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -8,86 +8,60 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssr_jax import nn
-from ssr_jax.degrade import Degraded, Recipe, degrade
-from ssr_jax.image import colour
+from ssr_jax import diffusion
+from ssr_jax.degrade import Degraded, Recipe
 from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.image.resize import resize, upscale
-from ssr_jax.nn.remat import check as check_remat
-from ssr_jax.systems.base import Inherited, Stage, Tree
+from ssr_jax.systems.base import Tree
+from ssr_jax.systems.config_stage import (
+  Batch,
+  ConfigStage,
+  charbonnier,
+  images,
+  read_recipe,
+  record_keys,
+  some,
+  y_psnr,
+)
 from ssr_jax.systems.ssr import core
 from ssr_jax.systems.ssr.parts import PARTS
 from ssr_jax.systems.ssr.svkr import SVKR
 from ssr_jax.types import Array, SSRError
 
-Batch = Mapping[str, Array]
+__all__ = [
+  'Batch',
+  'KernelBasis',
+  'SSRStage',
+  'charbonnier',
+  'gray',
+  'images',
+  'kernel_basis',
+  'kernel_psnr',
+  'read_recipe',
+  'record_keys',
+  'some',
+  'true_depth',
+  'variance_map',
+  'y_psnr',
+]
 
 
-class SSRStage(Stage):
-  """A stage of SSR, made from a config.
+class SSRStage(ConfigStage):
+  """A stage of SSR, made from a config."""
 
-  Attributes:
-    config: of the run.
-    recipe: of the degradation.
-    modules: {part: module} of `trains` and `needs`.
-  """
+  parts = PARTS
 
-  def __init__(self, config: Any, inherited: Inherited):
-    """Builds the modules.
-
-    Args:
-      config: an ml_collections config with the fields of `configs.common.base`.
-      inherited: the model that the frozen parts come from. Their fields are the model's, not the config's: some are
-        measured.
-
-    Raises:
-      SSRError: a part that the config or that model lacks, or an invalid field.
-    """
-    self.config = config
-    self.dtype = nn.dtype_of(config.train.dtype, 'config.train.dtype')
-    self.recipe = read_recipe(config)
-    trained = {part: self.build(part) for part in self.trains}
-    for part in self.needs:
-      if part not in inherited.parts:
-        where = 'config.model' if inherited.name is None else f'parts_from={inherited.name}: that model'
+  def check_sections(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
+    """The schedule, where the trained parts are useless without it."""
+    if 'schedule' not in self.sections:
+      return
+    a, b = (dataclasses.asdict(diffusion.Schedule(**s['schedule'])) for s in (self.sections, sections))
+    for name in a:
+      if a[name] != b[name]:
         raise SSRError(
-          f'{where} has no {part!r}, which the stage {config.stage!r} needs; train that part first, or name a model '
-          'that has it'
+          f'config.schedule.{name} is {a[name]!r}, the UNet was trained with {b[name]!r}; go on with '
+          f'--config.schedule.{name}={b[name]}, or start from scratch'
         )
-    frozen = {part: PARTS[part].build(part, dtype=self.dtype, **inherited.parts[part]) for part in self.needs}
-    self.modules = {**frozen, **trained}
-    self.inherited = inherited
-
-  def build(self, part: str) -> Any:
-    """Makes the module of a trained part from the config."""
-    config = self.config
-    if part not in config.model:
-      raise SSRError(f'config.model has no part {part!r}; the stage {config.stage!r} needs it')
-    remat = check_remat(config.train.remat, 'config.train.remat')
-    return PARTS[part].build(part, dtype=self.dtype, remat=remat, **config.model[part].to_dict())
-
-  def example(self, part: str) -> tuple[Any, ...]:
-    """Arguments that initialise a trained part."""
-    return PARTS[part].example(self.modules[part])
-
-  def init_constants(self, part: str, key: Array, constants: Tree) -> Tree:
-    """The constants of a fresh part; `constants` are those that its module makes."""
-    del part, key
-    return constants
-
-  def init(self, key: Array) -> tuple[Tree, Tree, Tree]:
-    """Fresh variables of the trained parts, each from its own key."""
-    params, stats, constants = {}, {}, {}
-    for i, part in enumerate(self.trains):
-      part_key = jax.random.fold_in(key, i)
-      variables = jax.jit(self.modules[part].init)(part_key, *self.example(part))
-      params[part], stats[part] = variables['params'], variables.get('batch_stats', {})
-      constants[part] = self.init_constants(part, part_key, variables.get('constants', {}))
-    return params, stats, constants
-
-  def degrade(self, batch: Batch, depth: Array | None = None) -> Degraded:
-    """Degrades the batch's photos by the recipe; each record draws from its own seed."""
-    return degrade(record_keys(batch), images(batch), self.recipe, depth)
 
   def refine(self, variables: core.Variables, lr: Array, **changes: Any) -> SVKR:
     """SVKR with the config's section `svkr`; `changes` override its fields."""
@@ -120,47 +94,9 @@ class KernelBasis:
     return {'pca': kernel_basis(key, self.recipe, self.modules['nbsr'].components)}
 
 
-def read_recipe(config: Any) -> Recipe:
-  """The config's degradation; raises SSRError for an unknown field."""
-  fields: dict[str, Any] = {
-    k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config.recipe.to_dict().items()
-  }
-  known = [f.name for f in dataclasses.fields(Recipe)]
-  unknown = [name for name in fields if name not in known]
-  if unknown:
-    raise SSRError(f'config.recipe has no field {unknown[0]!r}; known: {", ".join(known)}')
-  return Recipe(**fields)
-
-
-def some(batch: Batch, count: int = 4) -> Batch:
-  """The first records of a batch, for figures."""
-  return {name: value[:count] for name, value in batch.items()}
-
-
-def images(batch: Batch) -> Array:
-  """uint8 [b, H, W, 3] -> float [0, 1]."""
-  return batch['hr'].astype(jnp.float32) / 255
-
-
-def record_keys(batch: Batch, stream: int = 0) -> Array:
-  """One key per record from its own seed; streams are independent."""
-  return jax.vmap(lambda s: jax.random.fold_in(jax.random.key(s), stream))(batch['seed'])
-
-
-def y_psnr(image: Array, target: Array) -> Array:
-  """Y-PSNR per image, [b]; both [b, H, W, 3] in [0, 1]."""
-  error = colour.luma(jnp.clip(image, 0, 1)) - colour.luma(target)
-  return -10 * jnp.log10(jnp.mean(error.reshape(len(error), -1) ** 2, -1) + 1e-12)
-
-
 def kernel_psnr(kernels: Array, target: Array) -> Array:
   """20 log10(1 / RMSE) over all taps, per image, [b]; both [b, h, w, k*k]."""
   return -20 * jnp.log10(jnp.sqrt(((kernels - target) ** 2).mean((1, 2, 3))))
-
-
-def charbonnier(prediction: Array, target: Array) -> Array:
-  """Charbonnier loss, mean sqrt(d**2 + 1e-6): L1, smooth near 0."""
-  return jnp.mean(jnp.sqrt((prediction - target) ** 2 + 1e-6))
 
 
 def kernel_basis(key: Array, recipe: Recipe, components: int, count: int = 4096) -> Array:

@@ -1,0 +1,68 @@
+"""From a model's sections and a caller's options to the plan: whose value stands where."""
+
+import pytest
+
+from ssr_jax.systems.ssr import core, plan
+from ssr_jax.systems.ssr.options import Options
+
+CONFIG = {
+  'name': 'model',
+  'scale': 4,
+  'svkr': {'iterations': 2, 'gamma': 0.6, 'rule': 'eq2', 'unroll': 2},
+  'schedule': {'prediction': 'v', 'steps': 500},
+  'sampling': {
+    'sampler': 'ddpm',
+    'steps': 6,
+    'start': 0.4,
+    'strength': 0.7,
+    'student': {
+      'steps': 1,
+      'start': 0.2,
+      'noise': 0.3,
+      'wavelet_levels': 3,
+      'chroma_levels': 1,
+      'strength': 0.9,
+    },
+  },
+}
+PARTS = (*core.RESTORING, 'vae', 'unet', 'student', 'student_vae')
+
+
+def _plan(parts=PARTS, **asked):
+  return plan.plan(CONFIG, dict.fromkeys(parts), Options(**asked))
+
+
+def test_a_student_has_its_own_values_and_decoder():
+  found = _plan()
+  assert found.parts == (*core.RESTORING, 'student_vae', 'student')
+  assert (found.network, found.autoencoder, found.sampler) == ('student', 'student_vae', 'ddim')
+  assert (found.steps, found.start, found.noise, found.strength, found.levels) == (1, 0.2, 0.3, 0.9, (3, 1))
+
+
+def test_the_unet_has_the_models_values_and_all_of_the_noise():
+  found = _plan((*core.RESTORING, 'vae', 'unet'))
+  assert (found.network, found.autoencoder, found.sampler) == ('unet', 'vae', 'ddpm')
+  assert (found.steps, found.start, found.noise, found.strength, found.levels) == (6, 0.4, 1.0, 0.7, (5, None))
+  assert (found.schedule.prediction, found.schedule.steps, found.scale) == ('v', 500, 4)
+
+
+@pytest.mark.parametrize('asked', [{'steps': 3}, {'sampler': 'ddim'}, {'start': 0.1}])
+def test_who_asks_for_a_way_of_sampling_gets_the_unet(asked):
+  found = _plan(**asked)
+  assert (found.network, found.autoencoder, found.noise) == ('unet', 'vae', 1.0)
+  for name, value in asked.items():
+    assert getattr(found, name) == value
+
+
+@pytest.mark.parametrize('asked', [{'strength': 0.5}, {'colour_fix': 'none'}])
+def test_what_comes_after_sampling_keeps_the_student(asked):
+  found = _plan(**asked)
+  assert found.network == 'student'
+  for name, value in asked.items():
+    assert getattr(found, name) == value
+
+
+def test_refinement_is_the_models_in_every_plan():
+  for asked in ({}, {'steps': 0}, {'steps': 2}):
+    assert _plan(**asked).svkr == {'scale': 4, **CONFIG['svkr']}
+  assert _plan(steps=0).parts == core.RESTORING

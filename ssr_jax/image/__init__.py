@@ -1,0 +1,1 @@
+"""Pure functions on image arrays; `io` reads and writes files."""

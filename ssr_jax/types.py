@@ -1,25 +1,48 @@
 """Dimension letters, array aliases and the error that users see.
 
-Letters used in shapes throughout: b batch, h w LR size, H W = s*h, s*w HR size, s scale, k kernel side (21), t number
-of PCA components or time, c channels. Arrays are NHWC; images are float in [0, 1] at every public boundary.
+Letters used in shapes throughout: b batch, h w LR size, H W = s*h, s*w HR size, hl wl latent size, R C resolution of
+the depth net, s scale, k kernel side (21), t number of PCA components or time, c channels. Arrays are NHWC; images are
+float in [0, 1] at every public boundary.
+
+`Float[Array, 'b H W 3']` and the like are shapes in annotations. They are jaxtyping's types if the program has imported
+jaxtyping, as the tests do to check them at run time. Otherwise they are plain `Array`: jaxtyping is not a dependency.
 """
 
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+  from typing import Annotated as Bool
+  from typing import Annotated as Float
+  from typing import Annotated as Int
+  from typing import Annotated as Num
+
   import jax
   import numpy as np
 
   Array = jax.Array
   ArrayLike = jax.Array | np.ndarray
 
+__all__ = ['Array', 'ArrayLike', 'Bool', 'Float', 'Int', 'Num', 'SSRError']
+
+_SHAPED = ('Bool', 'Float', 'Int', 'Num')
+
 
 class SSRError(ValueError):
-  """Something the caller can put right: one line that names the file or field and says what to do."""
+  """An error that the user can correct: one line that names the file or field and says what to do."""
+
+
+class _Unchecked:
+  """Replaces jaxtyping's types: `_Unchecked[Array, 'b h']` is Array."""
+
+  def __class_getitem__(cls, item: tuple[Any, str]) -> Any:
+    return item[0]
 
 
 def __getattr__(name: str) -> Any:
-  # Array and ArrayLike are made when they are asked for: the command line shows its help without importing JAX.
+  # Looked up at use, because the command line shows its help without importing JAX.
+  if name in _SHAPED:
+    return getattr(sys.modules.get('jaxtyping'), name, _Unchecked)
   if name not in ('Array', 'ArrayLike'):
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   import jax

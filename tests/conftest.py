@@ -14,6 +14,14 @@ os.environ['XLA_FLAGS'] = ' '.join(
   ]
 )
 
+import jaxtyping
+
+from tests import typechecker
+
+# Before the first import of what is checked. SSR_TYPECHECK=0 leaves it out.
+if os.environ.get('SSR_TYPECHECK', '1') != '0':
+  jaxtyping.install_import_hook(list(typechecker.CHECKED), 'tests.typechecker.check')
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,19 +1,19 @@
-"""Time and memory of the main job and of the operators under it, each measured in a fresh process.
+"""Measures time and memory of sampling, of the operators below it and of train steps, each in a fresh process.
 
     python tools/benchmark.py [--cases sample,restore,...] [--model compact] [--side 128] [--steps 50]
         [--repeat 3] [--check]
     python tools/benchmark.py --cases train [--configs tiny,compact] [--stages nbsr,...] [--set FIELD=VALUE ...]
 
-Columns: first call (compilation included, reading the weights not), median of the later calls, the process's peak
-memory, where the device has its own memory the most that was in use of it, and how many programs were compiled
-('traces'). 'same bucket' is a second image of another size but the same
-padded size, which must compile nothing. 'a second' counts images or patches. --check exits with 1 if the same bucket
-compiles, if the sample from 128x128 to 512x512 takes more than 8 s or 3 GB, if fewer than 100 patches a second are
-degraded with one kernel each, noise and JPEG, or if a kernel per pixel costs more than 3 times one kernel per image.
+Columns: the first call (with compilation, without reading weights), the median of the later calls, images or patches a
+second, the process's peak memory, how many programs were compiled ('traces'), and for devices with their own memory the
+peak of that. 'same bucket' is a second image of another size but the same padded size, which must compile nothing.
+--check exits with 1 if the same bucket compiles, if the sample from 128x128 to 512x512 takes more than 8 s or 3 GB, if
+fewer than 100 patches a second are degraded with one kernel each, noise and JPEG, or if a kernel per pixel costs more
+than 3 times one kernel per image.
 
-'train' is the step of train.py, of each config and stage on all devices, at the config's batch size on random pictures;
-reading data is not in it. 'a second' counts records, 'of peak' is the share of the chips' peak that the model's matrix
-products are (left out for chips whose peak is not known). It is minutes of compiling, and left out unless it is named.
+'train' is the step of train.py for each config and stage on all devices, at the config's batch size and on random
+pictures, without reading data. 'a second' counts records; 'of peak' is the rate of the model's matrix products as a
+share of the chips' peak, for chips whose peak is known. It takes minutes to compile and runs only if it is named.
 """
 
 import argparse
@@ -89,8 +89,8 @@ def operator(options: argparse.Namespace, invariant: bool = False) -> list[dict[
 
   traces = 0
   hr = jnp.asarray(_photo(SCALE * options.side), jnp.float32)[None] / 255
-  field = [jnp.full((1, options.side, options.side), value) for value in (8.0, 2.0, 0.5)]
-  taps = kernels.gaussian_kernels(*field, scale=SCALE)
+  lambda1, lambda2, theta = (jnp.full((1, options.side, options.side), value) for value in (8.0, 2.0, 0.5))
+  taps = kernels.gaussian_kernels(lambda1, lambda2, theta, scale=SCALE)
   k = round(taps.shape[-1] ** 0.5)
 
   def variant(hr, taps):
@@ -130,7 +130,7 @@ def jpeg(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def degrade(options: argparse.Namespace) -> list[dict[str, Any]]:
-  """Batches of patches through the recipes: the LR image, its field and its levels; 'with kernels' all 441 taps too."""
+  """Batches of patches through the recipes; 'with kernels' also returns all 441 taps of each kernel."""
   import jax
   import jax.numpy as jnp
 
@@ -196,7 +196,7 @@ def train(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def _value(text: str) -> Any:
-  """What a config's field is set to: a Python literal, or the text itself."""
+  """The value of a config's field: a Python literal, or the text itself."""
   import ast
 
   try:
@@ -218,7 +218,7 @@ CASES: dict[str, Callable[[argparse.Namespace], list[dict[str, Any]]]] = {
 
 def main(argv: list[str] | None = None) -> int:
   """Runs every case in its own process and prints the table; returns the exit code."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = argparse.ArgumentParser(description=(__doc__ or '').partition('\n')[0])
   usual = [name for name in CASES if name != 'train']
   parser.add_argument(
     '--cases', default=','.join(usual), help=f'which, out of {", ".join(CASES)} (default: all but train)'
@@ -301,7 +301,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def complaints(rows: list[dict[str, Any]]) -> list[str]:
-  """What is over its limit, a line each."""
+  """One line for each figure that is over its limit."""
   lines = []
   for row in rows:
     if row['what'].endswith('same bucket') and row['traces']:
@@ -321,7 +321,7 @@ def complaints(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _run(name: str, options: argparse.Namespace, run: str | None = None) -> list[dict[str, Any]] | str:
-  """One case in a fresh process: its rows, or the last line of what it complained of."""
+  """Runs one case in a fresh process: its rows, or the last line of its error."""
   command = [
     sys.executable,
     __file__,

@@ -1,31 +1,32 @@
-"""Compiles programs for TPUs and GPUs that are not here: what they need of memory and links, and whether they fit.
+"""Compiles programs for TPUs and GPUs that this machine does not have, and tells whether they fit into memory.
 
   python tools/compile_for.py --config=configs/sd21.py:diffusion --topology=v5e-16 [--batch=32,64,128] \
       [--config.path.to.field=value ...]
   python tools/compile_for.py --config=configs/sd21.py --topology=h200-1 --sampling [--sides=128,192]
 
-The program is the step of train.py that a run with these fields would do: same stage, same shardings, the state
-donated. Nothing is allocated; a CPU with libtpu (`pip install '.[tpu]'`) or with JAX's plugin for CUDA (`pip install
-'.[cuda]'`) is enough. A topology is a kind of device and a number: of a TPU's slice as its maker counts, or of the GPUs
-of one host. Several topologies and global batches are separated by commas; without --batch it is train.batch_size.
+The program is the step of train.py that a run with these fields would run: the same stage, the same shardings, the
+state donated. Nothing is allocated; a CPU with libtpu (`pip install '.[tpu]'`) or with JAX's plugin for CUDA (`pip
+install '.[cuda]'`) is enough. A topology is a kind of device and a number: the number in the name of a TPU slice, or
+how many GPUs one host has. Separate several topologies or global batches by commas; --batch defaults to
+train.batch_size.
 
-With --sampling it compiles what `Restorer.sample` runs on one chip for one LR tile of each side: 'restore' without and
-'sample' with diffusion. Its options are those of the model, or config.eval.sampling's.
+With --sampling it compiles the programs of `Restorer.sample` on one chip for one LR tile of each side: 'restore'
+without and 'sample' with diffusion. The options are the model's, or those of config.eval.sampling.
 
-Where the model that config.parts_from names is not on this machine the frozen parts are taken as the config has them;
-the shapes are all that is needed. The output says so.
+If the model that config.parts_from names is not on this machine, the frozen parts have the shapes of the config, and
+the output says so.
 
---json=FILE writes what is found in bytes, too. Columns, in GiB on each chip: arguments (state, frozen parts, batch),
-results that do not lie in the arguments' place, temporaries, all three ('needed') and their share of the chip's memory,
-and the peak that the compiler itself reports, which may be less than what it sets aside; TFLOP of the model over all
-chips, from the program before compilation, without what is computed twice to save memory. Before the table, for each
-program what the chips send each other, as the bytes that one chip has of it once it is whole, and how often (loops
-count as often as they run), and how often it names kernels of CUDA's libraries.
-Exit code 3 if any program does not fit.
+--json=FILE also writes all figures, in bytes. Columns, in GiB on each chip: arguments (state, frozen parts, batch),
+results that do not reuse the arguments' memory, temporaries, the sum of the three ('needed') and its share of the
+chip's memory, and the peak that the compiler reports, which can be less than what it allocates; TFLOP of the model over
+all chips, counted before compilation, without what is computed twice to save memory. Before the table there is a line
+for each program: what the chips send each other, how often (a loop's body counts once a round) and how many bytes of
+whole arrays one chip then has; and how often the program calls kernels of CUDA's libraries.
+The exit code is 3 if a program does not fit.
 
-For GPUs the compiler cannot try out which algorithm is fastest: matrix products are left to cuBLAS here, and what cuDNN
-and cuBLAS take for themselves while they run is not in the figures. A program fits where it needs no more than the
-share of the memory that JAX takes at the start: 75 %, where XLA_PYTHON_CLIENT_MEM_FRACTION does not say otherwise.
+Without a GPU the compiler cannot measure which algorithm is fastest: matrix products go to cuBLAS here, and the memory
+that cuDNN and cuBLAS allocate while they run is not in the figures. A program fits if it needs no more than the share
+of the memory that JAX allocates at the start: 75 %, unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise.
 """
 
 from collections.abc import Iterator
@@ -48,9 +49,9 @@ if TYPE_CHECKING:
 
 DOES_NOT_FIT = 3
 
-# To be set before jax is imported. With libtpu installed both look for the TPUs of this machine: in the cloud's
-# metadata (for minutes, where there is none), and for a lock that a program which uses them holds. The type only has
-# to be one that libtpu knows.
+# To be set before jax is imported. With libtpu installed, both look for the TPUs of this machine: in the cloud's
+# metadata, for minutes if there is none, and for the lock of a program that uses them. The type has to be one that
+# libtpu knows.
 ENVIRONMENT = {
   'JAX_PLATFORMS': 'cpu',
   'TPU_SKIP_MDS_QUERY': '1',
@@ -59,11 +60,11 @@ ENVIRONMENT = {
   'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
 }
 
-# What JAX takes of a GPU's memory: https://docs.jax.dev/en/latest/gpu_memory_allocation.html
+# The share of a GPU's memory that JAX allocates: https://docs.jax.dev/en/latest/gpu_memory_allocation.html
 GPU_SHARE = 0.75
 
-# With a GPU the compiler tries for each matrix product how to divide it, and whether cuBLAS is faster. Without one it
-# takes a division that is not possible for some, and gives up; cuBLAS takes all of them.
+# With a GPU the compiler measures how to tile each matrix product, and whether cuBLAS is faster. Without one it takes a
+# default tiling, which fails for some products; cuBLAS has no such limits.
 GPU_OPTIONS = {'xla_gpu_enable_triton_gemm': False}
 
 
@@ -75,9 +76,9 @@ class Job:
   """A program to be compiled.
 
   Attributes:
-    label: what of, for the table.
+    label: its name in the table.
     size: the batch or the image.
-    lower: () -> the lowered program; called where programs are made for TPUs.
+    lower: () -> the lowered program; to be called within `xla.compiling_for`.
     work: operations of the model.
   """
 
@@ -88,7 +89,7 @@ class Job:
 
 
 def train_jobs(config, mesh, batches: list[int]) -> Iterator[Job]:
-  """The train step of a config on a mesh, for each of some global batches."""
+  """The train step of a config on a mesh, for each of the given global batches."""
   import jax
   import jax.numpy as jnp
   from jax.sharding import NamedSharding
@@ -117,7 +118,8 @@ def train_jobs(config, mesh, batches: list[int]) -> Iterator[Job]:
       place(batch, dict.fromkeys(batch, split)),
       place(scalar, sharding.replicated(mesh)),
     )
-    lower = lambda arguments=arguments: program.step.trace(*arguments).lower()
+    step: Any = program.step
+    lower = lambda arguments=arguments, step=step: step.trace(*arguments).lower()
     yield Job(f'{config.stage} step', f'batch {batch_size}', lower, work * batch_size // smallest)
 
 
@@ -215,7 +217,7 @@ def row(topology: str, mesh: str, job: Job, need: 'Need') -> tuple[str, ...]:
 
 
 def traffic(need: 'Need') -> str:
-  """What is sent, and which kernels of CUDA's libraries are called, in a line."""
+  """One line: what is sent, and which kernels of CUDA's libraries are called."""
   if not need.fits:
     return need.complaint
   parts = [f'{kind} {count} x, {size / 2**20:.1f} MiB' for kind, (count, size) in need.sent.items()]
@@ -229,15 +231,14 @@ OPTIONS = {'topology': None, 'batch': '', 'sampling': False, 'sides': '128', 'js
 
 
 def main(config, topology: str, batch: str, sampling: bool, sides: str, json: str) -> int:
-  """Compiles everything that is asked for and prints the table; returns the exit code."""
+  """Compiles every program and prints the table; returns the exit code."""
   os.environ.update(ENVIRONMENT)
   import jax
 
-  jax.config.update('jax_platforms', 'cpu')  # whoever imported jax before has read the environment without it
-
-  from ssr_jax.report import tables
+  jax.config.update('jax_platforms', 'cpu')  # has an effect even if jax was imported before the environment was set
 
   from ssr_jax import xla
+  from ssr_jax.evaluation.report import tables
   from ssr_jax.training import compiled, shapes, sharding, topologies
   from ssr_jax.types import SSRError
 
@@ -287,4 +288,4 @@ def main(config, topology: str, batch: str, sampling: bool, sides: str, json: st
 
 
 if __name__ == '__main__':
-  common.run(main, __doc__, options=OPTIONS)
+  common.run(main, __doc__ or '', options=OPTIONS)

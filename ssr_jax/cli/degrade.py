@@ -16,8 +16,8 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     'degrade',
     parents=[common],
     help='make LR images for a benchmark',
-    description='Degrades images by a recipe and writes LR images, kernels, depth and a manifest, by which the same '
-    'set can be made again. An image depends on the seed and its file name alone.',
+    description='Degrades images by a recipe and writes LR images, kernels, depth and a manifest, from which the same '
+    'set can be made again. An image depends only on the seed and its file name.',
     epilog='recipes: FIELD/MODE, such as smooth/noise_jpeg, or realesrgan, realesrgan-light, real. Fields: invariant, '
     'smooth, mode1 to mode6, depth, motion, depth_motion, mixed. Modes: no_noise, no_jpeg, noise_jpeg, mixed, and isp '
     "(what a camera does). 'real' draws among mixed/mixed, mixed/isp and both chains for each image.",
@@ -28,19 +28,21 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   how = down.add_mutually_exclusive_group(required=True)
   how.add_argument('--recipe', metavar='NAME', help='the degradation')
   how.add_argument('--remake', metavar='MANIFEST', help='make the set of a manifest.json again and compare every file')
-  how.add_argument('--preview', action='store_true', help='write one picture: IN under every recipe')
-  down.add_argument('--seed', type=int, metavar='N', help='seed of the degradation (default: 0)')
+  how.add_argument('--preview', action='store_true', help='write one picture that shows IN under every recipe')
+  down.add_argument('--seed', type=int, metavar='N', help='seed of all draws (default: 0)')
   depth = down.add_mutually_exclusive_group()
-  depth.add_argument('--depth', metavar='DIR', help='distance maps named as the images: 8- or 16-bit PNG, PFM or NPY')
-  depth.add_argument('--inverse-depth', metavar='DIR', help='the same with inverse depth: large is near')
+  depth.add_argument(
+    '--depth', metavar='DIR', help='distance maps with the names of the images: 8- or 16-bit PNG, PFM or NPY'
+  )
+  depth.add_argument('--inverse-depth', metavar='DIR', help='the same, but large values are near')
   down.add_argument(
     '--model',
     default='compact',
     metavar='M',
-    help='model whose depth net is used if a recipe needs depth and no maps are given',
+    help='the model whose depth net is used where a recipe needs depth and no maps are given',
   )
-  down.add_argument('--write-hr', action='store_true', help='also write the HR images as they were degraded')
-  down.add_argument('--overwrite', action='store_true', help='replace images that exist in the set')
+  down.add_argument('--write-hr', action='store_true', help='also write the HR images, cropped as they were degraded')
+  down.add_argument('--overwrite', action='store_true', help='make images again that are already in the set')
   down.add_argument('-q', '--quiet', action='store_true', help='print errors only')
   down.set_defaults(command=_degrade)
 
@@ -121,7 +123,7 @@ def _degrade_all(arguments: argparse.Namespace, paths: list[pathlib.Path], failu
                 console.say(f'{path}: note: {note}')
         bar.update()
     finally:
-      made.save()  # also after Ctrl-C: what is made is made
+      made.save()  # also after Ctrl-C, so that finished images are kept
   if not arguments.quiet:
     print(
       f'{made.directory}: {done} images made by {recipe.name}, seed {seed}'
@@ -132,7 +134,7 @@ def _degrade_all(arguments: argparse.Namespace, paths: list[pathlib.Path], failu
 
 
 def _compare(entry: dict, expected: dict, path: pathlib.Path, versions: dict) -> None:
-  """SSRError that says what of a remade image is not what the manifest says."""
+  """SSRError that says how a remade image differs from the manifest."""
   if entry['source']['sha256'] != expected['source']['sha256']:
     raise SSRError(f'{path}: not the file that the set was made from; find the original')
   if entry['lr']['pixels_sha256'] != expected['lr']['pixels_sha256'] or entry['draws'] != expected['draws']:
@@ -141,7 +143,7 @@ def _compare(entry: dict, expected: dict, path: pathlib.Path, versions: dict) ->
 
 
 def _depth_map(path: pathlib.Path, arguments: argparse.Namespace):
-  """A photo's depth map, relative inverse depth [H, W], and where it came from."""
+  """A photo's depth map as relative inverse depth [H, W], and a line that says where it comes from."""
   from ssr_jax.data import sources
 
   folder = pathlib.Path(arguments.depth or arguments.inverse_depth)
@@ -154,7 +156,7 @@ def _depth_map(path: pathlib.Path, arguments: argparse.Namespace):
 
 
 def _depth_net(name: str):
-  """A function from a photo's path to the net's relative inverse depth [H, W] and a line that names the net."""
+  """A function from a photo's path to a model's estimate of its inverse depth [H, W], and a line that names the net."""
   import numpy as np
 
   from ssr_jax import systems, xla
@@ -211,7 +213,7 @@ def _preview(arguments: argparse.Namespace, paths: list[pathlib.Path]) -> int:
 
 
 def _versions() -> dict[str, str]:
-  """Versions of all that the pixels depend on."""
+  """Versions of everything that can change the pixels."""
   import importlib.metadata
   import platform
 

@@ -4,6 +4,7 @@
 second-order chain of Real-ESRGAN; or one of these for each image.
 """
 
+from collections.abc import Callable, Mapping
 import dataclasses
 import functools
 from typing import Any
@@ -19,9 +20,10 @@ from ssr_jax.image import jpeg as jpeg_lib
 from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.types import Array, SSRError
 
+_FieldAndDraws = tuple[fields.Field, dict[str, Array]]
 
-@flax.struct.dataclass
-class Degraded:
+
+class Degraded(flax.struct.PyTreeNode):
   """An LR image and all that made it.
 
   The chain of Real-ESRGAN blurs up to three times at three resolutions, with noise and JPEG between. Its `kernels` and
@@ -73,7 +75,7 @@ def kernel_field(key: Array, recipe: Recipe, height: int, width: int, depth: Arr
   return _draw_field(key, recipe, height, width, depth)[0]
 
 
-def _draw_field(key: Array, recipe: Recipe, height: int, width: int, depth: Array | None):
+def _draw_field(key: Array, recipe: Recipe, height: int, width: int, depth: Array | None) -> _FieldAndDraws:
   """The field, and what it was drawn from."""
   if recipe.needs_depth and depth is None:
     raise SSRError(f"recipe: field '{recipe.field}' needs a depth map; give one, or choose another field")
@@ -83,30 +85,34 @@ def _draw_field(key: Array, recipe: Recipe, height: int, width: int, depth: Arra
   period = jax.random.uniform(period_key, (), minval=recipe.period[0], maxval=recipe.period[1])
   strength = lambda k: {'period': period, 'strength': fields.motion_strength(jax.random.split(k, 3)[2])}
   eigenvalues = recipe.eigenvalues
-  makers = {
+  makers: dict[str, Callable[[Array], _FieldAndDraws]] = {
     'invariant': lambda k: (fields.invariant(k, height, width, eigenvalues), {}),
     'smooth': lambda k: (fields.smooth(k, height, width, eigenvalues, period), {'period': period}),
     'motion': lambda k: (fields.motion(k, height, width, eigenvalues, period), strength(k)),
   }
   if depth is not None:
-    lens = lambda k: dict(zip(('focus', 'widest'), fields.lens(k, depth, eigenvalues), strict=True))
-    makers['depth'] = lambda k: (fields.defocus(k, depth, eigenvalues), lens(k))
+
+    def defocus(k: Array) -> _FieldAndDraws:
+      focus, widest = fields.lens(k, depth, eigenvalues)
+      return fields.defocus(k, depth, eigenvalues), {'focus': focus, 'widest': widest}
+
+    makers['depth'] = defocus
   kind = {'kind': jnp.int32(fields.KINDS.index(recipe.field))}
   if recipe.field in fields.MODES:
     return fields.manet_mode(field_key, recipe.field, height, width, recipe.scale), kind
-  if recipe.field == 'depth_motion':
+  if recipe.field == 'depth_motion' and depth is not None:
     field, draws = fields.depth_motion(field_key, depth, eigenvalues, period)
     return field, kind | draws
   if recipe.field != 'mixed':
     field, draws = makers[recipe.field](field_key)
     return field, kind | draws
-  # All are drawn and one kept: under vmap a switch would evaluate them all anyway.
+  # All are drawn and one is kept: under vmap `switch` would evaluate all of them too.
   drawn = [make(field_key) for make in makers.values()]
   choice = jax.random.randint(choice_key, (), 0, len(drawn))
   kinds = jnp.array([fields.KINDS.index(name) for name in makers])
   draws = {name: value for _, found in drawn for name, value in found.items()}
-  field = tuple(jnp.stack(parts)[choice] for parts in zip(*(field for field, _ in drawn), strict=True))
-  return field, draws | {'kind': kinds[choice]}
+  lambda1, lambda2, theta = (jnp.stack(parts)[choice] for parts in zip(*(field for field, _ in drawn), strict=True))
+  return (lambda1, lambda2, theta), draws | {'kind': kinds[choice]}
 
 
 def degrade(key: Array, hr: Array, recipe: Recipe, depth: Array | None = None) -> Degraded:
@@ -131,14 +137,17 @@ def degrade(key: Array, hr: Array, recipe: Recipe, depth: Array | None = None) -
   h, w = H // s, W // s
   keys = key if key.ndim else jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(b))
   depth = None if depth is None else depth.reshape(b, h, w)
-  make = _mixture if recipe.mixture else _second_order if recipe.chain else _first_order
-  return make(keys, hr, recipe, depth)
+  if recipe.mixture:
+    return _mixture(keys, hr, recipe, recipe.mixture, depth)
+  if recipe.chain:
+    return _second_order(keys, hr, recipe, recipe.chain, depth)
+  return _first_order(keys, hr, recipe, depth)
 
 
-def _second_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> Degraded:
-  keys, draws = _chain_draws(keys, recipe.chain)
-  lr, target, rms = realesrgan.apply(keys, hr, recipe.chain, recipe.scale, draws)
-  field = _chain_field(draws, hr, recipe, recipe.chain)
+def _second_order(keys: Array, hr: Array, recipe: Recipe, chain: realesrgan.Chain, depth: Array | None) -> Degraded:
+  keys, draws = _chain_draws(keys, chain)
+  lr, target, rms = realesrgan.apply(keys, hr, chain, recipe.scale, draws)
+  field = _chain_field(draws, hr, recipe, chain)
   kernels, clean = _blurred(hr, field, recipe.scale, constant=True)
   return Degraded(
     lr=lr,
@@ -163,7 +172,9 @@ def _chain_field(draws: dict[str, Array], hr: Array, recipe: Recipe, chain: real
   """The effective field of a chain, each [b, h, w]."""
   b, H, W, _ = hr.shape
   found = realesrgan.effective_field(draws, chain, (H, W), recipe.scale, recipe.eigenvalues)
-  return tuple(jnp.broadcast_to(f[:, None, None], (b, H // recipe.scale, W // recipe.scale)) for f in found)
+  size = b, H // recipe.scale, W // recipe.scale
+  lambda1, lambda2, theta = (jnp.broadcast_to(f[:, None, None], size) for f in found)
+  return lambda1, lambda2, theta
 
 
 def _first_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> Degraded:
@@ -172,7 +183,7 @@ def _first_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) ->
   return made.replace(depth=depth, draws=draws | made.draws)
 
 
-def _fields(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> tuple[fields.Field, dict[str, Array]]:
+def _fields(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> _FieldAndDraws:
   """`_draw_field` of a batch."""
   h, w = (side // recipe.scale for side in hr.shape[1:3])
   keys = jax.vmap(lambda k: jax.random.split(k, 5)[0])(keys)
@@ -182,12 +193,12 @@ def _fields(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> tupl
 
 
 def from_field(keys: Array, hr: Array, recipe: Recipe, field: fields.Field) -> Degraded:
-  """Eq. 1 with a field that is there already: blur, then noise and JPEG as the recipe's mode says.
+  """Eq. 1 with a given field: blur, then noise and JPEG as the recipe's mode says.
 
   Args:
     keys: one for each image, [b]; those of `degrade` give its noise and quality.
     hr: [b, H, W, 3] in [0, 1].
-    recipe: its `field` matters only in that an 'invariant' one has the same kernel everywhere, which is faster.
+    recipe: of its field only 'invariant' matters: the field is then the same everywhere, which is faster.
     field: (lambda1, lambda2, theta), each [b, h, w].
 
   Returns:
@@ -215,8 +226,9 @@ def _blurred(hr: Array, field: fields.Field, scale: int, constant: bool) -> tupl
   if not constant:
     kernels = kernel_lib.gaussian_kernels(*field, scale=scale)
     return kernels, blur.blur_downsample(hr, kernels, scale)
-  # One kernel serves the whole image; the others are copies for who asks.
-  kernels = kernel_lib.gaussian_kernels(*(f[:, :1, :1] for f in field), scale=scale)
+  # The blur needs one kernel for the whole image; the copies at each pixel are made only if the caller uses them.
+  lambda1, lambda2, theta = (f[:, :1, :1] for f in field)
+  kernels = kernel_lib.gaussian_kernels(lambda1, lambda2, theta, scale=scale)
   clean = blur.blur_downsample(hr, kernels, scale)
   return jnp.broadcast_to(kernels, (*field[0].shape, kernels.shape[-1])), clean
 
@@ -255,23 +267,21 @@ def _coded(lr: Array, quality: Array) -> Array:
   return jnp.where((quality > 0)[:, None, None, None], coded, lr)
 
 
-def _mixture(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> Degraded:
+def _mixture(keys: Array, hr: Array, recipe: Recipe, shares: Mapping[str, float], depth: Array | None) -> Degraded:
   """Another recipe for each image: what that recipe makes with the image's key, except that no chain sharpens."""
-  shares = recipe.mixture
   parts = [dataclasses.replace(Recipe.parse(name), **_parameters(recipe)) for name in shares]
-  # Far from the small numbers that `split` may stand for.
+  # Not a small number: `fold_in` of one may give the key that `split` gives.
   part_keys = jax.vmap(lambda k: jax.random.fold_in(k, 0x6D697874))(keys)
   part = realesrgan.index(jax.vmap(jax.random.uniform)(part_keys), tuple(shares.values()))
   draws = {'part': part}
 
-  def choose(found):
-    """Of each part's value, [b, ...] each, that of the part drawn; {part's index: value}."""
-    found = dict(found)
+  def choose(found: Mapping[int, Any]) -> Any:
+    """From each part's arrays [b, ...], by the part's index: for each image those of the part that was drawn."""
     first, *others = found
-    pick = lambda n, ours, theirs: jnp.where((part == n).reshape(-1, *[1] * (ours.ndim - 1)), ours, theirs)
     chosen = found[first]
     for n in others:
-      chosen = jax.tree.map(functools.partial(pick, n), found[n], chosen)
+      drawn = lambda theirs, ours, n=n: jnp.where((part == n).reshape(-1, *[1] * (ours.ndim - 1)), theirs, ours)
+      chosen = jax.tree.map(drawn, found[n], chosen)
     return chosen
 
   # The chains differ in what they draw, not in what they do: one run serves them all.
@@ -279,7 +289,7 @@ def _mixture(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> Deg
   widest = lambda stage: max((getattr(chain, stage) for chain in chains.values()), key=lambda one: one.factor[1])
   chain = realesrgan.Chain(first=widest('first'), second=widest('second'), sharpen=False)
   noise_keys = _chain_draws(keys, chain)[0]
-  chain_draws = choose((n, _chain_draws(keys, one)[1]) for n, one in chains.items())
+  chain_draws = choose({n: _chain_draws(keys, one)[1] for n, one in chains.items()})
   chained = functools.reduce(jnp.logical_or, [part == n for n in chains])
   chain_lr, chain_rms = realesrgan.apply_where(chained, noise_keys, hr, chain, recipe.scale, chain_draws)
 
@@ -287,10 +297,11 @@ def _mixture(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> Deg
   plain = {n: p for n, p in enumerate(parts) if not p.chain}
   field, field_draws = _fields(keys, hr, next(iter(plain.values())), depth)
   where_chained = lambda yes, no: jnp.where(chained.reshape(-1, *[1] * (no.ndim - 1)), yes, no)
-  field = tuple(map(where_chained, _chain_field(chain_draws, hr, recipe, chain), field))
+  lambda1, lambda2, theta = map(where_chained, _chain_field(chain_draws, hr, recipe, chain), field)
+  field = lambda1, lambda2, theta
   kernels, clean = _blurred(hr, field, recipe.scale, constant=False)
   noisy = {n: _noisy(keys, clean, p) for n, p in plain.items()}
-  lr, sigma, quality = choose((n, found[:3]) for n, found in noisy.items())
+  lr, sigma, quality = choose({n: found[:3] for n, found in noisy.items()})
   for *_, found in noisy.values():
     draws |= found
   return Degraded(

@@ -12,16 +12,18 @@ import jax.numpy as jnp
 from ssr_jax.types import Array
 
 Field = tuple[Array, Array, Array]
+Eigenvalues = tuple[Array | float, Array | float]
+"""(low, high): a range of variances, HR pixels squared."""
 
 MODES = ('mode1', 'mode2', 'mode3', 'mode4', 'mode5', 'mode6')
 KINDS = ('invariant', 'smooth', *MODES, 'depth', 'motion', 'depth_motion', 'mixed')
 NEED_DEPTH = ('depth', 'depth_motion')
 _BLOCK = 40  # HR pixels, side of the blocks of MANet's test modes.
-_SHORTEST_PERIOD = 12.0  # LR pixels between the nodes of a smooth field, at least.
+_SHORTEST_PERIOD = 12.0  # LR pixels, least distance between the nodes of a smooth field.
 
 
 def smooth_noise(key: Array, height: int, width: int, period: Array | float) -> Array:
-  """Value noise in [0, 1]: uniform draws at the nodes of a lattice, joined by a smooth step.
+  """Value noise in [0, 1]: uniform draws at the nodes of a lattice, interpolated with a smooth step.
 
   Args:
     key: one key.
@@ -46,29 +48,30 @@ def smooth_noise(key: Array, height: int, width: int, period: Array | float) -> 
   return jnp.matmul(jnp.matmul(rows, values, precision='highest'), columns.T, precision='highest')
 
 
-def invariant(key: Array, height: int, width: int, eigenvalues: tuple[float, float]) -> Field:
+def invariant(key: Array, height: int, width: int, eigenvalues: Eigenvalues) -> Field:
   """One kernel for the whole image: lambda1 ~ U(range), lambda2 ~ U(min, lambda1), theta ~ U(0, pi) (MANet)."""
   low, high = eigenvalues
   k1, k2, k3 = jax.random.split(key, 3)
   lambda1 = jax.random.uniform(k1, (), minval=low, maxval=high)
   lambda2 = low + (lambda1 - low) * jax.random.uniform(k2, ())
   theta = jax.random.uniform(k3, (), maxval=jnp.pi)
-  return tuple(jnp.broadcast_to(a, (height, width)) for a in (lambda1, lambda2, theta))
+  lambda1, lambda2, theta = (jnp.broadcast_to(a, (height, width)) for a in (lambda1, lambda2, theta))
+  return lambda1, lambda2, theta
 
 
-def smooth(key: Array, height: int, width: int, eigenvalues: tuple[float, float], period: Array | float) -> Field:
+def smooth(key: Array, height: int, width: int, eigenvalues: Eigenvalues, period: Array | float) -> Field:
   """Smoothly varying anisotropic blur that spans the whole eigenvalue range within an image."""
   low, high = eigenvalues
   k1, k2, k3 = jax.random.split(key, 3)
   lambda1 = low + (high - low) * smooth_noise(k1, height, width, period)
   lambda2 = low + (high - low) * smooth_noise(k2, height, width, period)
-  # Two turns of pi, so that a direction is free to wind; a direction and its opposite are the same kernel.
+  # Kernels repeat after pi. A range of two periods lets the direction turn past pi instead of turning back.
   theta = 2 * jnp.pi * smooth_noise(k3, height, width, period)
   return lambda1, lambda2, theta
 
 
-def motion(key: Array, height: int, width: int, eigenvalues: tuple[float, float], period: Array | float) -> Field:
-  """Motion jitter: kernels long along a smooth motion field and narrow across it."""
+def motion(key: Array, height: int, width: int, eigenvalues: Eigenvalues, period: Array | float) -> Field:
+  """Motion jitter: kernels that are long in the direction of a smooth motion field and narrow across it."""
   low, high = eigenvalues
   k1, k2, k3 = jax.random.split(key, 3)
   dy = 2 * smooth_noise(k1, height, width, period) - 1
@@ -80,15 +83,15 @@ def motion(key: Array, height: int, width: int, eigenvalues: tuple[float, float]
 
 
 def motion_strength(key: Array) -> Array:
-  """How far `motion` reaches: a factor of the variance along the motion."""
+  """The factor with which `motion` multiplies the variance along the motion."""
   return jax.random.uniform(key, (), minval=0.5, maxval=1.5)
 
 
-def defocus(key: Array, depth: Array, eigenvalues: tuple[float, float]) -> Field:
+def defocus(key: Array, depth: Array, eigenvalues: Eigenvalues) -> Field:
   """Depth-dependent defocus: a thin lens' circle of confusion, c ~ |1/d - 1/d_focus| on inverse depth.
 
-  The focus is drawn among the scene's own depths and the aperture so that the most blurred part has a variance between
-  a third of the range and all of it.
+  The focus is drawn between the scene's smallest and largest inverse depth. The aperture is drawn so that the variance
+  of the most blurred part covers between a third of the range and all of it.
 
   Args:
     key: one key.
@@ -105,7 +108,7 @@ def defocus(key: Array, depth: Array, eigenvalues: tuple[float, float]) -> Field
   return variance, variance, jnp.zeros_like(variance)
 
 
-def lens(key: Array, depth: Array, eigenvalues: tuple[float, float]) -> tuple[Array, Array]:
+def lens(key: Array, depth: Array, eigenvalues: Eigenvalues) -> tuple[Array, Array]:
   """What `defocus` draws: the inverse depth in focus, and the variance of the most blurred part."""
   low, high = eigenvalues
   k1, k2 = jax.random.split(key)
@@ -114,12 +117,12 @@ def lens(key: Array, depth: Array, eigenvalues: tuple[float, float]) -> tuple[Ar
 
 
 def depth_motion(
-  key: Array, depth: Array, eigenvalues: tuple[float, float], period: Array | float
+  key: Array, depth: Array, eigenvalues: Eigenvalues, period: Array | float
 ) -> tuple[Field, dict[str, Array]]:
-  """Defocus and motion jitter one after the other: Gaussians in a row add their covariances.
+  """Defocus followed by motion jitter: the covariances of the two Gaussians add.
 
-  A quarter to three quarters of the range, drawn, go to defocus and the rest to motion, so that the sum stays within
-  it. Defocus is isotropic and leaves the direction to motion.
+  A drawn share of the range, between a quarter and three quarters, goes to defocus and the rest to motion, so that the
+  sum stays in the range. Defocus is isotropic, so the direction is that of the motion.
 
   Args:
     key: one key.
@@ -128,14 +131,15 @@ def depth_motion(
     period: distance between the nodes of the motion field.
 
   Returns:
-    the field, and what was drawn: period, strength, focus, widest, share.
+    the field, and the draws: period, strength, focus, widest, share.
   """
   low, high = eigenvalues
   share_key, lens_key, motion_key = jax.random.split(key, 3)
   share = jax.random.uniform(share_key, (), minval=0.25, maxval=0.75)
   sharpest_to_widest = low, low + share * (high - low)
   added = defocus(lens_key, depth, sharpest_to_widest)[0] - low
-  along, across, theta = motion(motion_key, *depth.shape, (low, high - share * (high - low)), period)
+  height, width = depth.shape
+  along, across, theta = motion(motion_key, height, width, (low, high - share * (high - low)), period)
   focus, widest = lens(lens_key, depth, sharpest_to_widest)
   strength = motion_strength(jax.random.split(motion_key, 3)[2])
   draws = {'period': period, 'strength': strength, 'focus': focus, 'widest': widest, 'share': share}
@@ -183,4 +187,5 @@ def manet_mode(key: Array, mode: str, height: int, width: int, scale: int) -> Fi
     field = widest, jnp.full((rows, columns), b), jnp.where(odd == 1, 3 * jnp.pi / 4, jnp.pi / 4)
   else:
     raise ValueError(f'unknown mode {mode!r}; known: {", ".join(MODES)}')
-  return tuple(jnp.repeat(jnp.repeat(f, block, 0), block, 1)[:height, :width] for f in field)
+  lambda1, lambda2, theta = (jnp.repeat(jnp.repeat(f, block, 0), block, 1)[:height, :width] for f in field)
+  return lambda1, lambda2, theta

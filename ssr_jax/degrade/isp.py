@@ -1,9 +1,10 @@
-"""What a camera does to a photo behind the lens: noise, demosaicking, denoising, sharpening and JPEG.
+"""What a camera does to a photo after the lens: noise, demosaicking, denoising, sharpening and JPEG.
 
 An LR photo from a camera is not the blurred image plus independent noise. The sensor measures one colour per pixel, in
 linear light, with shot and read noise; demosaicking spreads that noise over neighbouring pixels and mixes the colours;
-a denoiser flattens what is weaker than the noise; a sharpener adds overshoot at edges; JPEG comes last. `draw` picks
-all parameters of one image and `apply` runs these steps except JPEG, which the caller runs with the drawn quality.
+a denoiser flattens detail that is weaker than the noise; a sharpener adds overshoot at edges; JPEG comes last. `draw`
+draws all parameters of one image, and `apply` runs these steps except JPEG, which the caller runs with the drawn
+quality.
 
 The clean image itself is not demosaicked: only the noise goes through the mosaic. Bilinear demosaicking is linear, so
 this gives the noise that it makes without the colour fringes, which newer methods avoid.
@@ -24,21 +25,21 @@ class Camera:
   """Ranges of the parameters, uniform unless stated. The defaults are a phone or an SLR at ISO 100 to 1600.
 
   Attributes:
-    quiet: probability of a nearly clean image: `shot` is below its range, the sharpening is `quiet_sharpening` times
-      weaker, JPEG is rarer and better, and neither chroma noise nor denoising takes place.
+    quiet: probability of a nearly clean image: `shot` is below its range, there is little sharpening, JPEG is rarer and
+      of higher quality, and there is neither chroma noise nor denoising.
     quiet_sharpening: factor of the amount of sharpening of a nearly clean image.
     shot: variance of the shot noise per unit of linear light; log-uniform. The read noise follows from it, with the
       line that Brooks et al. (2019, arXiv 1811.11127) fit to a phone: log read = 2.18 log shot + 1.20 (a variance).
     red: white balance gain of red, which amplifies the noise of red.
     blue: the same for blue.
     chroma: standard deviation of the low-frequency chroma noise, relative to the square root of `shot`.
-    chroma_radius: standard deviation of the Gaussian that its blotches are made with, in LR pixels.
+    chroma_radius: standard deviation of the Gaussian that smooths the chroma noise, in LR pixels.
     denoise: probability of denoising.
     denoise_range: range sigma of the bilateral filter, relative to the noise's root mean square.
     sharpen: probability of sharpening.
     radius: standard deviation of the unsharp mask's Gaussian, in LR pixels.
     amount: weight of the unsharp mask.
-    jpeg: probability of JPEG, of a nearly clean image and of the others; 1/2 over all.
+    jpeg: probability of JPEG for a nearly clean image and for the others; 1/2 for all images together.
     quality: JPEG quality, rounded.
     quiet_quality: JPEG quality of a nearly clean image.
   """
@@ -127,7 +128,8 @@ def _apply(key: Array, image: Array, d: dict[str, Array]) -> tuple[Array, Array]
   image = jnp.clip(image, 0, 1)
   linear = colour.srgb_to_linear(image)
   noisy = colour.linear_to_srgb(jnp.clip(linear + sensor_noise(sensor_key, linear, d), 0, 1))
-  noisy = noisy + chroma_noise(chroma_key, image.shape[:2], d['chroma'], d['chroma_radius'])
+  h, w, _ = image.shape
+  noisy = noisy + chroma_noise(chroma_key, (h, w), d['chroma'], d['chroma_radius'])
   rms = jnp.sqrt(jnp.mean((noisy - image) ** 2))
   out = jnp.where(d['denoise'] > 0, bilateral(noisy, d['denoise'] * rms), noisy)
   out = unsharp_mask(out, d['radius'], d['amount'])
@@ -166,7 +168,7 @@ def sensor_noise(key: Array, linear: Array, draws: dict[str, Array]) -> Array:
 
 
 def chroma_noise(key: Array, size: tuple[int, int], deviation: Array, radius: Array) -> Array:
-  """Low-frequency noise of colour that leaves the luma as it is: the blotches that denoisers leave.
+  """Low-frequency colour noise with constant luma, like the blotches that denoisers leave.
 
   Args:
     key: one key.

@@ -1,12 +1,12 @@
-"""Sets of LR images on disk for benchmarks: images, kernels, depth, and a manifest by which they can be made again.
+"""Sets of LR images on disk for benchmarks: images, kernels, depth, and a manifest to make them again from.
 
     lr/NAME.png       the LR image
     kernels/NAME.npz  its kernels in compact form, see `read_kernels`
     depth/NAME.png    relative inverse depth at LR size, 16 bit, where the recipe uses one
     hr/NAME.png       the HR image, cropped to whole LR pixels, if asked for
-    manifest.json     recipe, seed, versions, and for each image every parameter drawn and the sha256 of every file
+    manifest.json     recipe, seed, versions, and for each image the drawn parameters and the sha256 of its files
 
-An image's draws follow from the seed and its own file name: what else is in a set, and in which order, does not matter.
+An image's draws depend on the seed and its own file name, and not on other images or their order.
 """
 
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ from ssr_jax.types import SSRError
 
 FORMAT = 1
 MANIFEST = 'manifest.json'
-# What each kind of field is drawn from, beyond the field itself.
+# The draws of each kind of field, besides the field itself.
 _DRAWN = {
   'smooth': ('period',),
   'motion': ('period', 'strength'),
@@ -46,20 +46,20 @@ class LRSet:
   """A folder of LR images made by one recipe and seed.
 
   Attributes:
-    directory: where it lies.
-    recipe: what degrades.
+    directory: of the set.
+    recipe: the degradation.
     seed: of all draws.
-    manifest: what manifest.json holds, or will.
+    manifest: the content of manifest.json, which `save` writes.
   """
 
   def __init__(self, directory: str | os.PathLike, recipe: recipes.Recipe, seed: int, versions: Mapping[str, str]):
-    """Opens a set, or starts one.
+    """Opens a set or starts one.
 
     Args:
-      directory: made if it is not there.
-      recipe: must be that of the set, where there is one.
+      directory: made if it does not exist.
+      recipe: must be the same as that of an existing set.
       seed: likewise.
-      versions: of the programs that make it, for the manifest.
+      versions: of the programs that make the images, for the manifest.
 
     Raises:
       SSRError: a folder that holds another set, or cannot be made.
@@ -87,7 +87,7 @@ class LRSet:
       raise SSRError(f'-o {self.directory}: cannot be made ({error.strerror}); choose another place') from error
 
   def has(self, source: pathlib.Path) -> bool:
-    """Whether the set holds what it would make of a file as it is now."""
+    """Whether the set has the image that this file, with its present content, would give."""
     entry = self.manifest['images'].get(source.name)
     if entry is None or not source.is_file() or entry['source']['sha256'] != _sha256(source.read_bytes()):
       return False
@@ -96,19 +96,19 @@ class LRSet:
   def add(
     self, source: pathlib.Path, depth: np.ndarray | None = None, depth_from: str | None = None, write_hr: bool = False
   ) -> dict[str, Any]:
-    """Degrades one file and writes all that belongs to it; an image of this name is replaced.
+    """Degrades one file and writes its files into the set; an image of the same name is replaced.
 
     Args:
       source: the HR image.
       depth: relative inverse depth, [H, W] of the file's size or [h, w] of the LR image's; needed by some recipes.
       depth_from: where the depth comes from, for the manifest.
-      write_hr: also write the HR image as it was degraded.
+      write_hr: also write the HR image, cropped as it was degraded.
 
     Returns:
       the manifest's entry.
 
     Raises:
-      SSRError: a file that cannot be read, is too small, or has another's name.
+      SSRError: a file that cannot be read, is too small, or whose output has the name of another's.
     """
     stem, scale = source.stem, self.recipe.scale
     for other in self.manifest['images']:
@@ -134,7 +134,7 @@ class LRSet:
     }
     if (height, width) != (H, W):
       entry['notes'].append(f'cropped from {width}x{height} to {W}x{H}, top left kept')
-    if self._versions != self.manifest['versions']:  # the set was begun with others
+    if self._versions != self.manifest['versions']:  # the set was started with other versions
       entry['versions'] = self._versions
     if depth is not None:
       (self.directory / 'depth').mkdir(exist_ok=True)
@@ -144,7 +144,7 @@ class LRSet:
       (self.directory / 'hr').mkdir(exist_ok=True)
       entry['hr'] = self._write(f'hr/{stem}.png', _png(hr))
     entry['kernels'] = self._write(f'kernels/{stem}.npz', _kernel_file(made, self.recipe))
-    # Pixels have a sum of their own: another version of zlib may pack the same ones otherwise.
+    # The pixels have their own sha256: another version of zlib may compress the same pixels to other bytes.
     entry['lr'] = {**self._write(f'lr/{stem}.png', _png(lr)), 'pixels_sha256': _sha256(lr.tobytes())}
     self.manifest['images'][source.name] = entry
     return entry
@@ -160,7 +160,7 @@ class LRSet:
 
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
-  """A manifest. SSRError: not one, or one of another format."""
+  """Reads a manifest. SSRError: not a manifest, or one of another format."""
   try:
     manifest = json.loads(pathlib.Path(path).read_text())
     known = manifest['format']
@@ -175,17 +175,19 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def recipe_of(manifest: Mapping[str, Any], path: str | os.PathLike) -> recipes.Recipe:
-  """The recipe of a manifest; SSRError where its parameters are no longer what they were."""
-  stored = {name: tuple(v) if isinstance(v, list) else v for name, v in manifest['recipe'].items()}
+  """The recipe of a manifest; SSRError if this version gives the recipe other parameters."""
+  stored: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in manifest['recipe'].items()}
   recipe = recipes.Recipe(**{f.name: stored[f.name] for f in dataclasses.fields(recipes.Recipe) if f.name in stored})
   if describe(recipe) != manifest['recipe']:
     then = ', '.join(f'{name} {version}' for name, version in manifest['versions'].items())
-    raise SSRError(f'{path}: recipe {recipe.name} has other parameters in this version; use what made the set: {then}')
+    raise SSRError(
+      f'{path}: recipe {recipe.name} has other parameters in this version; use the versions that made the set: {then}'
+    )
   return recipe
 
 
 def describe(recipe: recipes.Recipe) -> dict[str, Any]:
-  """A recipe with all its parameters, as JSON holds it."""
+  """A recipe with all its parameters, in the types of JSON."""
   parameters = {'name': recipe.name, **dataclasses.asdict(recipe)}
   if recipe.chain:
     parameters = {name: parameters[name] for name in ('name', 'field', 'scale')}
@@ -214,18 +216,19 @@ def read_kernels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     stored = {name: file[name] for name in file.files}
   if 'lambda1' not in stored:
     return stored
-  field = (np.broadcast_to(stored[name], stored['size']) for name in ('lambda1', 'lambda2', 'theta'))
-  return {'kernels': np.asarray(kernel_lib.gaussian_kernels(*field, scale=int(stored['scale'])))}
+  lambda1, lambda2, theta = (np.broadcast_to(stored[name], stored['size']) for name in ('lambda1', 'lambda2', 'theta'))
+  kernels = kernel_lib.gaussian_kernels(lambda1, lambda2, theta, scale=int(stored['scale']))
+  return {'kernels': np.asarray(kernels)}
 
 
 def read_depth(path: str | os.PathLike) -> np.ndarray:
-  """Depth [h, w] of a set's image, exactly as it was used."""
+  """The depth [h, w] that a set's image was made with."""
   with Image.open(path) as image:
     return np.asarray(image).astype(np.float32) / 65535
 
 
 def _degrade(key: jax.Array, hr: np.ndarray, recipe: recipes.Recipe, depth: np.ndarray | None) -> Degraded:
-  """Without what a set does not keep: the kernels alone are a hundred times the LR image."""
+  """Degrades and drops what a set does not keep: the kernels alone are a hundred times as large as the LR image."""
   return _run(key, hr.astype(np.float32) / 255, recipe, depth).replace(kernels=None, lr_clean=None, target=None)
 
 
@@ -233,7 +236,7 @@ _run = xla.jit(degrade, static_argnums=2)
 
 
 def _readable(made: Degraded, recipe: recipes.Recipe) -> dict[str, Any]:
-  """What was drawn for an image, names instead of indices, and only what had an effect."""
+  """An image's draws with names instead of indices, and only those that had an effect."""
   draws = {name: value[0].item() for name, value in sorted(made.draws.items())}
   found = {}
   if recipe.mixture:
@@ -257,11 +260,11 @@ def _readable(made: Degraded, recipe: recipes.Recipe) -> dict[str, Any]:
 
 
 def _kernel_file(made: Degraded, recipe: recipes.Recipe) -> bytes:
-  """Three numbers per LR pixel stand for the 441 taps; the chain's three kernels are kept as they are."""
+  """Three numbers per LR pixel instead of 441 taps; of a chain, the taps of its three kernels."""
   if recipe.chain:
     arrays = {name: np.asarray(taps[0]) for name, taps in _chain_kernels(made.draws).items()}
   else:
-    arrays = {name: value[0] for name, value in zip(('lambda1', 'lambda2', 'theta'), made.field, strict=True)}
+    arrays = {n: np.asarray(value[0]) for n, value in zip(('lambda1', 'lambda2', 'theta'), made.field, strict=True)}
     size = arrays['lambda1'].shape
     arrays = {name: value[:1, :1] if (value == value[0, 0]).all() else value for name, value in arrays.items()}
     arrays |= {'size': np.array(size), 'scale': np.array(recipe.scale)}
@@ -272,7 +275,7 @@ _chain_kernels = jax.jit(realesrgan.kernels)
 
 
 def _npz(arrays: Mapping[str, np.ndarray]) -> bytes:
-  """`np.savez_compressed` without the time of day, which it would put into the file."""
+  """`np.savez_compressed` without the time of day, which would make the bytes differ from run to run."""
   import zipfile
 
   buffer = io.BytesIO()
@@ -292,12 +295,14 @@ def _at_lr_size(
   if depth.shape == given:
     depth = np.asarray(resize.resize(depth[: cropped[0], : cropped[1], None].astype(np.float32), size, 'area'))[..., 0]
   if depth.shape != size:
-    raise SSRError(f'{source}: its depth is {depth.shape[1]}x{depth.shape[0]}, neither the size of the photo nor of LR')
+    raise SSRError(
+      f'{source}: its depth is {depth.shape[1]}x{depth.shape[0]}, the size of neither the photo nor the LR image'
+    )
   return depth[None]
 
 
 def _quantised(depth: np.ndarray) -> np.ndarray:
-  """As the 16-bit file holds it: what is written is what was used."""
+  """Rounded as the 16-bit file holds it, so that the written depth is the depth that was used."""
   return np.rint(np.clip(depth, 0, 1) * 65535).astype(np.uint16).astype(np.float32) / 65535
 
 

@@ -1,6 +1,6 @@
 """Sensor noise of the Real-ESRGAN chain: Gaussian or Poisson, in colour or gray.
 
-Both are made from one uniform draw for each sample, by inversion: the generator is what noise costs most on a CPU, and
+Both are made by inversion from one uniform draw for each sample: on a CPU the random generator is the slowest part, and
 rejection sampling would call it many times.
 """
 
@@ -19,8 +19,8 @@ def noise(key: Array, image: Array, inside: Array, gaussian: Array, level: Array
   """Noise for one image, not added to it.
 
   Poisson noise follows the published chain: the image is rounded to 8 bits and counted in units of 1/n, n being the
-  number of distinct values in it raised to a power of two; the scale then multiplies the deviation, so that it is no
-  photon count. Gray noise is that of the gray image, the same in each channel.
+  number of distinct values in it raised to a power of two; the scale then multiplies the noise, so that it does
+  not stand for a number of photons. Gray noise is that of the gray image, the same in each channel.
 
   Args:
     key: one key.
@@ -49,7 +49,7 @@ def poisson(uniform: Array, normal: Array, rate: Array) -> Array:
   """Poisson variates by inversion: the smallest count whose distribution function reaches `uniform`.
 
   Below a rate of 4 by summing the probabilities; above by the Cornish-Fisher expansion to third order, corrected for a
-  distribution on whole numbers. It gives the count beside the right one for at most two draws in a thousand.
+  distribution on whole numbers. At most two draws in a thousand are off, by one.
 
   Args:
     uniform: in [0, 1).
@@ -80,7 +80,8 @@ def distinct_levels(levels: Array, inside: Array) -> Array:
   levels = levels.astype(jnp.uint32)
   bits = jnp.where(inside, jnp.uint32(1) << (levels & 31), zero)
   words = [jnp.where(levels >> 5 == word, bits, zero) for word in range(8)]
-  # One reduction of eight operands reads the image once. It leaves an axis to the vector unit; a second one takes it.
+  # One reduction of eight operands reads the image once. It keeps the last axis, which makes it a vector operation; a
+  # second reduction removes that axis.
   join = lambda a, b: [jax.lax.bitwise_or(x, y) for x, y in zip(a, b, strict=True)]
   words = jnp.stack(jax.lax.reduce(words, [zero] * 8, join, (0, 1)))
   words = jax.lax.reduce(words, zero, jax.lax.bitwise_or, (1,))

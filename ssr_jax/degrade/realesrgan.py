@@ -1,9 +1,9 @@
 """The second-order degradation of Real-ESRGAN (arXiv 2107.10833, section 3), batched, every draw per image.
 
 Twice blur, resize, noise, JPEG; a last low-pass (sinc) filter before or after the last JPEG. All shapes are fixed: an
-image between two resizes lies in the top left corner of a canvas as large as the largest factor makes it, and every
-step knows the size that counts. What differs from the published program: resizes and the kind of noise are one draw a
-batch there; JPEG is libjpeg's here, to the rounding; a resize by a factor takes the ratio of the two whole sizes, so
+image between two resizes lies in the top left corner of a canvas that has room for the largest factor, and each step is
+told the image's size. Differences from the published program: there, resizes and the kind of noise are drawn once a
+batch; here, JPEG follows libjpeg to the rounding, and a resize by a factor takes the ratio of the two whole sizes, so
 that the far border stays aligned.
 """
 
@@ -64,7 +64,7 @@ class Stage:
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-  """Both stages, the last sinc filter, and whether the image is sharpened first (the training target then is too).
+  """Both stages, the last sinc filter, and whether the image is sharpened first, and with it the training target.
 
   Attributes:
     first: at the image's size.
@@ -125,7 +125,7 @@ def draw(key: Array, chain: Chain) -> dict[str, Array]:
 
   Returns:
     scalars: for each of the stages 'first' and 'second' `STAGE_kind` (index into `KINDS`), `_side`, `_sigma1`,
-    `_sigma2`, `_theta`, `_beta`, `_omega` (of those, what the kind has no use for is 0), `_direction` (into
+    `_sigma2`, `_theta`, `_beta`, `_omega` (those that the kind does not use are 0), `_direction` (into
     `DIRECTIONS`), `_factor`, `_method` (into `resize.RESAMPLING`), `_gaussian`, `_level` (standard deviation, of 1, or
     Poisson scale), `_gray`, `_quality`; and `final_sinc`, `final_side`, `final_omega`, `final_method`, `jpeg_last`.
   """
@@ -149,7 +149,7 @@ def kernels(draws: dict[str, Array]) -> dict[str, Array]:
   found = {}
   for name in ('first', 'second'):
     kind, side, *shape = (draws[f'{name}_{what}'] for what in ('kind', 'side', 'sigma1', 'sigma2', 'theta', 'beta'))
-    # A kind without these parameters gets harmless ones: what is not chosen must not be NaN.
+    # Kinds without these parameters get 1, so that the values that `where` drops are not NaN.
     sigma1, sigma2, theta, beta = (jnp.where(kind < 6, value, 1.0) for value in shape)
     shaped = kernel_lib.shaped_kernels(sigma1, sigma2, theta, beta, (kind == 4) | (kind == 5), side)
     sinc = kernel_lib.sinc_kernels(jnp.where(kind == 6, draws[f'{name}_omega'], 1.0), side)
@@ -173,7 +173,7 @@ def effective_field(
 
   Args:
     draws: of `draw`, each [b].
-    chain: bounds of what was drawn.
+    chain: the ranges that were drawn from.
     size: (H, W).
     scale: s.
     eigenvalues: range to which the variances are clipped, in HR pixels squared.
@@ -260,7 +260,7 @@ def apply(key: Array, hr: Array, chain: Chain, scale: int, draws: dict[str, Arra
   Args:
     key: one key for each image, [b]; of the noise.
     hr: [b, H, W, 3] in [0, 1], multiples of the scale.
-    chain: bounds of what was drawn, which set the canvases' sizes.
+    chain: the ranges that were drawn from, which set the sizes of the canvases.
     scale: s.
     draws: of `draw`, each [b].
 
@@ -367,7 +367,7 @@ def _resized(side: int, factor: Array, largest: float) -> tuple[Array, int]:
 
 def _add_noise(key: Array, image: Array, size: tuple[Array, Array], draws: dict[str, Array], name: str):
   """The noisy image, clipped to [0, 1], and the root mean square of the noise, [b]."""
-  inside = _inside(image.shape[2:], size)
+  inside = _inside((image.shape[2], image.shape[3]), size)
   parameters = (draws[f'{name}_{what}'] for what in ('gaussian', 'level', 'gray'))
   noise = jax.vmap(noise_lib.noise)(key, image, inside, *parameters)
   power = jnp.where(inside[:, None], noise**2, 0.0).sum((1, 2, 3)) / (3.0 * size[0] * size[1])
@@ -395,5 +395,5 @@ def _odd(u: Array, bounds: tuple[int, int]) -> Array:
 
 
 def index(u: Array, probabilities: tuple[float, ...]) -> Array:
-  """Which of the probabilities, laid end to end, u falls into."""
-  return sum((u >= edge).astype(jnp.int32) for edge in np.cumsum(probabilities)[:-1])
+  """Draws from a categorical distribution: the index of the probability that u, uniform in [0, 1), selects."""
+  return (u[..., None] >= np.cumsum(probabilities)[:-1]).sum(-1).astype(jnp.int32)

@@ -3,9 +3,13 @@
 import dataclasses
 import functools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+
+from ssr_jax.types import Array, ArrayLike, Float, Int
+
+Steps = Int[ArrayLike, ' b'] | Int[ArrayLike, ''] | int
+"""A time step per image, or one for all."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,43 +39,49 @@ class Schedule:
 
   @functools.cached_property
   def betas(self) -> np.ndarray:
-    """float64 [steps]."""
+    """Beta of each step, float64 [steps]."""
     return np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps) ** 2
 
   @functools.cached_property
   def alphas_cumprod(self) -> np.ndarray:
-    """abar, float64 [steps]."""
+    """The product abar at each step, float64 [steps]."""
     return np.cumprod(1 - self.betas)
 
-  def coefficients(self, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def coefficients(self, t: Int[ArrayLike, '*t'] | int) -> tuple[Float[Array, '*t'], Float[Array, '*t']]:
     """sqrt(abar_t) and sqrt(1 - abar_t), float32, for integer steps t of any shape."""
     alpha = jnp.asarray(np.sqrt(self.alphas_cumprod), jnp.float32)
     sigma = jnp.asarray(np.sqrt(1 - self.alphas_cumprod), jnp.float32)
     return alpha[t], sigma[t]
 
-  def add_noise(self, z0: jax.Array, eps: jax.Array, t: jax.Array) -> jax.Array:
+  def add_noise(
+    self, z0: Float[ArrayLike, ' b *rest'], eps: Float[ArrayLike, ' b *rest'], t: Steps
+  ) -> Float[Array, ' b *rest']:
     """z_t of clean z0 [b, ...] and noise eps [b, ...] at integer steps t [b] (or one step for all)."""
     alpha, sigma = self._like(z0, t)
     return alpha * z0 + sigma * eps
 
-  def target(self, z0: jax.Array, eps: jax.Array, t: jax.Array) -> jax.Array:
+  def target(self, z0: Float[Array, ' b *rest'], eps: Float[Array, ' b *rest'], t: Steps) -> Float[Array, ' b *rest']:
     """What the network should predict for add_noise(z0, eps, t): eps, or v."""
     if self.prediction == 'eps':
       return eps
     alpha, sigma = self._like(z0, t)
     return alpha * eps - sigma * z0
 
-  def to_x0(self, prediction: jax.Array, z_t: jax.Array, t: jax.Array) -> jax.Array:
+  def to_x0(
+    self, prediction: Float[Array, ' b *rest'], z_t: Float[Array, ' b *rest'], t: Steps
+  ) -> Float[Array, ' b *rest']:
     """Clean latent x0 that a prediction [b, ...] at z_t [b, ...], t [b] implies."""
     alpha, sigma = self._like(z_t, t)
     return (z_t - sigma * prediction) / alpha if self.prediction == 'eps' else alpha * z_t - sigma * prediction
 
-  def to_eps(self, prediction: jax.Array, z_t: jax.Array, t: jax.Array) -> jax.Array:
+  def to_eps(
+    self, prediction: Float[Array, ' b *rest'], z_t: Float[Array, ' b *rest'], t: Steps
+  ) -> Float[Array, ' b *rest']:
     """Noise that a prediction [b, ...] at z_t [b, ...], t [b] implies."""
     alpha, sigma = self._like(z_t, t)
     return prediction if self.prediction == 'eps' else alpha * prediction + sigma * z_t
 
-  def _like(self, z: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def _like(self, z: ArrayLike, t: Steps) -> tuple[Array, Array]:
     """Coefficients that broadcast against z [b, ...]."""
     shape = jnp.shape(t) + (1,) * (z.ndim - jnp.ndim(t)) if jnp.ndim(t) else ()
     alpha, sigma = self.coefficients(t)

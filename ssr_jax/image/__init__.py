@@ -1,1 +1,1 @@
-"""Pure functions on image arrays, and reading and writing files."""
+"""Pure functions on image arrays; `io` reads and writes files."""

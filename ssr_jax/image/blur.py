@@ -1,6 +1,6 @@
-"""The spatially variant blur operator of Eq. 1, the one place where a kernel field meets an image.
+"""Blur: the spatially variant operator of Eq. 1, and `convolve`, one kernel per image at full resolution.
 
-And `convolve`, one kernel per image at the image's own size, which the stages of the Real-ESRGAN chain need.
+Everything that applies a kernel field to an image calls `blur_downsample`; the Real-ESRGAN chain calls `convolve`.
 """
 
 import jax
@@ -53,7 +53,7 @@ def blur_downsample(image: Array, kernels: Array, scale: int) -> Array:
     return _sum_cells(phases, kernels.reshape(-1, k * k), kernels.shape[1:3], scale)
 
   def by_rows(phases, kernels):
-    """The same in blocks of rows: taps, the kernels' last axis, must become the first, which is cheap in the cache."""
+    """The same in blocks of rows, whose kernels are transposed while they are in the cache."""
     block = next(n for n in range(_BLOCK_ROWS, 0, -1) if h % n == 0)
     count = h // block
     reach = np.arange(count)[:, None] * block + np.arange(block + cells - 1)
@@ -62,7 +62,8 @@ def blur_downsample(image: Array, kernels: Array, scale: int) -> Array:
 
     @jax.checkpoint
     def sum_block(_, piece):
-      return None, _sum_cells(*piece, (block, w), scale)
+      phases, kernels = piece
+      return None, _sum_cells(phases, kernels, (block, w), scale)
 
     _, out = jax.lax.scan(sum_block, None, (pieces, kernels.reshape(b * count, block * w, k * k)))
     return out.reshape(b, h, c, w)
@@ -70,7 +71,7 @@ def blur_downsample(image: Array, kernels: Array, scale: int) -> Array:
   if kernels.shape[1:3] == (1, 1):
     out = whole(phases, kernels)
   else:
-    # The same sums in the same order. Blocks keep a CPU's cache filled and would leave an accelerator idle.
+    # The same sums in the same order. Blocks of rows fit a CPU's cache; an accelerator needs the whole image at once.
     out = jax.lax.platform_dependent(phases, kernels, cpu=by_rows, default=whole)
   return out.transpose(0, 1, 3, 2)
 
@@ -83,7 +84,7 @@ def _sum_cells(phases: Array, kernels: Array, size: tuple[int, int], scale: int)
   _, b, rows, c, cols = phases.shape
   h, w = rows - cells + 1, cols - cells + 1
   kh, kw = size
-  # The plain transpose comes first and alone: XLA's CPU backend makes it a fast loop, the padded one it does not.
+  # Transpose before padding: XLA's CPU backend has a fast loop for a plain transpose, but not for one with padding.
   taps = kernels.T.reshape(k, k, b * kh * kw)
   taps = jnp.pad(taps, ((0, tail), (0, tail), (0, 0))).reshape(cells, scale, cells, scale, b * kh * kw)
   taps = taps.transpose(0, 2, 1, 3, 4).reshape(cells * cells, scale * scale, b, kh, 1, kw)
@@ -113,7 +114,7 @@ def convolve(planes: Array, kernels: Array, size: tuple[Array, Array] | None = N
       fill it.
 
   Returns:
-    [b, c, H, W]. Below and to the right of `size`, of no meaning.
+    [b, c, H, W]. Samples below and to the right of `size` have no meaning.
   """
   b, _, H, W = planes.shape
   k = kernel_lib.side(kernels)
@@ -135,7 +136,7 @@ def _reflected(canvas: int, radius: int, n: Array) -> Array:
 
 
 def _fast_length(n: int) -> int:
-  """The next length from n on that has no prime factor above 5."""
+  """The smallest length from n on without a prime factor above 5, which FFTs are fast for."""
   while True:
     rest = n
     for prime in (2, 3, 5):

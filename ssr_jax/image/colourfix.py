@@ -1,4 +1,4 @@
-"""Gives a generated image the colours of a reference, for latent diffusion drifts in colour.
+"""Gives a generated image the colours of a reference, because latent diffusion shifts colours.
 
 Both functions accept NumPy arrays and JAX arrays (traced ones too) and stay in that library: the pipeline runs them on
 the host, where an image of a new size costs no compilation.
@@ -29,13 +29,14 @@ def adain(image: ArrayLike, reference: ArrayLike, eps: float = 1e-5) -> ArrayLik
 def wavelet(image: ArrayLike, reference: ArrayLike, levels: int = 5, chroma_levels: int | None = None) -> ArrayLike:
   """Keeps the image's detail and takes the reference's low frequencies: high(image) + low(reference).
 
-  With `chroma_levels` colour is taken finer than brightness: eyes see little of its detail, but false colours at edges.
+  With `chroma_levels` below `levels` the reference also gives finer colour. Eyes hardly see detail in colour, but they
+  see false colours at edges.
 
   Args:
     image: [..., H, W, c], any range.
     reference: the same shape.
     levels: levels of the a-trous decomposition; 5 leaves what varies over some 32 pixels and more.
-    chroma_levels: those of colour, of images with c = 3; 0 takes the reference's colours as they are. None is `levels`.
+    chroma_levels: levels of colour, for images with c = 3; 0 takes the reference's colours unchanged. None: `levels`.
 
   Returns:
     [..., H, W, c]; it can leave the range of `image`.
@@ -45,7 +46,7 @@ def wavelet(image: ArrayLike, reference: ArrayLike, levels: int = 5, chroma_leve
   """
   if image.shape != reference.shape:
     raise ValueError(f'image {image.shape} and reference {reference.shape} must have the same shape')
-  # The decomposition is linear, so one pass over the difference does the work of two.
+  # The decomposition is linear: one pass over the difference replaces one over each image.
   difference = reference - image
   if chroma_levels is None or chroma_levels == levels:
     return image + low_frequencies(difference, levels)
@@ -54,7 +55,7 @@ def wavelet(image: ArrayLike, reference: ArrayLike, levels: int = 5, chroma_leve
 
 
 def low_frequencies(image: ArrayLike, levels: int = 5) -> ArrayLike:
-  """What an a-trous decomposition of [..., H, W, c] leaves after `levels` levels; level i dilates by 2**i."""
+  """The low frequencies of [..., H, W, c] after `levels` levels of an a-trous decomposition; level i dilates by 2^i."""
   for level in range(levels):
     for axis in (-3, -2):
       image = _binomial(image, axis, 2**level)
@@ -62,15 +63,16 @@ def low_frequencies(image: ArrayLike, levels: int = 5) -> ArrayLike:
 
 
 def _binomial(image: ArrayLike, axis: int, dilation: int) -> ArrayLike:
-  """The three taps along one axis, replicate border."""
+  """The three taps along one axis, border replicated."""
   xp = image.__array_namespace__()
   size = image.shape[axis]
   pad = [(0, 0)] * image.ndim
   pad[axis] = (dilation, dilation)
   padded = xp.pad(image, pad, mode='edge')
   index = [slice(None)] * image.ndim
-  out = 0
+  shifted = []
   for tap, weight in enumerate(_TAPS):
     index[axis] = slice(tap * dilation, tap * dilation + size)
-    out = out + weight * padded[tuple(index)]
-  return out
+    shifted.append(weight * padded[tuple(index)])
+  before, middle, after = shifted
+  return before + middle + after

@@ -1,7 +1,7 @@
-"""Image files: what a photo carries besides its pixels is read, kept and written back.
+"""Reads and writes image files with what they hold besides pixels.
 
-Orientation is applied, ICC profile and EXIF stay, alpha and gray stay, 16-bit gray stays 16-bit. A file is written
-under another name and then renamed, so that a half-written one never shows.
+Orientation is applied. ICC profile, EXIF, alpha and gray are kept, and 16-bit gray stays 16-bit. A file is written
+under another name and then renamed, so that nobody sees half of it.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ READABLE = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')
 """Suffixes that count as images inside a folder; a file named by itself is recognised by its content."""
 WRITABLE = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP'}
 _LONGEST = {'JPEG': 65500, 'WEBP': 16383}
-_GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # for an image that is gray up to rounding any weights will do
+_GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # any weights would do for an image that is gray up to rounding
 _ORIENTATION, _EXIF_IFD, _WIDTH, _HEIGHT = 0x0112, 0x8769, 0xA002, 0xA003
 
 
@@ -35,8 +35,8 @@ class Picture:
     gray: whether the file was gray; rgb then holds it three times.
     deep: whether the file was gray with 16 bits.
     icc: ICC profile, or None.
-    exif: EXIF block without orientation, or None.
-    notes: what of the file could not be kept, a line each.
+    exif: EXIF block without its orientation, or None.
+    notes: what could not be kept of the file, one line each.
   """
 
   rgb: np.ndarray
@@ -72,8 +72,9 @@ def read(path: str | os.PathLike, max_pixels: int | None = None) -> Picture:
     if max_pixels and image.width * image.height > max_pixels:
       raise SSRError(f'{path}: {image.width}x{image.height} pixels, more than {max_pixels}; scale it down or cut it up')
     # A phone's MPO file is a photo with a preview behind it, not an animation.
-    if getattr(image, 'n_frames', 1) > 1 and image.format != 'MPO':
-      raise SSRError(f'{path}: has {image.n_frames} frames; save one frame as a still image')
+    frames = getattr(image, 'n_frames', 1)
+    if frames > 1 and image.format != 'MPO':
+      raise SSRError(f'{path}: has {frames} frames; save one frame as a still image')
     notes = []
     if image.format == 'PNG' and image.mode in ('RGB', 'RGBA', 'LA') and _png_depth(path) == 16:
       notes.append('16-bit colour was read as 8-bit')
@@ -88,15 +89,15 @@ def read(path: str | os.PathLike, max_pixels: int | None = None) -> Picture:
 
 
 def write(path: str | os.PathLike, picture: Picture, quality: int = 95) -> list[str]:
-  """Writes a picture in the format of the suffix (.png, .jpg, .webp), whole or not at all.
+  """Writes a picture in the format of the suffix (.png, .jpg, .webp); no half-written file is left behind.
 
   Args:
     path: the folder must exist.
-    picture: its `notes` are not looked at.
+    picture: its `notes` are ignored.
     quality: of JPEG and WebP, 1 to 100.
 
   Returns:
-    what the format cannot hold, a line each.
+    what the format cannot hold, one line each.
 
   Raises:
     SSRError: an unknown suffix, a size that the format cannot hold, or a file that cannot be written.
@@ -107,7 +108,9 @@ def write(path: str | os.PathLike, picture: Picture, quality: int = 95) -> list[
   notes = []
   image = _encode(picture, form, notes)
   options = {}
-  if picture.icc and not (picture.gray and form == 'WEBP'):  # a profile for gray does not fit WebP's colour
+  if picture.icc and not (
+    picture.gray and form == 'WEBP'
+  ):  # WebP is stored in colour, for which a gray profile is wrong
     options['icc_profile'] = picture.icc
   if picture.exif:
     options['exif'] = _exif_of_size(picture.exif, width, height)
@@ -170,7 +173,7 @@ def upscale_alpha(alpha: np.ndarray, scale: int) -> np.ndarray:
 
 @contextlib.contextmanager
 def _pillow(path: pathlib.Path):
-  """The opened, not yet decoded file; every way in which opening fails is one SSRError."""
+  """Opens a file without decoding it; every failure is an SSRError."""
   try:
     if path.is_file() and path.stat().st_size == 0:
       raise SSRError(f'{path}: the file is empty; get it again')
@@ -227,7 +230,7 @@ def _encode(picture: Picture, form: str, notes: list[str]) -> Image.Image:
     image = Image.fromarray(np.rint(rgb.astype(np.float32) @ _GRAY).astype(np.uint8))
   if alpha is not None:
     image.putalpha(Image.fromarray(alpha))
-  if form == 'WEBP' and image.mode in ('L', 'LA'):  # WebP knows colour only
+  if form == 'WEBP' and image.mode in ('L', 'LA'):  # WebP has no gray
     image = image.convert('RGB' if image.mode == 'L' else 'RGBA')
   return image
 
@@ -236,20 +239,21 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
   if icc and image.mode == 'CMYK':
     with contextlib.suppress(ImageCms.PyCMSError, OSError):
       profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-      return ImageCms.profileToProfile(image, profile, ImageCms.createProfile('sRGB'), outputMode='RGB')
+      # It returns None only where it changes the image in place.
+      return ImageCms.profileToProfile(image, profile, ImageCms.createProfile('sRGB'), outputMode='RGB') or image
   if image.mode == 'LAB':
     transform = ImageCms.buildTransform(ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), 'LAB', 'RGB')
-    return ImageCms.applyTransform(image, transform)
+    return ImageCms.applyTransform(image, transform) or image
   return image.convert('RGB')
 
 
 def _exif(image: Image.Image) -> bytes | None:
-  """The EXIF block, orientation taken out; None where there is none or it is damaged."""
+  """The EXIF block without orientation; None where there is none or it is damaged."""
   try:
     exif = image.getexif()
     exif.pop(_ORIENTATION, None)
     return exif.tobytes() if len(exif) else None
-  except Exception:  # a damaged EXIF block must not cost the photo; Pillow raises many kinds here
+  except Exception:  # the photo is readable even if its EXIF block is damaged; Pillow raises many kinds of errors here
     return None
 
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ssr_jax.types import ArrayLike
+
 # ITU-T T.81, Annex K: tables K.1 (luminance) and K.2 (chrominance), for quality 50.
 _LUMINANCE = np.array(
   [
@@ -45,7 +47,7 @@ _DCT = _dct_matrix()
 def jpeg(image: jax.Array, quality: jax.Array, size: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
   """An image after a baseline JPEG file of the given quality, 4:2:0, as libjpeg writes and reads it (Pillow's default).
 
-  Fixed shapes: jit and vmap at will. Its derivative is zero almost everywhere, as that of any rounding.
+  Works under jit and vmap: shapes are fixed. Its derivative is zero almost everywhere, like that of rounding.
 
   Args:
     image: [b, H, W, 3] RGB in [0, 1], any H and W; rounded to 8 bits first.
@@ -54,7 +56,7 @@ def jpeg(image: jax.Array, quality: jax.Array, size: tuple[jax.Array, jax.Array]
       where they fill it.
 
   Returns:
-    [b, H, W, 3] float32 in [0, 1], multiples of 1/255. Below and to the right of `size`, of no meaning.
+    [b, H, W, 3] float32 in [0, 1], multiples of 1/255. Samples below and to the right of `size` have no meaning.
 
   Raises:
     ValueError: not [b, H, W, 3].
@@ -74,7 +76,7 @@ def jpeg(image: jax.Array, quality: jax.Array, size: tuple[jax.Array, jax.Array]
   # the rest of a chroma block's rows repeat the last averaged row.
   rgb = _extend(rgb, heights, widths, 2 * half_H, -(-W // 16) * 16)
   y = _weigh(rgb, (19595, 38470, 7471))  # .299, .587, .114 in 16 bits
-  # Chroma halves go down: blue minus an equal red and green is a half wherever the difference is odd.
+  # Halves of chroma round down. They are frequent: blue minus an equal red and green is a half if it is odd.
   cb = _weigh(rgb, (-11059, -21709, 32768), 128 * 65536 - 1)
   cr = _weigh(rgb, (32768, -27439, -5329), 128 * 65536 - 1)
 
@@ -91,7 +93,7 @@ def jpeg(image: jax.Array, quality: jax.Array, size: tuple[jax.Array, jax.Array]
   return jnp.clip(y[..., None] + jnp.stack([red, green, blue], axis=-1), 0, 255).astype(jnp.float32) / 255
 
 
-def quantisation_table(base: jax.Array, quality: jax.Array) -> jax.Array:
+def quantisation_table(base: ArrayLike, quality: jax.Array) -> jax.Array:
   """Libjpeg's scaling of a quality-50 table [8, 8] to qualities [b]: [b, 8, 8] integers 1 to 255 as float32."""
   quality = jnp.clip(jnp.round(quality), 1, 100)
   percent = jnp.where(quality < 50, jnp.floor(5000 / quality), 200 - 2 * quality)
@@ -100,12 +102,14 @@ def quantisation_table(base: jax.Array, quality: jax.Array) -> jax.Array:
 
 def _weigh(channels: jax.Array, weights: Sequence[int], offset: int = 0) -> jax.Array:
   """Weighted sum over the last axis, weights and offset in 1/65536, rounded: int32 to int32."""
-  total = sum(weight * channels[..., i] for i, weight in enumerate(weights))
-  return (total + offset + 32768) >> 16
+  total = jnp.int32(offset + 32768)
+  for i, weight in enumerate(weights):
+    total = total + weight * channels[..., i]
+  return total >> 16
 
 
 def _round(x: jax.Array) -> jax.Array:
-  return jnp.floor(x + 0.5)  # halves go up, as in libjpeg's shifts
+  return jnp.floor(x + 0.5)  # halves round up, as in libjpeg's shifts
 
 
 def _extend(x: jax.Array, heights, widths, H: int, W: int) -> jax.Array:
@@ -165,7 +169,7 @@ def _code_blocks(plane: jax.Array, table: jax.Array) -> jax.Array:
   levels = _round(4 * jnp.einsum('bnyx,vx->bnyv', blocks, forward, precision='highest'))
   levels = _round(jnp.einsum('uy,bnyv->bnuv', forward, levels, precision='highest') / 4) / (8 * table)
   levels = jnp.sign(levels) * jnp.floor(jnp.abs(levels) + 0.5)
-  # The inverse needs no care about ties: both passes are one product with a [64, 64] matrix.
+  # Ties do not occur in the inverse, so that both of its passes can be one product with a [64, 64] matrix.
   inverse = np.kron(_DCT, _DCT).astype(np.float32)
   blocks = jnp.matmul((levels * table).reshape(b, rows * columns, 64), inverse, precision='highest')
   blocks = jnp.clip(_round(blocks + 128), 0, 255).astype(jnp.int32)

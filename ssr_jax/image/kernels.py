@@ -84,7 +84,7 @@ def shaped_kernels(
   sigma1, sigma2, theta, beta, plateau = (jnp.asarray(a)[..., None] for a in (sigma1, sigma2, theta, beta, plateau))
   cos, sin = jnp.cos(theta), jnp.sin(theta)
   q = ((cos * x + sin * y) / sigma1) ** 2 + ((cos * y - sin * x) / sigma2) ** 2
-  # The floor keeps the logarithm finite at the middle tap, and 1e-12^beta is nothing beside what it is added to.
+  # The floor keeps the logarithm finite at the middle tap, which is set to 0 below.
   powered = jnp.exp(jnp.minimum(beta * jnp.log(jnp.maximum(q, 1e-12)), 80.0))
   powered = jnp.where(q > 0, powered, 0.0)
   weights = jnp.where(inside, jnp.where(plateau, 1 / (1 + powered), jnp.exp(-0.5 * powered)), 0.0)
@@ -92,7 +92,7 @@ def shaped_kernels(
 
 
 def sinc_kernels(omega: ArrayLike, side: ArrayLike, size: int = SIZE) -> Array:
-  """Circular low-pass kernels cut to a square: omega J1(omega r) / (2 pi r), which make ringing (Real-ESRGAN, 3.4).
+  """Circular low-pass kernels cut to a square: omega J1(omega r) / (2 pi r), which cause ringing (Real-ESRGAN, 3.4).
 
   Args:
     omega: cut-off frequency in radians per pixel, up to pi, any shape [...].
@@ -103,7 +103,7 @@ def sinc_kernels(omega: ArrayLike, side: ArrayLike, size: int = SIZE) -> Array:
     [..., k*k] row-major taps, of both signs, each kernel summing to one.
   """
   y, x, inside = _centred_taps(side, size)
-  # J1 is needed at the few distances that a grid has.
+  # A grid has few distinct distances: J1 is computed once for each.
   squares, where = np.unique(x**2 + y**2, return_inverse=True)
   radius = np.sqrt(squares[1:].astype(np.float32))
   omega = jnp.asarray(omega, jnp.float32)[..., None]

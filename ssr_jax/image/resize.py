@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ssr_jax.types import Array
+from ssr_jax.types import Array, ArrayLike
 
 Method = Literal['bicubic', 'bilinear', 'area', 'nearest']
 
@@ -17,7 +17,7 @@ RESAMPLING = ('area', 'bilinear', 'bicubic')
 """Methods of `resampling_weights`, which takes their index."""
 
 
-def resize(image: Array, size: tuple[int, int], method: Method = 'bicubic', eight_bit: bool = False) -> Array:
+def resize(image: ArrayLike, size: tuple[int, int], method: Method = 'bicubic', eight_bit: bool = False) -> Array:
   """Resizes images to `size`.
 
   Bicubic is Keys' kernel with a = -0.5, widened when shrinking: Pillow's BICUBIC on float images. It overshoots: values
@@ -42,15 +42,17 @@ def resize(image: Array, size: tuple[int, int], method: Method = 'bicubic', eigh
     if H % new_h or W % new_w:
       raise ValueError(f'area resize needs whole cells; got {H}x{W} -> {new_h}x{new_w}')
     cells = image.reshape(*batch, new_h, H // new_h, new_w, W // new_w, c)
-    return cells.mean((-4, -2))
+    return jnp.asarray(cells.mean((-4, -2)))
   filters = {'bicubic': 'cubic', 'bilinear': 'linear', 'nearest': 'nearest'}
   if method not in filters:
     raise ValueError(f'unknown resize method {method!r}; known: {", ".join([*filters, "area"])}')
   if (new_h, new_w) == (H, W):
-    return image
+    return jnp.asarray(image)
 
   def to(image, h, w):
-    out = jax.image.resize(image, (*batch, h, w, c), filters[method], precision='highest').astype(image.dtype)
+    out = jax.image.resize(image, (*batch, h, w, c), filters[method], precision=jax.lax.Precision.HIGHEST).astype(
+      image.dtype
+    )
     # Half up, as Pillow rounds.
     return jnp.floor(jnp.clip(out, 0, 1) * 255 + 0.5) / 255 if eight_bit else out
 
@@ -81,8 +83,8 @@ def resampling_weights(method: Array, source: Array, target: Array, columns: int
     [rows, columns]; the first `target` rows sum to one, the others are zero. Columns from `source` on are zero.
   """
   i, j = jnp.arange(rows)[:, None], jnp.arange(columns)[None, :]
-  # The centre of sample i in the input, (i + 1/2) source / target - 1/2, in whole numbers: a position that falls on a
-  # sample must not land beside it.
+  # The centre of sample i in the input, (i + 1/2) source / target - 1/2, as a fraction of whole numbers: with floats a
+  # position that falls exactly on a sample could be rounded to just before it.
   numerator, denominator = (2 * i + 1) * source - target, 2 * target
   floor = numerator // denominator
   t = (numerator - floor * denominator).astype(jnp.float32) / denominator

@@ -9,15 +9,15 @@ from ssr_jax.types import Array
 
 
 def unsharp_mask(image: Array, weight: float = 0.5, radius: int = 50, threshold: float = 10) -> Array:
-  """Adds `weight` times what a wide Gaussian takes away, where that is more than `threshold` levels.
+  """Adds `weight` times the difference from a wide Gaussian blur where it exceeds `threshold` levels.
 
   The Gaussian has radius + 1 taps where the radius is even and OpenCV's standard deviation for that many,
-  0.3 ((taps - 1) / 2 - 1) + 0.8: 8 pixels for 51 taps. The mask of places is blurred by it too, so that sharpening
+  0.3 ((taps - 1) / 2 - 1) + 0.8: 8 pixels for 51 taps. The mask of these places is blurred too, so that sharpening
   fades in. Border reflected.
 
   Args:
     image: [b, H, W, c] in [0, 1].
-    weight: of the detail added.
+    weight: factor of the added difference.
     radius: number of the Gaussian's taps, made odd.
     threshold: smallest difference from the blurred image that is sharpened, of 255.
 
@@ -28,7 +28,7 @@ def unsharp_mask(image: Array, weight: float = 0.5, radius: int = 50, threshold:
   taps = radius + 1 - radius % 2
   rows, columns = _gaussian_matrix(H, taps), _gaussian_matrix(W, taps)
 
-  def blur(x):  # [b, c, H, W]: both products then run along whole rows
+  def blur(x):  # [b, c, H, W], so that both products run along whole rows
     x = jnp.einsum('rh,bchw->bcrw', rows, x, precision='highest')
     return jnp.einsum('bcrw,sw->bcrs', x, columns, precision='highest')
 

@@ -9,16 +9,16 @@ import numpy as np
 def starts(size: int, tile: int, overlap: int, multiple: int = 1) -> tuple[int, ...]:
   """Where the tiles of one axis start: every tile - overlap from 0 on, the last one flush with the end.
 
-  An axis no longer than a tile has one tile, at 0; where it is shorter the tile reaches past its end: pad it.
+  An axis no longer than a tile has one tile, at 0. Pad an axis that is shorter: its tile reaches past the end.
 
   Args:
     size: length of the axis.
     tile: length of a tile.
-    overlap: samples that neighbours share at least; below `tile` where there is more than one tile.
+    overlap: least number of samples that neighbours share; below `tile` where there is more than one tile.
     multiple: every start is a multiple of it. The last tile then reaches past the end by less than that.
 
   Raises:
-    ValueError: an overlap that leaves no way forward.
+    ValueError: an overlap that is negative or not below the tile's length.
   """
   if size <= tile:
     return (0,)
@@ -37,7 +37,7 @@ def origins(
   Args:
     size: (H, W).
     tile: (th, tw), or one number for both.
-    overlap: samples that neighbours share at least, (y, x) or one number for both.
+    overlap: least number of samples that neighbours share, (y, x) or one number for both.
     multiple: y and x are multiples of it, as in `starts`.
   """
   (th, tw), (oy, ox) = (value if isinstance(value, tuple) else (value, value) for value in (tile, overlap))
@@ -49,13 +49,13 @@ def gaussian_weights(tile: int | tuple[int, int], deviation: float = 0.1) -> np.
 
   Args:
     tile: (th, tw), or one number for both.
-    deviation: standard deviation as a share of each side. Below 0.06 the corners vanish in float32.
+    deviation: standard deviation as a share of each side. Below 0.06 the corners underflow in float32.
 
   Returns:
     float32 [th, tw], positive, 1 at the peak of an odd tile.
 
   Raises:
-    ValueError: a deviation at which a corner weighs nothing.
+    ValueError: a deviation so small that a corner has no weight.
   """
   axes = []
   for length in tile if isinstance(tile, tuple) else (tile, tile):

@@ -1,4 +1,4 @@
-"""What a compiled program needs of memory and links, read from the program itself."""
+"""Reads from a compiled program how much memory it needs and what its devices send each other."""
 
 import collections
 from collections.abc import Mapping
@@ -63,7 +63,8 @@ def collectives(text: str) -> tuple[dict[str, tuple[int, int]], bool]:
         continue
       times = 1
       if kind == 'while':
-        times = _trips(line, computations.get(_LIMIT.search(line)[1], ()))
+        limit = _LIMIT.search(line)
+        times = _trips(line, computations.get(limit[1], []) if limit else [])
       inside = _CALLS.findall(line) + [
         name.strip(' %') for group in _BRANCHES.findall(line) for name in group.split(',')
       ]
@@ -95,14 +96,12 @@ def _computations(text: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _bytes(instruction: re.Match, line: str) -> int:
-  """Bytes of what a collective makes whole on one device."""
+  """Bytes of the whole arrays of a collective on one device."""
   arrays = [(kind, [int(n) for n in sizes.split(',') if n]) for kind, sizes in _ARRAY.findall(instruction['type'])]
   sizes = []
   for kind, shape in arrays:
-    bits = _BITS.get(kind) if kind in _BITS else int(re.search(r'\d+', kind)[0])
-    for n in shape:
-      bits *= n
-    sizes.append(bits // 8)
+    bits = _BITS[kind] if kind in _BITS else int(re.findall(r'\d+', kind)[0])
+    sizes.append(bits * math.prod(shape) // 8)
   kind = instruction['kind']
   if kind in ('all-gather-start', 'collective-permute-start', 'reduce-scatter-start'):
     # (operands, results) and, for a permutation, two counters: as many results as operands.
@@ -120,6 +119,8 @@ def _group(line: str) -> int:
     # An axis, or a part of one: 'axis' or 'axis':(before)size.
     return math.prod(int(part or sizes[name]) for name, part in re.findall(r"'(\w+)'(?::\(\d+\)(\d+))?", axes['used']))
   groups = re.search(r'replica_groups=(?:\[\d+,(\d+)\]|\{\{([\d,]*)\})', line)
+  if groups is None:
+    raise ValueError(f'no groups of devices in {line.strip()[:200]!r}')
   return int(groups[1]) if groups[1] else len(groups[2].split(','))
 
 
@@ -138,15 +139,15 @@ class Need:
   """What a program needs on each device, in bytes; None where the compiler gave up before it knew.
 
   Attributes:
-    arguments, results, temporaries: of memory; results are those that do not lie in the arguments' place.
-    needed: their sum; where the program does not fit, what the compiler says that it would need.
-    peak: as the compiler reports it, which may be less than what it sets aside.
-    fits: whether the compiler found room for it.
+    arguments, results, temporaries: memory; only results that do not reuse the arguments' memory count.
+    needed: their sum; if the compiler refused the program, the need that it reported.
+    peak: as the compiler reports it, which can be less than what it allocates.
+    fits: whether there is room for it.
     sent: from `collectives`.
     complete: whether `sent` is all.
     calls: {library's kernel: how often the program names it}, such as cuDNN's convolutions and attention.
-    complaint: what the compiler said where it does not fit.
-    seconds: that compiling took.
+    complaint: why it does not fit.
+    seconds: how long compiling took.
   """
 
   arguments: int | None
@@ -166,11 +167,11 @@ _USED = re.compile(r'(?:Used|HLO temporaries \()\s*([\d.]+)([KMGT]?)')
 
 
 def compile_lowered(lowered, room: float = math.inf, options: Mapping[str, Any] | None = None) -> Need:
-  """Compiles a lowered program and looks at what came out.
+  """Compiles a lowered program and reads what it needs.
 
   Args:
     lowered: the program.
-    room: what there is of memory, in bytes: the compiler for TPUs refuses what does not fit, that for GPUs does not.
+    room: available memory in bytes. The compiler for TPUs refuses what does not fit by itself, that for GPUs does not.
     options: of the compiler.
   """
   start = time.perf_counter()
@@ -181,7 +182,7 @@ def compile_lowered(lowered, room: float = math.inf, options: Mapping[str, Any] 
     if 'RESOURCE_EXHAUSTED' not in message:
       raise
     used = _USED.search(message)
-    needed = used and round(float(used[1]) * 1024 ** ' KMGT'.index(used[2] or ' '))
+    needed = round(float(used[1]) * 1024 ** ' KMGT'.index(used[2] or ' ')) if used else None
     line = message.removeprefix('RESOURCE_EXHAUSTED: ').splitlines()[0]
     return Need(None, None, None, needed, None, False, {}, True, {}, line, time.perf_counter() - start)
   memory = compiled.memory_analysis()

@@ -61,7 +61,7 @@ def train_step(config) -> tuple[Callable[[], Any], jax.sharding.Mesh, int]:
 
 
 def peak_device_memory() -> int | None:
-  """Most bytes in use at once of a device that has memory of its own, on the fullest one; None for a CPU."""
+  """Most bytes that were in use at once on a device with memory of its own, of the fullest device; None for a CPU."""
   found = [device.memory_stats() for device in jax.local_devices()]
   return max((stats['peak_bytes_in_use'] for stats in found if stats), default=None)
 
@@ -69,8 +69,8 @@ def peak_device_memory() -> int | None:
 def peak_memory() -> float:
   """Most bytes this process held at once.
 
-  Linux' ru_maxrss starts at what the parent held when it forked, which a caller of some size would be blamed for;
-  VmHWM starts anew with the program.
+  On Linux ru_maxrss starts at what the parent held when it forked, so that a large parent would be counted. VmHWM
+  starts at zero with the program.
   """
   status = pathlib.Path('/proc/self/status')
   if status.exists():

@@ -1,4 +1,4 @@
-"""Slices of TPUs and hosts of GPUs by name, as devices that programs can be compiled for where there are none."""
+"""TPU slices and GPU hosts by name, as devices to compile for on a machine that does not have them."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -32,7 +32,7 @@ _MULTIPROCESSORS = {8.0: (64, 164, 2048), 8.9: (128, 100, 1536), 9.0: (128, 228,
 
 @dataclasses.dataclass(frozen=True)
 class Gpu:
-  """What XLA has to know of an NVIDIA GPU, by its data sheet.
+  """What XLA has to know about an NVIDIA GPU, from its data sheet.
 
   Attributes:
     name: in full.
@@ -138,7 +138,7 @@ def find_chip(topology: str) -> tuple[Chip, str]:
 
 
 def devices(topology: str) -> list[Any]:
-  """The devices of a topology, good for compiling and nothing else.
+  """The devices of a topology, which programs can be compiled for but not run on.
 
   Raises:
     SSRError: an unknown topology, or its compiler is not installed.

@@ -17,7 +17,7 @@ from ssr_jax.image.resize import resize, upscale, window_weights
 from ssr_jax.systems.base import Window
 from ssr_jax.systems.ssr.encoders import Conditions
 from ssr_jax.systems.ssr.svkr import SVKR, svkr
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float
 
 Modules = Mapping[str, Any]
 Variables = Mapping[str, Any]
@@ -31,7 +31,9 @@ def apply(modules: Modules, variables: Variables, part: str, *arguments: Any, **
   return modules[part].apply(variables[part], *arguments, **options)
 
 
-def see(image: Array, size: tuple[int, int], window: Window | None = None, scale: int = 1) -> Array:
+def see(
+  image: Float[Array, 'b H W 3'], size: tuple[int, int], window: Window | None = None, scale: int = 1
+) -> Float[Array, 'b R C 3']:
   """Resizes an image for the depth net, bilinearly and antialiased, without padding.
 
   Args:
@@ -54,7 +56,9 @@ def see(image: Array, size: tuple[int, int], window: Window | None = None, scale
   return jnp.einsum('sw,brwc->brsc', columns, image, precision='highest')
 
 
-def spread_depth(depth: Array, shape: tuple[int, int], window: Window | None = None, scale: int = 1) -> Array:
+def spread_depth(
+  depth: Float[Array, 'b R C 1'], shape: tuple[int, int], window: Window | None = None, scale: int = 1
+) -> Float[Array, 'b h w 1']:
   """Resizes depth from the net's resolution to an image's, or to that of one tile.
 
   Args:
@@ -85,10 +89,10 @@ def spread_depth(depth: Array, shape: tuple[int, int], window: Window | None = N
 def refine(
   modules: Modules,
   variables: Variables,
-  lr: Array,
+  lr: Float[Array, 'b h w 3'],
   *,
   window: Window | None = None,
-  depths: Sequence[Array] | None = None,
+  depths: Sequence[Float[Array, 'b R C 1']] | None = None,
   scale: int = 4,
   iterations: int = 3,
   gamma: float = 0.9,
@@ -135,19 +139,30 @@ def refine(
 
 
 def encode(
-  modules: Modules, variables: Variables, image: Array, key: Array | None = None, autoencoder: str = 'vae'
-) -> Array:
+  modules: Modules,
+  variables: Variables,
+  image: Float[Array, 'b H W 3'],
+  key: Array | None = None,
+  autoencoder: str = 'vae',
+) -> Float[Array, 'b hl wl c']:
   """Scaled latents of images [b, H, W, 3], clipped to [0, 1]: posterior samples with a key, else posterior means."""
   return apply(modules, variables, autoencoder, jnp.clip(image, 0, 1), key, method='to_latents')
 
 
-def decode(modules: Modules, variables: Variables, latents: Array, autoencoder: str = 'vae') -> Array:
+def decode(
+  modules: Modules, variables: Variables, latents: Float[Array, 'b hl wl c'], autoencoder: str = 'vae'
+) -> Float[Array, 'b H W 3']:
   """Decodes scaled latents to images [b, H, W, 3], not clipped."""
   return apply(modules, variables, autoencoder, latents, method='from_latents')
 
 
 def conditions(
-  variables: Variables, lr: Array, kernels: Array, depth: Array, lr_latent: Array, window: Window | None = None
+  variables: Variables,
+  lr: Float[Array, 'b h w 3'],
+  kernels: Float[Array, 'b h w taps'],
+  depth: Float[Array, 'b R C 1'],
+  lr_latent: Float[Array, 'b hl wl c'],
+  window: Window | None = None,
 ) -> Conditions:
   """The conditions of the UNet.
 
@@ -164,7 +179,9 @@ def conditions(
   return Conditions(code, spread_depth(depth, (h, w), window), lr, lr_latent)
 
 
-def observe(modules: Modules, variables: Variables, lr: Array, refined: SVKR, scale: int) -> Conditions:
+def observe(
+  modules: Modules, variables: Variables, lr: Float[Array, 'b h w 3'], refined: SVKR, scale: int
+) -> Conditions:
   """`conditions` from LR images and the result of `refine`; the autoencoder is 'vae'."""
   lr_latent = encode(modules, variables, upscale(lr, scale))
   return conditions(variables, lr, refined.kernels, refined.depth, lr_latent)
@@ -174,8 +191,8 @@ def generate(
   modules: Modules,
   variables: Variables,
   steer: Conditions,
-  first: Array,
-  eps: Array,
+  first: Float[Array, 'b hl wl c'],
+  eps: Float[Array, 'b hl wl c'],
   keys: Array,
   schedule: diffusion.Schedule,
   *,
@@ -186,7 +203,7 @@ def generate(
   noise: float = 1.0,
   unroll: bool = False,
   correct: Callable[[Array, Array], Array] | None = None,
-) -> Array:
+) -> Float[Array, 'b hl wl c']:
   """Samples latents.
 
   Args:
@@ -221,6 +238,6 @@ def generate(
   return sample(predict, schedule, keys, latents, steps, start, unroll=unroll, correct=correct)
 
 
-def image_noise(keys: Array, shape: tuple[int, ...]) -> Array:
+def image_noise(keys: Array, shape: tuple[int, ...]) -> Float[Array, ' b *shape']:
   """The initial noise of sampling: standard normal [b, *shape], each image from its own key."""
   return samplers.image_noise(keys, -1, shape)

@@ -140,7 +140,7 @@ def test_tiles_agree_with_the_whole_where_the_net_sees_the_same(model):
   # Near a tile's border convolutions see zeros, which the blend dampens; elsewhere the two are the same.
   difference = np.abs(tiled.image.astype(float) - whole.image)
   assert difference.mean() < 0.05 * whole.image.std()
-  assert np.abs(tiled.depth - whole.depth).mean() < 0.05 * whole.depth.std()
+  assert np.abs(tiled.depth - whole.depth).mean() < 0.1 * whole.depth.std()
 
 
 def test_svkr_refines_in_tiles_as_it_does_on_the_whole(tiny_model_dir, tmp_path):

@@ -168,6 +168,16 @@ def test_eight_bits_come_back_as_they_were():
   np.testing.assert_array_equal(found.image, lr.repeat(SCALE, 0).repeat(SCALE, 1))
 
 
+@pytest.mark.parametrize('off', [-0.4, 0.4])
+def test_eight_bits_are_the_nearest(off):
+  class Off(Ruler):
+    def finish(self, found, plan):
+      return {**found, 'image': found['image'] + np.float32(off / 255)}
+
+  lr = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, -1)
+  np.testing.assert_array_equal(_run(Off(), lr).image, lr.repeat(SCALE, 0).repeat(SCALE, 1))
+
+
 def test_kernels_that_are_not_kept_are_none_and_the_rest_stays():
   found = _run(Ruler(), _photo(9, 9), keep_kernels=False)
   assert found.coarse is None and found.where.shape == (36, 36, 2)

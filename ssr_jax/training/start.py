@@ -79,6 +79,8 @@ def read_initial(place: str, system: str, parts: Sequence[str]) -> tuple[str, di
   """
   if (pathlib.Path(place) / 'checkpoints').is_dir():
     variables, facts, step = checkpoint.read_weights(pathlib.Path(place))
+    recorded = facts['export'].get('system', systems.DEFAULT)  # runs before 0.2 did not record it
+    stages.check_system(f'init_from={place}', {'system': recorded}, system)
     missing = [part for part in parts if part not in variables]
     if missing:
       raise SSRError(f'init_from={place}: that run trains {", ".join(variables)}, not {missing[0]}')

@@ -96,6 +96,10 @@ def test_weights_of_another_system_are_refused(photos, run, tmp_path):
     trainer.train(_config(photos, init_from='compact'), str(tmp_path / 'a'))
   from configs import tiny
 
+  for place in (run, run / 'model'):
+    config = common.apply(tiny.get_config('nbsr'), {'data.train': f'folder:{photos}', 'init_from': str(place)})
+    with pytest.raises(SSRError, match="init_from=.*: a model of the system 'toy', not 'ssr'"):
+      trainer.train(config, str(tmp_path / f'of_{place.name}'))
   config = common.apply(tiny.get_config('kernel'), {'parts_from': str(run / 'model')})
   with pytest.raises(SSRError, match="parts_from=.*: a model of the system 'toy', not 'ssr'"):
     trainer.train(config, str(tmp_path / 'b'))

@@ -246,7 +246,7 @@ def test_an_autoencoder_keeps_the_scaling_that_its_unet_was_trained_on(photos, t
   assert 'earlier_steps' not in a and b['steps'] == 3 and b['earlier_steps'] == {'vae': a['steps']} != {'vae': 0}
   assert (a['started_from'], b['started_from']) == ('scratch', 'parent')
   for place in (tmp_path / 'b', tmp_path / 'b' / 'model'):
-    assert start.read_initial(str(place), ('vae',))[2]['steps'] == {'vae': 3 + a['steps']}
+    assert start.read_initial(str(place), 'ssr', ('vae',))[2]['steps'] == {'vae': 3 + a['steps']}
 
 
 def test_weights_are_not_read_as_what_they_are_not(photos, tiny_model_dir):

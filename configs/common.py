@@ -42,6 +42,7 @@ def base(stage: str, system: str) -> ConfigDict:
   config.data.patch = 128
   # Training photos are downscaled by random factors in this range, which removes noise and JPEG artefacts.
   config.data.shrink = (1.0, 1.0)
+  config.data.places = 1  # places drawn in a photo, of which the one with the most detail becomes the patch
   # Share of records that are rendered scenes, in stages that use true depth but have photos without it.
   config.data.scenes = 0.0
   config.data.threads = 2  # decoding threads of this process, which share the cache

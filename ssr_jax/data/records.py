@@ -23,7 +23,7 @@ _MIN_TEXTURE = 24  # smallest side of a photo that textures a scene, in pixels
 _TEXTURES = 6  # photos in a scene
 
 
-def photo_record(patch: int, shrink: tuple[float, float] = (1.0, 1.0)) -> RecordFunction:
+def photo_record(patch: int, shrink: tuple[float, float] = (1.0, 1.0), places: int = 1) -> RecordFunction:
   """Records of the stages that train on photos: a random patch with a random flip and rotation.
 
   A record has 'hr' uint8 [patch, patch, 3] and 'seed' uint32, from which the device draws the degradation. Where the
@@ -35,15 +35,20 @@ def photo_record(patch: int, shrink: tuple[float, float] = (1.0, 1.0)) -> Record
     shrink: the photo is reduced by a factor drawn uniformly from this range, but not below the size of a patch; (1, 1)
       leaves it as it is. Reduced photos are sharp and free of noise and JPEG blocks, which an adversarial loss would
       otherwise teach the network to produce.
+    places: how many places are drawn, of which the one with the most detail (mean absolute gradient) is taken: photos
+      have large smooth and out-of-focus areas that teach a network little.
 
   Raises:
-    SSRError: shrink is not such a range; when a record is read, shrink is not (1, 1) although the source has LR images,
+    SSRError: places is not positive; shrink is not such a range; when a record is read, shrink is not (1, 1) although the source has LR images,
       or patch is not a multiple of their scale.
     BadRecord: when a record is read, the photo is smaller than the patch.
   """
   low, high = shrink
   if not 0 < low <= high <= 1:
     raise SSRError(f'data.shrink={shrink}: must be two factors above 0 and up to 1, the smaller first; (1, 1) is none')
+
+  if places < 1:
+    raise SSRError(f'data.places={places}: must be 1 or more')
 
   def record(whole: sources.Record, rng: np.random.Generator) -> TrainingRecord:
     side = patch
@@ -53,7 +58,7 @@ def photo_record(patch: int, shrink: tuple[float, float] = (1.0, 1.0)) -> Record
       smallest = min(whole['hr'].shape[:2])
       least = min(patch / smallest, 1)
       side = max(patch, min(round(patch / rng.uniform(max(low, least), max(high, least))), smallest))
-    crops = _crop(whole, side, rng)
+    crops = _crop(whole, side, rng, places)
     if side != patch:
       crops = {name: _resize(crop, patch) for name, crop in crops.items()}
     patches = {name: np.ascontiguousarray(crop) for name, crop in crops.items()}
@@ -62,7 +67,7 @@ def photo_record(patch: int, shrink: tuple[float, float] = (1.0, 1.0)) -> Record
   return record
 
 
-def _crop(record: sources.Record, side: int, rng: np.random.Generator) -> sources.Record:
+def _crop(record: sources.Record, side: int, rng: np.random.Generator, places: int) -> sources.Record:
   """Takes the same random square, flip and rotation from every image of a record; `side` is in HR pixels.
 
   A record with depth is only mirrored left-right, because which way is down is the strongest cue for depth.
@@ -75,11 +80,17 @@ def _crop(record: sources.Record, side: int, rng: np.random.Generator) -> source
   scale = H // record['lr'].shape[0] if 'lr' in record else 1
   if side % scale:
     raise SSRError(f'data.patch={side} is not a multiple of {scale}, the scale of the LR images; change it')
-  y = x = 0
-  for _ in range(_TRIES):
-    y, x = (scale * int(rng.integers((length - side) // scale + 1)) for length in (H, W))
-    if 'depth' not in record or np.ptp(record['depth'][y : y + side, x : x + side]) >= _MIN_RELIEF:
-      break
+
+  def draw() -> tuple[int, int]:
+    y = x = 0
+    for _ in range(_TRIES):
+      y, x = (scale * int(rng.integers((length - side) // scale + 1)) for length in (H, W))
+      if 'depth' not in record or np.ptp(record['depth'][y : y + side, x : x + side]) >= _MIN_RELIEF:
+        break
+    return y, x
+
+  drawn = [draw() for _ in range(places)]
+  y, x = drawn[0] if places == 1 else max(drawn, key=lambda at: _detail(record['hr'], *at, side))
   turns = 0 if 'depth' in record else int(rng.integers(4))
   mirror = rng.integers(2)
   crops = {}
@@ -89,6 +100,12 @@ def _crop(record: sources.Record, side: int, rng: np.random.Generator) -> source
     crop = np.rot90(image[top : top + length, left : left + length], turns)
     crops[name] = crop[:, ::-1] if mirror else crop
   return crops
+
+
+def _detail(image: np.ndarray, y: int, x: int, side: int) -> float:
+  """Mean absolute difference of neighbouring pixels of green in a square, to right and down."""
+  green = image[y : y + side, x : x + side, 1].astype(np.int16)
+  return float(np.abs(np.diff(green, axis=0)).mean() + np.abs(np.diff(green, axis=1)).mean())
 
 
 def _resize(image: np.ndarray, side: int) -> np.ndarray:
@@ -138,7 +155,11 @@ def scene_record(photos: sources.Source, height: int, width: int) -> RecordFunct
 
 
 def partly(
-  share: float, scene: RecordFunction | None, patch: int, shrink: tuple[float, float] = (1.0, 1.0)
+  share: float,
+  scene: RecordFunction | None,
+  patch: int,
+  shrink: tuple[float, float] = (1.0, 1.0),
+  places: int = 1,
 ) -> RecordFunction:
   """Records that are a rendered scene with some probability, and otherwise a patch of a photo.
 
@@ -149,8 +170,9 @@ def partly(
     scene: makes a scene, see `scene_record`; may be None where share is 0.
     patch: side of the patch, and of the scenes.
     shrink: see `photo_record`.
+    places: see `photo_record`.
   """
-  photo = photo_record(patch, shrink)
+  photo = photo_record(patch, shrink, places)
 
   def record(whole: sources.Record, rng: np.random.Generator) -> TrainingRecord:
     if rng.random() < share:

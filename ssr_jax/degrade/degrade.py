@@ -75,8 +75,10 @@ def kernel_field(key: Array, recipe: Recipe, height: int, width: int, depth: Arr
   return _draw_field(key, recipe, height, width, depth)[0]
 
 
-def _draw_field(key: Array, recipe: Recipe, height: int, width: int, depth: Array | None) -> _FieldAndDraws:
-  """The field, and what it was drawn from."""
+def _draw_field(
+  key: Array, recipe: Recipe, height: int, width: int, depth: Array | None, known: Array | None = None
+) -> _FieldAndDraws:
+  """The field, and what it was drawn from. Without `known`, 'mixed' draws no defocus, which is the last kind."""
   if recipe.needs_depth and depth is None:
     raise SSRError(f"recipe: field '{recipe.field}' needs a depth map; give one, or choose another field")
   if recipe.chain or recipe.mixture:
@@ -108,14 +110,15 @@ def _draw_field(key: Array, recipe: Recipe, height: int, width: int, depth: Arra
     return field, kind | draws
   # All are drawn and one is kept: under vmap `switch` would evaluate all of them too.
   drawn = [make(field_key) for make in makers.values()]
-  choice = jax.random.randint(choice_key, (), 0, len(drawn))
+  last = len(drawn) if known is None else jnp.where(known, len(drawn), len(drawn) - 1)
+  choice = jax.random.randint(choice_key, (), 0, last)
   kinds = jnp.array([fields.KINDS.index(name) for name in makers])
   draws = {name: value for _, found in drawn for name, value in found.items()}
   lambda1, lambda2, theta = (jnp.stack(parts)[choice] for parts in zip(*(field for field, _ in drawn), strict=True))
   return (lambda1, lambda2, theta), draws | {'kind': kinds[choice]}
 
 
-def degrade(key: Array, hr: Array, recipe: Recipe, depth: Array | None = None) -> Degraded:
+def degrade(key: Array, hr: Array, recipe: Recipe, depth: Array | None = None, known: Array | None = None) -> Degraded:
   """Degrades a batch; image i depends only on key i.
 
   Args:
@@ -123,6 +126,7 @@ def degrade(key: Array, hr: Array, recipe: Recipe, depth: Array | None = None) -
     hr: [b, H, W, 3] in [0, 1]; H and W multiples of the scale.
     recipe: what to draw.
     depth: relative inverse depth at LR size, [b, h, w] or [b, h, w, 1], or None.
+    known: bool [b], images whose depth is real; the others get no defocus from 'mixed' and mixtures. None: all.
 
   Returns:
     A `Degraded`.
@@ -138,10 +142,10 @@ def degrade(key: Array, hr: Array, recipe: Recipe, depth: Array | None = None) -
   keys = key if key.ndim else jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(b))
   depth = None if depth is None else depth.reshape(b, h, w)
   if recipe.mixture:
-    return _mixture(keys, hr, recipe, recipe.mixture, depth)
+    return _mixture(keys, hr, recipe, recipe.mixture, depth, known)
   if recipe.chain:
     return _second_order(keys, hr, recipe, recipe.chain, depth)
-  return _first_order(keys, hr, recipe, depth)
+  return _first_order(keys, hr, recipe, depth, known)
 
 
 def _second_order(keys: Array, hr: Array, recipe: Recipe, chain: realesrgan.Chain, depth: Array | None) -> Degraded:
@@ -177,19 +181,20 @@ def _chain_field(draws: dict[str, Array], hr: Array, recipe: Recipe, chain: real
   return lambda1, lambda2, theta
 
 
-def _first_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> Degraded:
-  field, draws = _fields(keys, hr, recipe, depth)
+def _first_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None, known: Array | None) -> Degraded:
+  field, draws = _fields(keys, hr, recipe, depth, known)
   made = from_field(keys, hr, recipe, field)
   return made.replace(depth=depth, draws=draws | made.draws)
 
 
-def _fields(keys: Array, hr: Array, recipe: Recipe, depth: Array | None) -> _FieldAndDraws:
+def _fields(keys: Array, hr: Array, recipe: Recipe, depth: Array | None, known: Array | None) -> _FieldAndDraws:
   """`_draw_field` of a batch."""
   h, w = (side // recipe.scale for side in hr.shape[1:3])
   keys = jax.vmap(lambda k: jax.random.split(k, 5)[0])(keys)
   if depth is None:
     return jax.vmap(lambda k: _draw_field(k, recipe, h, w, None))(keys)
-  return jax.vmap(lambda k, d: _draw_field(k, recipe, h, w, d))(keys, depth)
+  known = jnp.full(len(keys), True) if known is None else known
+  return jax.vmap(lambda k, d, real: _draw_field(k, recipe, h, w, d, real))(keys, depth, known)
 
 
 def from_field(keys: Array, hr: Array, recipe: Recipe, field: fields.Field) -> Degraded:
@@ -267,7 +272,14 @@ def _coded(lr: Array, quality: Array) -> Array:
   return jnp.where((quality > 0)[:, None, None, None], coded, lr)
 
 
-def _mixture(keys: Array, hr: Array, recipe: Recipe, shares: Mapping[str, float], depth: Array | None) -> Degraded:
+def _mixture(
+  keys: Array,
+  hr: Array,
+  recipe: Recipe,
+  shares: Mapping[str, float],
+  depth: Array | None,
+  known: Array | None,
+) -> Degraded:
   """Another recipe for each image: what that recipe makes with the image's key, except that no chain sharpens."""
   parts = [dataclasses.replace(Recipe.parse(name), **_parameters(recipe)) for name in shares]
   # Not a small number: `fold_in` of one may give the key that `split` gives.
@@ -295,7 +307,7 @@ def _mixture(keys: Array, hr: Array, recipe: Recipe, shares: Mapping[str, float]
 
   # The parts of Eq. 1 differ in what they do after the blur.
   plain = {n: p for n, p in enumerate(parts) if not p.chain}
-  field, field_draws = _fields(keys, hr, next(iter(plain.values())), depth)
+  field, field_draws = _fields(keys, hr, next(iter(plain.values())), depth, known)
   where_chained = lambda yes, no: jnp.where(chained.reshape(-1, *[1] * (no.ndim - 1)), yes, no)
   lambda1, lambda2, theta = map(where_chained, _chain_field(chain_draws, hr, recipe, chain), field)
   field = lambda1, lambda2, theta

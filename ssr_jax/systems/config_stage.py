@@ -85,8 +85,11 @@ class ConfigStage(Stage):
     return params, stats, constants
 
   def degrade(self, batch: Batch, depth: Array | None = None) -> Degraded:
-    """The batch's photos, degraded by the recipe; each record draws from its own seed."""
-    return degrade(record_keys(batch), images(batch), self.recipe, depth)
+    """The batch's photos, degraded by the recipe; each record draws from its own seed.
+
+    Records whose depth is only an estimate get no defocus from recipes that can do without.
+    """
+    return degrade(record_keys(batch), images(batch), self.recipe, depth, batch.get('has_depth'))
 
 
 def read_recipe(config: Any) -> Recipe:

@@ -100,14 +100,15 @@ def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
   photos, held_photos = sources.split(everything, settings.holdout)
   held_photos = held_photos if len(held_photos) else photos
   cache = settings.cache_mb << 20
-  record, held_record = records.photo_record(settings.patch, settings.shrink), records.photo_record(settings.patch)
+  drawn = settings.patch, settings.shrink, settings.places
+  record, held_record = records.photo_record(*drawn), records.photo_record(settings.patch)
   source, held_source = photos, held_photos
   if rendered:
     # A scene draws its own photos, so each worker process caches those that it drew.
     textures = [sources.Cached(p, cache // max(1, settings.workers)) for p in (photos, held_photos)]
     record, held_record = (records.scene_record(p, settings.patch, settings.patch) for p in textures)
     if rendered < 1:
-      record = records.partly(rendered, record, settings.patch, settings.shrink)
+      record = records.partly(rendered, record, *drawn)
       held_record = records.partly(rendered, held_record, settings.patch)
     else:
       source, held_source = range(len(photos) * _EPOCH), range(_SCENES)

@@ -166,3 +166,13 @@ def test_unknown_recipes_are_one_line(bad):
   for name in ('depth', 'depth_motion'):
     with pytest.raises(SSRError, match='needs a depth map'):
       degrade(jax.random.key(0), _photo(), Recipe(name))
+
+
+def test_images_without_a_real_depth_get_no_defocus_from_recipes_that_can_do_without():
+  n = 60
+  hr, depth = jnp.full((n, 16, 16, 3), 0.5), jnp.broadcast_to(jnp.linspace(0, 1, 4)[:, None], (n, 4, 4))
+  known = jnp.arange(n) % 2 == 0
+  kinds = degrade(jax.random.key(0), hr, Recipe('mixed', 'no_noise'), depth, known).draws['kind']
+  defocus = np.asarray(kinds == fields.KINDS.index('depth'))
+  assert 3 < defocus[::2].sum() < 15 and not defocus[1::2].any()
+  assert len(np.unique(kinds[1::2])) == 3

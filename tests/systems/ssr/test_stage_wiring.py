@@ -94,7 +94,8 @@ def test_kernel_losses_compare_with_the_true_field(name, tiny_model_dir, monkeyp
   np.testing.assert_allclose(values['upside down'], expected, rtol=1e-4)
 
 
-def test_dkenet_trains_on_the_lr_image_and_the_estimated_depth(tiny_model_dir, monkeypatch):
+def test_dkenet_trains_on_the_lr_image_and_the_depths_of_sampling(tiny_model_dir, monkeypatch):
+  """The estimate on the enlarged LR image, the one on HR, or a known depth: each of the three, and nothing else."""
   stage = _stage('kernel', tiny_model_dir, **{'recipe.field': 'depth', 'recipe.mode': 'no_noise'})
   seen = {}
 
@@ -102,11 +103,51 @@ def test_dkenet_trains_on_the_lr_image_and_the_estimated_depth(tiny_model_dir, m
     seen.update(lr=lr, depth=depth)
     return jnp.full((2, 16, 16, 441), 1 / 441)
 
+  red = lambda image: jax.image.resize(
+    jax.image.resize(image[..., :1], (2, 32, 32, 1), 'linear'), (2, 16, 16, 1), 'linear'
+  )
+  true = DEPTH.reshape(2, 16, 4, 16, 4).mean((2, 4))
+  true = (true - true.min((1, 2), keepdims=True)) / np.ptp(true, (1, 2), keepdims=True)
   _replace(monkeypatch, stage, depth=lambda image: image[..., :1], dkenet=dkenet)
-  stage.loss(_context(params={'dkenet': {}}), BATCH)
-  np.testing.assert_array_equal(seen['lr'], stage.degrade(BATCH, DEPTH.reshape(2, 16, 4, 16, 4).mean((2, 4))).lr)
-  small = jax.image.resize(HR[..., :1] / 255.0, (2, 32, 32, 1), 'linear')  # what the depth net saw, red
-  np.testing.assert_allclose(seen['depth'], jax.image.resize(small, (2, 16, 16, 1), 'linear'), atol=1e-4)
+  found = []
+  for seed in range(12):
+    batch = BATCH | {'seed': np.array([seed, seed + 100], np.uint32), 'has_depth': np.array([True, seed % 2 == 0])}
+    stage.loss(_context(params={'dkenet': {}}), batch)
+    low = stage.degrade(batch, jnp.where(batch['has_depth'][:, None, None], true, red(HR / 255.0)[..., 0]))
+    np.testing.assert_array_equal(seen['lr'][0], low.lr[0])
+    kinds = {'lr': np.clip(red(upscale(low.lr, 4)), 0, 1), 'hr': red(HR / 255.0), 'true': true[..., None]}
+    for i in range(2):
+      # The shown depth is that of one kind; the seen LR image of a record without depth is blurred by the estimate.
+      error = {kind: np.abs(seen['depth'][i] - image[i]).max() for kind, image in kinds.items()}
+      best = min(error, key=error.get)
+      assert error[best] < 0.02
+      found.append((best, bool(batch['has_depth'][i])))
+  assert {kind for kind, known in found if known} == {'lr', 'hr', 'true'}
+  assert {kind for kind, known in found if not known} == {'lr', 'hr'}
+
+
+def test_the_kernel_loss_adds_the_squared_error_by_its_weight(tiny_model_dir, monkeypatch):
+  fields = {'recipe.field': 'depth', 'recipe.mode': 'no_noise', 'loss.kernel': 100.0, 'loss.kernel_squared': 1e4}
+  stage = _stage('kernel', tiny_model_dir, **fields)
+  truth = stage.degrade(BATCH, DEPTH[:, 2::4, 2::4]).kernels
+  _replace(monkeypatch, stage, depth=lambda image: image[..., :1], dkenet=lambda lr, depth: truth + 0.01)
+  monkeypatch.setattr(stage, 'degrade', lambda *_: _degraded(truth))
+  value, _ = stage.loss(_context(params={'dkenet': {}}), BATCH)
+  np.testing.assert_allclose(value, 100 * 0.01 + 1e4 * 0.01**2, rtol=1e-4)
+
+
+def _degraded(kernels):
+  return types.SimpleNamespace(kernels=kernels, lr=jnp.zeros((2, 16, 16, 3)))
+
+
+def test_nbsr_trains_on_defocus_by_the_true_depth(tiny_model_dir, monkeypatch):
+  stage = _stage('nbsr', tiny_model_dir, **{'recipe.field': 'depth', 'recipe.mode': 'no_noise'})
+  seen = []
+  _replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append(lr) or HR / 255.0)
+  stage.loss(_context(params={'nbsr': {}}), BATCH)
+  true = stage_common.true_depth(BATCH, jnp.zeros((2, 16, 16, 1)))
+  np.testing.assert_array_equal(seen[0], stage.degrade(BATCH, true).lr)
+  assert np.abs(seen[0] - stage.degrade(BATCH, 1 - true).lr).max() > 0.02
 
 
 @pytest.mark.parametrize('name', ['nbsr', 'svkr'])
@@ -130,9 +171,10 @@ def test_nbsr_gets_the_lr_image_and_nearly_its_kernels(tiny_model_dir, monkeypat
   stage = _stage('nbsr', tiny_model_dir)
   seen = []
   _replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append((lr, k)) or HR / 255.0)
-  low = stage.degrade(BATCH)
+  photos = {name: BATCH[name] for name in ('hr', 'seed')}
+  low = stage.degrade(photos)
   for key in range(6):
-    stage.loss(_context(key, params={'nbsr': {}}), BATCH)
+    stage.loss(_context(key, params={'nbsr': {}}), photos)
   shares = []
   for lr, kernels in seen:
     np.testing.assert_array_equal(lr, low.lr)
@@ -372,7 +414,7 @@ def test_diffusion_takes_its_target_from_the_photo_and_its_conditions_from_the_l
   monkeypatch.setattr(core, 'refine', refine)
   monkeypatch.setattr(core, 'observe', lambda *arguments: arguments[2:])
   low = types.SimpleNamespace(target='photo', lr='lr')
-  monkeypatch.setattr(stage, 'degrade', lambda batch: low)
+  monkeypatch.setattr(stage, 'degrade', lambda batch, depth: low)
   assert stage.inputs({}, BATCH, 2) == ('photo', 'lr', 'refined', ('lr', 'refined', 4))
   assert seen['lr'] == 'lr' and seen['options']['iterations'] == 2 and seen['options']['scale'] == 4
 
@@ -484,7 +526,7 @@ def test_losses_of_the_refinement_by_hand(name, monkeypatch):
   stage = _stage(name, '', **{'loss.kernel': 50.0})
   kernels = np.random.default_rng(0).random((2, 16, 16, 441), np.float32)
   low = types.SimpleNamespace(lr='lr', kernels=kernels, target=HR / 255.0)
-  monkeypatch.setattr(stage, 'degrade', lambda batch: low)
+  monkeypatch.setattr(stage, 'degrade', lambda batch, depth: low)
   monkeypatch.setattr(stage, 'degrade_by_depth', lambda variables, batch: ('photo', low, 'depth'))
   seen = []
   for off in (0.0, 0.25):

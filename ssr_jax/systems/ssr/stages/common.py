@@ -46,6 +46,9 @@ __all__ = [
 ]
 
 
+_SEEN = 2  # stream of a record's draws: which depth DKENet sees
+
+
 class SSRStage(ConfigStage):
   """A stage of SSR, made from a config."""
 
@@ -70,15 +73,29 @@ class SSRStage(ConfigStage):
     return core.refine(self.modules, variables, lr, scale=self.recipe.scale, **options)
 
   def degrade_by_depth(self, variables: core.Variables, batch: Batch) -> tuple[Array, Degraded, Array]:
-    """HR, its degradation, and the depth at LR size that DKENet sees: the depth net's estimate on HR, as in SVKR.
+    """HR, its degradation, and the depth at LR size that DKENet sees.
 
-    Defocus follows a record's true depth, or the estimate if it has none.
+    Defocus follows a record's true depth; where no record has one, the depth net's estimate on HR. DKENet sees the
+    estimate that sampling makes: half of the records on the enlarged LR image, as before the first round of SVKR, the
+    others on HR, as after the last. Records with a true depth show it instead with a probability of 1/3.
     """
     hr = images(batch)
-    h, w = hr.shape[1] // self.recipe.scale, hr.shape[2] // self.recipe.scale
-    seen = core.see(hr, tuple(self.modules['depth'].resolution))
-    depth = core.spread_depth(core.apply(self.modules, variables, 'depth', seen), (h, w))
-    return hr, self.degrade(batch, true_depth(batch, depth)), depth
+    s = self.recipe.scale
+    size = tuple(self.modules['depth'].resolution)
+    shape = hr.shape[1] // s, hr.shape[2] // s
+
+    def estimate(image: Array) -> Array:
+      return core.spread_depth(core.apply(self.modules, variables, 'depth', core.see(image, size)), shape)
+
+    on_hr = estimate(hr)
+    truth = true_depth(batch, on_hr)
+    low = self.degrade(batch, truth)
+    coin = jax.vmap(jax.random.uniform)(record_keys(batch, _SEEN))[:, None, None, None]
+    seen = jnp.where(coin < 1 / 2, estimate(upscale(low.lr, s)), on_hr)
+    if 'depth' in batch:
+      real = batch['has_depth'][:, None, None, None] if 'has_depth' in batch else True
+      seen = jnp.where(real & (jnp.abs(coin - 1 / 2) < 1 / 6), truth, seen)
+    return hr, low, seen
 
 
 class KernelBasis:

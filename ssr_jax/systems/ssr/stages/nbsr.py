@@ -16,16 +16,17 @@ class NBSRStage(common.KernelBasis, common.SSRStage):
   trains = ('nbsr',)
   metric = 'psnr'
   higher_is_better = True
+  depth = 'uses'
 
   def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
     """The Charbonnier loss with disturbed kernels."""
-    low = self.degrade(batch)
+    low = self.degrade(batch, _depth(self, batch))
     sr = core.apply(self.modules, ctx.variables, 'nbsr', low.lr, disturb(ctx.key, low.kernels))
     return common.charbonnier(sr, low.target), ({'psnr': common.y_psnr(sr, low.target).mean()}, ctx.stats)
 
   def validate(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
     """Y-PSNR with true kernels, beside bicubic's."""
-    low = self.degrade(batch)
+    low = self.degrade(batch, _depth(self, batch))
     sr = core.apply(self.modules, ctx.variables, 'nbsr', low.lr, low.kernels)
     bicubic = upscale(low.lr, self.recipe.scale)
     return {
@@ -35,9 +36,18 @@ class NBSRStage(common.KernelBasis, common.SSRStage):
 
   def figures(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
     """Bicubic, restored, truth."""
-    low = self.degrade(batch)
+    low = self.degrade(batch, _depth(self, batch))
     sr = core.apply(self.modules, ctx.variables, 'nbsr', low.lr, low.kernels)
     return {'bicubic': upscale(low.lr, self.recipe.scale), 'restored': sr, 'truth': low.target}
+
+
+def _depth(stage: NBSRStage, batch: common.Batch) -> Array | None:
+  """The records' depth at LR size, for defocus; None where the batch has none."""
+  if 'depth' not in batch:
+    return None
+  b, H, W, _ = batch['hr'].shape
+  h, w = H // stage.recipe.scale, W // stage.recipe.scale
+  return common.true_depth(batch, jnp.full((b, h, w, 1), 0.5))
 
 
 def disturb(key: Array, kernels: Array) -> Array:

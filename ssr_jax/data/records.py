@@ -39,8 +39,8 @@ def photo_record(patch: int, shrink: tuple[float, float] = (1.0, 1.0), places: i
       have large smooth and out-of-focus areas that teach a network little.
 
   Raises:
-    SSRError: places is not positive; shrink is not such a range; when a record is read, shrink is not (1, 1) although the source has LR images,
-      or patch is not a multiple of their scale.
+    SSRError: places is not positive; shrink is not such a range; when a record is read, shrink is not (1, 1) although
+      the source has LR images, or patch is not a multiple of their scale.
     BadRecord: when a record is read, the photo is smaller than the patch.
   """
   low, high = shrink

@@ -6,6 +6,7 @@ import sys
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from ssr_jax import runtime, xla
@@ -121,3 +122,91 @@ def test_sampling_keeps_float32_between_the_networks_on_every_device(tiny_model_
 def test_statistics_of_kernels_keep_float32_on_every_device(coarse):
   field, basis = jnp.zeros((4, 4, 441)), jnp.zeros((441, 15))
   assert not coarse(kernels.moments, field) and not coarse(kernels.pca_code, field, basis)
+
+
+@pytest.fixture
+def programs(tmp_path):
+  """A cache of programs of its own; gives the folder of the traced ones."""
+  before = {name: getattr(jax.config, name) for name in _CACHE_OPTIONS}
+  xla.enable_compilation_cache(tmp_path)
+  try:
+    yield tmp_path / 'lowered'
+  finally:
+    xla._lowered = None
+    for name, value in before.items():
+      jax.config.update(name, value)
+
+
+_CACHE_OPTIONS = ('jax_compilation_cache_dir', 'jax_persistent_cache_min_compile_time_secs')
+
+
+def _counted(identity='a', factor=2.0):
+  """A function as in a new process, and how often it was traced."""
+  traces = []
+
+  def double(tree, *, kept):
+    traces.append(1)
+    return {name: factor * tree[name] for name in kept}
+
+  return xla.jit(double, identity=lambda: identity, static_argnames='kept'), traces
+
+
+def test_a_program_is_traced_once_for_all_processes(programs):
+  tree = {'x': np.arange(6.0, dtype=np.float32), 'y': np.ones(2, np.float32)}
+  for expected in (1, 0):
+    double, traces = _counted()
+    for _ in range(2):
+      np.testing.assert_array_equal(double(tree, kept=('x',))['x'], 2 * tree['x'])
+    assert len(traces) == expected
+  assert len(list(programs.iterdir())) == 1
+
+
+@pytest.mark.parametrize('change', ['identity', 'kept', 'shape', 'dtype', 'source'])
+def test_a_program_of_something_else_is_not_used(change, programs, monkeypatch):
+  tree = {'x': np.arange(6.0, dtype=np.float32), 'y': np.ones(2, np.float32)}
+  _counted()[0](tree, kept=('x',))
+  if change == 'source':
+    monkeypatch.setattr(xla, '_sources', lambda: 'another version')
+  if change in ('shape', 'dtype'):
+    tree['x'] = tree['x'][:3] if change == 'shape' else tree['x'].astype(np.int32)
+  kept = ('y',) if change == 'kept' else ('x',)
+  triple, traces = _counted('b' if change == 'identity' else 'a', 3.0)
+  np.testing.assert_array_equal(triple(tree, kept=kept)[kept[0]], 3 * tree[kept[0]])
+  assert traces
+
+
+def test_a_damaged_program_is_traced_anew_and_replaced(programs):
+  tree = {'x': np.arange(6.0, dtype=np.float32)}
+  _counted()[0](tree, kept=('x',))
+  (file,) = programs.iterdir()
+  whole = file.read_bytes()
+  for damaged in (whole[:-1], whole[:40] + bytes([whole[40] ^ 1]) + whole[41:], b''):
+    file.write_bytes(damaged)
+    double, traces = _counted()
+    np.testing.assert_array_equal(double(tree, kept=('x',))['x'], 2 * tree['x'])
+    assert traces
+    double, traces = _counted()
+    double(tree, kept=('x',))
+    assert not traces  # the file is whole again
+
+
+def test_old_programs_are_deleted_and_a_folder_that_cannot_be_written_is_no_error(programs, monkeypatch):
+  monkeypatch.setattr(xla, '_KEPT_PROGRAMS', 3)
+  for n in range(1, 6):
+    _counted()[0]({'x': np.ones(n, np.float32)}, kept=('x',))
+  assert len(list(programs.iterdir())) == 3
+  monkeypatch.setattr(xla, '_lowered', programs.parent / 'file' / 'lowered')
+  (programs.parent / 'file').write_text('')
+  assert _counted()[0]({'x': np.ones(9, np.float32)}, kept=('x',))['x'].sum() == 18
+
+
+def test_another_process_restores_without_tracing(programs, tiny_model_dir):
+  """The same image, bit for bit, and another model's program is not taken for it."""
+  lr = np.random.default_rng(0).random((32, 32, 3), np.float32)
+  first = runtime.load(tiny_model_dir)
+  image = first.sample(lr).image
+  again = runtime.load(tiny_model_dir)
+  np.testing.assert_array_equal(again.sample(lr).image, image)
+  assert first.traces['restore'] == 1 and again.traces['restore'] == 0
+  again.sample(lr, strength=0.5)
+  assert again.traces['restore'] == 1

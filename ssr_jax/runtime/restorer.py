@@ -9,7 +9,10 @@ import collections
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
+import hashlib
+import inspect
 import os
+import pathlib
 from typing import Any
 
 import jax
@@ -182,7 +185,13 @@ class Restorer:
       found = self.system.restore(self.modules, variables, lr, window, context, noise, plan, last=bool(kept))
       return {name: value for name, value in found.items() if name in (kept or ('view',))}
 
-    return xla.jit(restore, static_argnames=('plan', 'kept'))
+    return xla.jit(restore, identity=self._identity, static_argnames=('plan', 'kept'))
+
+  def _identity(self) -> str:
+    """What `restore` depends on beside its arguments: the networks, and the system's code if it lies elsewhere."""
+    code = pathlib.Path(inspect.getfile(type(self.system)))
+    own = hashlib.sha256(b''.join(path.read_bytes() for path in sorted(code.parent.rglob('*.py')))).hexdigest()
+    return f'{self.system.name} {own} {self.dtype} {dict(self.modules)!r}'
 
   @functools.cached_property
   def _prepare(self) -> Callable[..., Tree]:

@@ -10,9 +10,13 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PARITY ?=
 TESTED := $(VENV)/.installed-test $(if $(PARITY),$(VENV)/.installed-parity)
 
-.PHONY: demo test test-all clean
+# With LOCKED=1 the versions in requirements.lock are installed, each file checked by its hash; else the newest that
+# requirements.txt allows.
+LOCKED ?=
 
-demo: $(VENV)/.installed
+.PHONY: demo test test-all lock clean
+
+demo: $(VENV)/.installed-demo
 	$(BIN)/python tools/demo.py --output demo
 
 test: $(TESTED)
@@ -24,9 +28,13 @@ test-all: $(TESTED)
 	$(BIN)/python -m pytest -n $(WORKERS)
 
 # The stamps keep a second `make` from installing again; they are as old as the lists they were made from.
-$(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/python
-	$(PIP) -r requirements.txt
+$(VENV)/.installed: requirements.txt requirements.lock pyproject.toml | $(BIN)/python
+	$(PIP) $(if $(LOCKED),--require-hashes -r requirements.lock,-r requirements.txt)
 	$(PIP) --no-deps -e .
+	touch $@
+
+$(VENV)/.installed-demo: $(VENV)/.installed
+	$(PIP) -e '.[demo]'
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
@@ -44,6 +52,12 @@ $(BIN)/python:
 	  fi; \
 	done; \
 	echo 'No Python >= 3.11 with the venv module was found; install one and run make again.' >&2; exit 1
+
+# Writes requirements.lock anew: the newest versions that requirements.txt and the test extra allow, for all Pythons and
+# systems. It needs uv.
+lock:
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --custom-compile-command 'make lock' --upgrade --extra test pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache

@@ -1,6 +1,8 @@
 # make demo, make test: all they need is Python >= 3.11 and make. Everything is installed into .venv.
 
 VENV := .venv
+# Of a new environment; another one beside it: make test PYTHON=python3.12 VENV=.venv-3.12
+PYTHON ?=
 BIN := $(VENV)/bin
 WORKERS ?= 2
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -46,7 +48,7 @@ $(VENV)/.installed-parity: $(VENV)/.installed-test
 	touch $@
 
 $(BIN)/python:
-	@for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	@for python in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11; do \
 	  if "$$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
 	    echo "$$python -m venv $(VENV)"; exec "$$python" -m venv $(VENV); \
 	  fi; \

@@ -27,7 +27,7 @@ from ssr_jax.degrade import fields, isp, realesrgan, recipes
 from ssr_jax.degrade.degrade import Degraded, degrade
 from ssr_jax.image import io as image_io
 from ssr_jax.image import kernels as kernel_lib
-from ssr_jax.image import resize
+from ssr_jax.image import opening, resize
 from ssr_jax.types import SSRError
 
 FORMAT = 1
@@ -223,7 +223,7 @@ def read_kernels(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 def read_depth(path: str | os.PathLike) -> np.ndarray:
   """The depth [h, w] that a set's image was made with."""
-  with Image.open(path) as image:
+  with opening.opened(path) as image:
     return np.asarray(image).astype(np.float32) / 65535
 
 

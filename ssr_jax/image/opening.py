@@ -67,7 +67,7 @@ def guarded(name: str):
   except SSRError:
     raise
   except UnidentifiedImageError as error:  # its message has a memory address, which differs between processes
-    raise SSRError(f'{name}: not an image that can be read; give a PNG, JPEG or WebP file') from error
+    raise SSRError(f'{name}: cannot be read, not an image of a known format; give a PNG, JPEG or WebP file') from error
   except Image.DecompressionBombError as error:
     raise SSRError(f'{name}: the image is too large; scale it down or cut it up') from error
   except MemoryError as error:
@@ -75,7 +75,8 @@ def guarded(name: str):
   except Exception as error:  # Pillow's readers raise almost every type on damaged bytes
     if isinstance(error, OSError) and error.errno is not None:
       raise SSRError(f'{name}: cannot be read ({error.strerror}); check the path') from error
-    raise SSRError(f'{name}: damaged or truncated image ({first_line(error)}); get the file again') from error
+    what = f'damaged or truncated ({first_line(error)})'
+    raise SSRError(f'{name}: cannot be read as an image, {what}; get the file again') from error
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:

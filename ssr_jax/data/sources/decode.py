@@ -103,7 +103,9 @@ def _numpy_errors(name: str):
   try:
     yield
   except Exception as error:  # of many types on damaged bytes
-    raise BadRecord(f'{name}: cannot be read as a depth map ({opening.first_line(error)}); get the file again') from error
+    raise BadRecord(
+      f'{name}: cannot be read as a depth map ({opening.first_line(error)}); get the file again'
+    ) from error
 
 
 def _decode_pfm(data: bytes) -> np.ndarray:

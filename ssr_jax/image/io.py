@@ -308,6 +308,9 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
 def _exif(image: Image.Image) -> bytes | None:
   """The EXIF block without orientation; None where there is none."""
   exif = image.getexif()
+  if image.info.get('exif'):  # read anew: Pillow takes a block that it has once failed to read for an empty one
+    exif = Image.Exif()
+    exif.load(image.info['exif'])
   orientation = exif.pop(_ORIENTATION, None)
   try:
     return exif.tobytes() if len(exif) else None

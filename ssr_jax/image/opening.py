@@ -5,6 +5,7 @@ the file to another program (PostScript goes to Ghostscript) or are seldom used 
 """
 
 import contextlib
+import ctypes
 import functools
 import io
 import logging
@@ -111,8 +112,10 @@ def _file(source: str | os.PathLike | bytes, name: str):
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-  """The formats of `FORMATS` that this Pillow has."""
+  """The formats of `FORMATS` that this Pillow has; also keeps libtiff from printing errors, which Pillow raises."""
   Image.init()
+  with contextlib.suppress(AttributeError, OSError):  # Pillow without libtiff, or linked in another way
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
   return tuple(form for form in FORMATS if form in Image.OPEN)
 
 

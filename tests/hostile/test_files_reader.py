@@ -109,7 +109,9 @@ def test_threads_leave_the_warning_filters_as_they_were(tmp_path):
   assert warnings.filters == before
 
 
-_DDS = b'DDS ' + struct.pack('<7I', 124, 0x1007, 4, 4, 0, 0, 0) + bytes(44) + struct.pack('<8I', 32, 4, 0, 0, 0, 0, 0, 0)
+_DDS = (
+  b'DDS ' + struct.pack('<7I', 124, 0x1007, 4, 4, 0, 0, 0) + bytes(44) + struct.pack('<8I', 32, 4, 0, 0, 0, 0, 0, 0)
+)
 _FOREIGN = {
   'PostScript': b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n',
   'DDS': _DDS + bytes(64),
@@ -155,7 +157,11 @@ def test_damaged_exif_costs_the_exif_only(tmp_path):
 
 def test_pipes_and_devices_are_refused_not_waited_for(tmp_path):
   os.mkfifo(tmp_path / 'a.png')
-  for path, words in ((tmp_path / 'a.png', 'pipe or a device'), ('/dev/zero', 'pipe or a device'), (tmp_path, 'folder')):
+  for path, words in (
+    (tmp_path / 'a.png', 'pipe or a device'),
+    ('/dev/zero', 'pipe or a device'),
+    (tmp_path, 'folder'),
+  ):
     with pytest.raises(SSRError, match=words):
       io.read(path)
     assert io.size(path) is None

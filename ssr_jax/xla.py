@@ -5,6 +5,7 @@ compiler option gives convolutions to the multi-threaded runtime. It is passed p
 is needed. If XLA rejects the option (another version), it is not used.
 """
 
+import collections
 from collections.abc import Callable, Iterator
 import contextlib
 import ctypes
@@ -12,9 +13,11 @@ import functools
 import os
 import pathlib
 import sys
+import threading
 from typing import Any
 
 import jax
+import numpy as np
 
 _CPU_OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
 
@@ -111,23 +114,50 @@ def _cpu_options() -> dict[str, str]:
 class Jitted:
   """A function that is compiled for `platform()` at the time of the call."""
 
-  def __init__(self, fun: Callable[..., Any], options: dict[str, Any]):
-    """Wraps a function; `options` are keyword arguments of `jax.jit`."""
+  def __init__(self, fun: Callable[..., Any], options: dict[str, Any], keep: int | None = None):
+    """Wraps a function; `options` are keyword arguments of `jax.jit`, `keep` is as of `jit`."""
     functools.update_wrapper(self, fun)
-    self._compiled = functools.cache(lambda kind: jax.jit(fun, compiler_options=compiler_options() or None, **options))
+    self._fun, self._options, self._keep = fun, options, keep
+    self._programs: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
+    self._lock = threading.Lock()
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
     """Calls the function, compiled for the platform."""
-    return self._compiled(platform())(*args, **kwargs)
+    return self._compiled(args, kwargs)(*args, **kwargs)
 
   def trace(self, *args: Any, **kwargs: Any) -> Any:
     """The traced program, to be lowered and compiled, as `jax.jit(f).trace` gives it."""
-    return self._compiled(platform()).trace(*args, **kwargs)
+    return self._compiled(args, kwargs).trace(*args, **kwargs)
+
+  def _compiled(self, args: tuple, kwargs: dict[str, Any]) -> Any:
+    key = (platform(), *(self._shapes(args, kwargs) if self._keep else ()))
+    with self._lock:
+      if key not in self._programs:
+        # A function object of its own: JAX keeps programs by function, and frees those of one that is gone.
+        fun = functools.wraps(self._fun)(lambda *args, **kwargs: self._fun(*args, **kwargs))
+        self._programs[key] = jax.jit(fun, compiler_options=compiler_options() or None, **self._options)
+      self._programs.move_to_end(key)
+      while self._keep and len(self._programs) > self._keep:
+        self._programs.popitem(last=False)
+      return self._programs[key]
+
+  def _shapes(self, args: tuple, kwargs: dict[str, Any]) -> tuple:
+    """What JAX compiles a program of its own for."""
+    static = {name: kwargs[name] for name in self._options.get('static_argnames', ()) if name in kwargs}
+    leaves, tree = jax.tree.flatten((args, {name: value for name, value in kwargs.items() if name not in static}))
+    return tree, tuple((np.shape(x), getattr(x, 'dtype', type(x))) for x in leaves), tuple(static.items())
 
 
-def jit(fun: Callable[..., Any], **kwargs: Any) -> Jitted:
-  """`jax.jit` with `compiler_options()`, which are looked up at the first call, not at import."""
-  return Jitted(fun, kwargs)
+def jit(fun: Callable[..., Any], keep: int | None = None, **kwargs: Any) -> Jitted:
+  """`jax.jit` with `compiler_options()`, which are looked up at the first call, not at import.
+
+  Args:
+    fun: the function.
+    keep: how many programs, for different shapes and static arguments, stay in memory; the one used longest ago is
+      freed. None keeps all. Static arguments are then passed by name.
+    **kwargs: of `jax.jit`.
+  """
+  return Jitted(fun, kwargs, keep)
 
 
 def enable_compilation_cache(directory: str | os.PathLike | None = None) -> None:

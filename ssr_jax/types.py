@@ -23,13 +23,33 @@ if TYPE_CHECKING:
   Array = jax.Array
   ArrayLike = jax.Array | np.ndarray
 
-__all__ = ['Array', 'ArrayLike', 'Bool', 'Float', 'Int', 'Num', 'SSRError']
+__all__ = ['Array', 'ArrayLike', 'Bool', 'Float', 'Int', 'Num', 'SSRError', 'one_line']
 
 _SHAPED = ('Bool', 'Float', 'Int', 'Num')
 
 
 class SSRError(ValueError):
   """An error that the user can correct: one line that names the file or field and says what to do."""
+
+  def __str__(self) -> str:
+    return one_line(super().__str__())
+
+
+def one_line(text: str) -> str:
+  r"""Text that is safe to print: a name of a file may hold line breaks, escape codes, and bytes that are not UTF-8.
+
+  Returns:
+    the text with such characters as \n, \x1b or \xff.
+  """
+  return text if text.isprintable() else ''.join(map(_escaped, text))
+
+
+def _escaped(character: str) -> str:
+  if character.isprintable():
+    return character
+  if '\udc80' <= character <= '\udcff':  # Python's stand-in for a byte of a name that is not UTF-8
+    return f'\\x{ord(character) - 0xDC00:02x}'
+  return character.encode('unicode_escape').decode()
 
 
 class _Unchecked:

@@ -5,7 +5,8 @@ compiler option gives convolutions to the multi-threaded runtime. It is passed p
 is needed. If XLA rejects the option (another version), it is not used.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+import collections
+from collections.abc import Callable, Iterator
 import contextlib
 import ctypes
 import functools
@@ -14,6 +15,7 @@ import os
 import pathlib
 import sys
 import tempfile
+import threading
 from typing import Any
 
 import jax
@@ -114,61 +116,88 @@ def _cpu_options() -> dict[str, str]:
 class Jitted:
   """A function that is compiled for `platform()` at the time of the call."""
 
-  def __init__(self, fun: Callable[..., Any], options: dict[str, Any], identity: Callable[[], str] | None = None):
-    """Wraps a function; `options` are keyword arguments of `jax.jit`, `identity` is as in `jit`."""
+  def __init__(
+    self,
+    fun: Callable[..., Any],
+    options: dict[str, Any],
+    keep: int | None = None,
+    identity: Callable[[], str] | None = None,
+  ):
+    """Wraps a function; `options` are keyword arguments of `jax.jit`, `keep` and `identity` are as of `jit`."""
     functools.update_wrapper(self, fun)
-    self._fun, self._identity = fun, identity
-    self._compiled = functools.cache(lambda kind: jax.jit(fun, compiler_options=compiler_options() or None, **options))
-    self._saved: dict[str, Callable[..., Any]] = {}
+    self._fun, self._options, self._keep, self._identity = fun, options, keep, identity
+    self._programs: collections.OrderedDict[tuple, Any] = collections.OrderedDict()
+    self._lock = threading.Lock()
 
   def __call__(self, *args: Any, **kwargs: Any) -> Any:
     """Calls the function, compiled for the platform."""
-    if self._identity is None or _lowered is None or platform() != 'cpu':
-      return self._compiled(platform())(*args, **kwargs)
-    leaves, tree = jax.tree.flatten(args)
-    shapes = [(np.shape(x), str(jax.dtypes.result_type(x))) for x in leaves]
-    key = f'{tree} {shapes} {sorted(kwargs.items())!r}'
-    if key not in self._saved:
-      self._saved[key] = self._load_or_trace(key, leaves, tree, kwargs)
-    return self._saved[key](*leaves)
+    return self._compiled(args, kwargs, stored=_lowered is not None)(*args, **kwargs)
 
-  def _load_or_trace(self, key: str, leaves: list[Any], tree: Any, kwargs: Mapping[str, Any]) -> Callable[..., Any]:
-    """The program on leaves, from disk or traced and written there."""
+  def trace(self, *args: Any, **kwargs: Any) -> Any:
+    """The traced program, to be lowered and compiled, as `jax.jit(f).trace` gives it."""
+    return self._compiled(args, kwargs).trace(*args, **kwargs)
+
+  def _compiled(self, args: tuple, kwargs: dict[str, Any], stored: bool = False) -> Any:
+    stored = stored and self._identity is not None and platform() == 'cpu'
+    key = (platform(), stored, *(self._shapes(args, kwargs) if self._keep or stored else ()))
+    with self._lock:
+      if key not in self._programs:
+        self._programs[key] = self._stored(args, kwargs) if stored else self._new()
+      self._programs.move_to_end(key)
+      while self._keep and len(self._programs) > self._keep:
+        self._programs.popitem(last=False)
+      return self._programs[key]
+
+  def _new(self) -> Any:
+    # A function object of its own: JAX keeps programs by function, and frees those of one that is gone.
+    fun = functools.wraps(self._fun)(lambda *args, **kwargs: self._fun(*args, **kwargs))
+    return jax.jit(fun, compiler_options=compiler_options() or None, **self._options)
+
+  def _stored(self, args: tuple, kwargs: dict[str, Any]) -> Callable[..., Any]:
+    """The program for these shapes and static arguments, from disk, or traced and written there."""
     from jax import export
 
     assert self._identity is not None and _lowered is not None
-    versions = f'{jax.__version__} {jax.lib.__version__} {_sources()}'
-    name = hashlib.sha256('\n'.join((versions, self._identity(), key)).encode()).hexdigest()
-    file = _lowered / name
+    leaves, tree = jax.tree.flatten(args)
+    shapes = [(np.shape(x), str(jax.dtypes.result_type(x))) for x in leaves]
+    call = f'{tree} {shapes} {sorted(kwargs.items())!r}'
+    text = '\n'.join((jax.__version__, jax.lib.__version__, _sources(), self._identity(), call))
+    file = _lowered / hashlib.sha256(text.encode()).hexdigest()
     content = _read_checked(file)
     if content is None:
       flat = lambda *leaves: self._fun(*jax.tree.unflatten(tree, leaves), **kwargs)
       content = bytes(export.export(jax.jit(flat))(*leaves).serialize())
       _write_checked(file, content)
     # A program that has just been traced is read back too, so that XLA's cache gets the same program either way.
-    program = export.deserialize(bytearray(content))
-    return jax.jit(program.call, compiler_options=compiler_options() or None)
+    program = jax.jit(export.deserialize(bytearray(content)).call, compiler_options=compiler_options() or None)
+    return lambda *args, **kwargs: program(*jax.tree.leaves(args))
 
-  def trace(self, *args: Any, **kwargs: Any) -> Any:
-    """The traced program, to be lowered and compiled, as `jax.jit(f).trace` gives it."""
-    return self._compiled(platform()).trace(*args, **kwargs)
+  def _shapes(self, args: tuple, kwargs: dict[str, Any]) -> tuple:
+    """What JAX compiles a program of its own for."""
+    static = {name: kwargs[name] for name in self._options.get('static_argnames', ()) if name in kwargs}
+    leaves, tree = jax.tree.flatten((args, {name: value for name, value in kwargs.items() if name not in static}))
+    return tree, tuple((np.shape(x), getattr(x, 'dtype', type(x))) for x in leaves), tuple(static.items())
 
 
-def jit(fun: Callable[..., Any], *, identity: Callable[[], str] | None = None, **kwargs: Any) -> Jitted:
+def jit(
+  fun: Callable[..., Any], keep: int | None = None, identity: Callable[[], str] | None = None, **kwargs: Any
+) -> Jitted:
   """`jax.jit` with `compiler_options()`, which are looked up at the first call, not at import.
 
   Args:
     fun: the function.
+    keep: how many programs, for different shapes and static arguments, stay in memory; the one used longest ago is
+      freed. None keeps all. Static arguments are then passed by name.
     identity: gives a text that names everything that the traced program depends on, beside the arguments' shapes, the
       static arguments' reprs and this package's source. With it, and `enable_compilation_cache`, the traced program is
       kept on disk: tracing takes a third of the time to a process's first image. Only on a CPU, for functions whose
-      static arguments are passed by name and that return dictionaries of arrays.
-    **kwargs: of `jax.jit`.
+      keyword arguments are all static and that return dictionaries of arrays.
+    **kwargs: of `jax.jit`; `static_argnames` as a tuple.
   """
-  return Jitted(fun, kwargs, identity)
+  return Jitted(fun, kwargs, keep, identity)
 
 
-_KEPT_PROGRAMS = 64  # half a megabyte each for the compact model
+_KEPT_FILES = 64  # half a megabyte each for the compact model
 
 _lowered: pathlib.Path | None = None
 
@@ -200,7 +229,7 @@ def _write_checked(file: pathlib.Path, content: bytes) -> None:
       part.write(hashlib.sha256(content).digest() + content)
     os.replace(part.name, file)
     files = sorted(file.parent.iterdir(), key=lambda path: path.stat().st_mtime)
-    for path in files[:-_KEPT_PROGRAMS]:
+    for path in files[:-_KEPT_FILES]:
       path.unlink(missing_ok=True)
 
 

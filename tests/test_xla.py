@@ -148,7 +148,7 @@ def _counted(identity='a', factor=2.0):
     traces.append(1)
     return {name: factor * tree[name] for name in kept}
 
-  return xla.jit(double, identity=lambda: identity, static_argnames='kept'), traces
+  return xla.jit(double, identity=lambda: identity, static_argnames=('kept',)), traces
 
 
 def test_a_program_is_traced_once_for_all_processes(programs):
@@ -191,7 +191,7 @@ def test_a_damaged_program_is_traced_anew_and_replaced(programs):
 
 
 def test_old_programs_are_deleted_and_a_folder_that_cannot_be_written_is_no_error(programs, monkeypatch):
-  monkeypatch.setattr(xla, '_KEPT_PROGRAMS', 3)
+  monkeypatch.setattr(xla, '_KEPT_FILES', 3)
   for n in range(1, 6):
     _counted()[0]({'x': np.ones(n, np.float32)}, kept=('x',))
   assert len(list(programs.iterdir())) == 3

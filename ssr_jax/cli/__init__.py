@@ -6,12 +6,12 @@ Exit codes: 0 success; 1 some inputs failed, each reported on stderr in one line
 
 import argparse
 from collections.abc import Sequence
-import os
+import signal
 import sys
+from typing import NoReturn
 
 import ssr_jax
-from ssr_jax.cli import console, data, degrade, info, metrics, upscale, weights
-from ssr_jax.types import SSRError
+from ssr_jax.types import SSRError, one_line
 
 _EXAMPLES = """examples:
   ssr upscale photo.jpg -o photo_x4.png          one photo
@@ -33,29 +33,72 @@ _EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs the command line; returns the exit code."""
   try:
+    from ssr_jax.cli import terminal
+
+    with terminal.outputs() as outputs:
+      try:
+        with terminal.stoppable():
+          code = _main(argv)
+          if code != 130:
+            terminal.check_stopped()
+      except KeyboardInterrupt:
+        code = 130
+        print('ssr: stopped', file=sys.stderr)
+      for output in outputs:
+        output.flush()
+        # Whoever closes a pipe, as `| head` does, has seen enough; a full disk loses what was asked for.
+        if output.error is not None and not isinstance(output.error, BrokenPipeError):
+          print(f'ssr: output cannot be written ({output.error})', file=sys.stderr)
+          code = code or 1
+      return code
+  except KeyboardInterrupt:  # during the import
+    print('ssr: stopped', file=sys.stderr)
+    return 130
+
+
+def run() -> NoReturn:
+  """The program `ssr`: `main`, then the end of the process."""
+  code = main()
+  signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own cleaning up would answer Ctrl-C with a traceback
+  sys.exit(code)
+
+
+def _main(argv: Sequence[str] | None) -> int:
+  from ssr_jax.cli import console, terminal
+
+  try:
     arguments = _parser().parse_args(argv)
   except SystemExit as stop:  # argparse has printed the error or the help
     return int(stop.code or 0)
   try:
-    return arguments.command(arguments)
+    if arguments.debug:
+      return arguments.command(arguments)
+    with terminal.without_warnings():
+      return arguments.command(arguments)
   except SSRError as error:
     return console.say(str(error), 2)
-  except KeyboardInterrupt:
-    return console.say('stopped', 130)
-  except BrokenPipeError:  # the reader of our output has exited, as with `| head`
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
   except Exception as error:
+    terminal.check_stopped()
     if arguments.debug:
       raise
     what = console.first_line(error)
     return console.say(f'internal error: {what}; run again with --debug and report what it prints', 1)
 
 
+class _Parser(argparse.ArgumentParser):
+  """Argparse's, whose errors repeat an argument only after its control characters are escaped."""
+
+  def error(self, message: str) -> NoReturn:
+    super().error(one_line(message))
+
+
 def _parser() -> argparse.ArgumentParser:
+  # Imported here, within reach of main's handling of Ctrl-C.
+  from ssr_jax.cli import data, degrade, info, metrics, upscale, weights
+
   common = argparse.ArgumentParser(add_help=False)
   common.add_argument('--debug', action='store_true', help='show the whole Python traceback of an error')
-  parser = argparse.ArgumentParser(
+  parser = _Parser(
     prog='ssr',
     description='Super-resolution (x4) of photos with spatially variant blur.',
     epilog=_EXAMPLES,

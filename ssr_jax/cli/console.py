@@ -8,20 +8,26 @@ import pathlib
 import sys
 
 from ssr_jax.image import io
-from ssr_jax.types import SSRError
+from ssr_jax.types import SSRError, one_line
 
 
 def say(line: str, code: int = 1) -> int:
   """Prints a line to stderr and returns the exit code."""
-  print(f'ssr: {line}', file=sys.stderr, flush=True)
+  if sys.stderr is not None:  # else print would write to stdout
+    print(f'ssr: {one_line(line)}', file=sys.stderr, flush=True)
   return code
+
+
+def tell(line: str) -> None:
+  """Prints a line to stdout."""
+  print(one_line(line), flush=True)
 
 
 def line_of(error: BaseException, source: pathlib.Path) -> str:
   """One line that names the file and the error."""
   if isinstance(error, SSRError):
     line = str(error)
-    return line if str(source) in line else f'{source}: {line}'
+    return line if one_line(str(source)) in line else f'{source}: {line}'
   if isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error):
     return f'{source}: out of memory; use a smaller --tile or a smaller image'
   return f'{source}: internal error: {first_line(error)}; run again with --debug and report what it prints'
@@ -33,9 +39,19 @@ def first_line(error: BaseException) -> str:
 
 
 def images(folder: pathlib.Path, recursive: bool) -> list[pathlib.Path]:
-  """The image files of a folder by their suffix, sorted; with `recursive` also those of its subfolders."""
-  paths = folder.rglob('*') if recursive else folder.iterdir()
-  return sorted(path for path in paths if path.suffix.lower() in io.READABLE and path.is_file())
+  """The image files of a folder by their suffix, sorted; with `recursive` also those of its subfolders.
+
+  Raises:
+    SSRError: there is none, or the folder cannot be listed.
+  """
+  try:
+    paths = folder.rglob('*') if recursive else folder.iterdir()
+    found = sorted(path for path in paths if path.suffix.lower() in io.READABLE and path.is_file())
+  except OSError as error:
+    raise SSRError(f'{folder}: cannot be listed ({error.strerror})') from error
+  if not found:
+    raise SSRError(f'{folder}: no images in this folder; known suffixes: {", ".join(io.READABLE)}')
+  return found
 
 
 def check_writable(folders: Iterable[pathlib.Path]) -> None:

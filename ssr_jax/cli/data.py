@@ -64,7 +64,7 @@ def _list(arguments: argparse.Namespace) -> int:
     print(f'{name:20}{definition.count:6}  {found:14}{definition.contents}')
     print(f'{"":28}{" or ".join(definition.places)}')
     print(f'{"":28}{definition.url}  (licence: {definition.licence or "see there"})')
-  print(f"below {root}; use a set as 'set:NAME'; 'ssr data check NAME' says what it lacks")
+  console.tell(f"below {root}; use a set as 'set:NAME'; 'ssr data check NAME' says what it lacks")
   return 0
 
 
@@ -118,12 +118,12 @@ def _pack(arguments: argparse.Namespace) -> int:
     return console.say(str(error), 1)
   for line in done.left_out:
     console.say(f'left out {line}')
-  print(
+  console.tell(
     f'{done.records} records, {done.size / 1e6:.1f} MB, {done.shards} shards in {done.directory}'
     + (f', {done.kept} of them from an earlier run' if done.kept else '')
     + (f'; {done.recoded} images stored as PNG' if done.recoded else '')
   )
-  print(f"read it as '{done.spec}'" + (f' with TFDS_DATA_DIR={arguments.dest}' if arguments.tfds else ''))
+  console.tell(f"read it as '{done.spec}'" + (f' with TFDS_DATA_DIR={arguments.dest}' if arguments.tfds else ''))
   return 1 if done.left_out else 0
 
 

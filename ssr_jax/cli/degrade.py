@@ -2,12 +2,13 @@
 
 import argparse
 import io as iolib
+import os
 import pathlib
 
 import ssr_jax
-from ssr_jax.cli import console
-from ssr_jax.image import io
-from ssr_jax.types import SSRError
+from ssr_jax.cli import console, terminal
+from ssr_jax.image import io, opening
+from ssr_jax.types import SSRError, one_line
 
 
 def add(commands, common: argparse.ArgumentParser) -> None:
@@ -42,7 +43,9 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     help='the model whose depth net is used where a recipe needs depth and no maps are given',
   )
   down.add_argument('--write-hr', action='store_true', help='also write the HR images, cropped as they were degraded')
-  down.add_argument('--overwrite', action='store_true', help='make images again that are already in the set')
+  down.add_argument(
+    '--overwrite', action='store_true', help='make images again that are already in the set; replace a preview'
+  )
   down.add_argument('-q', '--quiet', action='store_true', help='print errors only')
   down.set_defaults(command=_degrade)
 
@@ -54,10 +57,10 @@ def _degrade(arguments: argparse.Namespace) -> int:
 
   paths, failures = [], []
   for given in map(pathlib.Path, arguments.inputs):
-    found = console.images(given, arguments.recursive) if given.is_dir() else [given]
-    if not found:
-      failures.append(f'{given}: no images in this folder; known suffixes: {", ".join(io.READABLE)}')
-    paths += found
+    try:
+      paths += console.images(given, arguments.recursive) if os.path.isdir(given) else [given]
+    except SSRError as error:
+      failures.append(str(error))
   xla.enable_compilation_cache()
   return _preview(arguments, paths) if arguments.preview else _degrade_all(arguments, paths, failures)
 
@@ -88,7 +91,7 @@ def _degrade_all(arguments: argparse.Namespace, paths: list[pathlib.Path], failu
   with tqdm(total=len(paths), unit='image', disable=True if arguments.quiet else None, leave=False) as bar:
     try:
       for path in paths:
-        bar.set_description(path.name[-24:])
+        bar.set_description(one_line(path.name[-24:]))
         try:
           if path.name in names:
             raise SSRError(f'{path}: has the name of {names[path.name]}; use sets of their own')
@@ -108,9 +111,11 @@ def _degrade_all(arguments: argparse.Namespace, paths: list[pathlib.Path], failu
             depth, depth_from = estimate(path)
           entry = made.add(path, depth, depth_from, arguments.write_hr)
           done += 1
+          made.checkpoint()
           if manifest:
             _compare(entry, manifest['images'][path.name], path, manifest['versions'])
         except Exception as error:
+          terminal.check_stopped()
           if arguments.debug and not isinstance(error, SSRError):
             raise
           failed += 1
@@ -123,9 +128,9 @@ def _degrade_all(arguments: argparse.Namespace, paths: list[pathlib.Path], failu
                 console.say(f'{path}: note: {note}')
         bar.update()
     finally:
-      made.save()  # also after Ctrl-C, so that finished images are kept
+      made.save()  # also after Ctrl-C
   if not arguments.quiet:
-    print(
+    console.tell(
       f'{made.directory}: {done} images made by {recipe.name}, seed {seed}'
       + (f'; {kept} were there' if kept else '')
       + ('; all as in the manifest' if manifest and not failed else '')
@@ -152,7 +157,7 @@ def _depth_map(path: pathlib.Path, arguments: argparse.Namespace):
     known = ', '.join(sources.DEPTH_SUFFIXES)
     raise SSRError(f'{path}: no depth map of this name in {folder}; known suffixes: {known}')
   kind = 'depth' if arguments.depth else 'inverse'
-  return sources.decode_depth(found[0].read_bytes(), kind, str(found[0])), f'{kind} map {found[0].name}'
+  return sources.decode_depth(opening.read_bytes(found[0]), kind, str(found[0])), f'{kind} map {found[0].name}'
 
 
 def _depth_net(name: str):
@@ -188,6 +193,10 @@ def _preview(arguments: argparse.Namespace, paths: list[pathlib.Path]) -> int:
     raise SSRError(f'--preview: takes one image; got {len(paths)}')
   if output.suffix.lower() != '.png':
     raise SSRError(f'-o {output}: a preview is one picture; name a .png file')
+  if os.path.exists(output) and os.path.exists(paths[0]) and os.path.samefile(output, paths[0]):
+    raise SSRError(f'-o {output}: the preview would replace the photo; choose another -o')
+  if os.path.lexists(output) and not arguments.overwrite:
+    raise SSRError(f'-o {output}: exists; use --overwrite')
   console.check_writable([output.parent])
   try:
     if arguments.depth or arguments.inverse_depth:
@@ -206,9 +215,9 @@ def _preview(arguments: argparse.Namespace, paths: list[pathlib.Path]) -> int:
   sheet = contact_sheet.contact_sheet(rgb, depth, paths[0].name, arguments.seed or 0)
   buffer = iolib.BytesIO()
   sheet.save(buffer, 'PNG')
-  io.write_bytes(output, buffer.getvalue())
+  io.write_bytes(output, buffer.getvalue(), replace=arguments.overwrite)
   if not arguments.quiet:
-    print(f'{paths[0]} -> {output} ({sheet.width}x{sheet.height})')
+    console.tell(f'{paths[0]} -> {output} ({sheet.width}x{sheet.height})')
   return 0
 
 

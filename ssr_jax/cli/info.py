@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from ssr_jax import systems
+from ssr_jax.cli import console
 from ssr_jax.types import SSRError
 
 SIDE = 128
@@ -48,7 +49,8 @@ def _info(arguments: argparse.Namespace) -> int:
   if arguments.json:
     print(json.dumps(found, indent=2))
   else:
-    print(*lines, sep='\n')
+    for line in lines:
+      console.tell(line)
   return 0
 
 

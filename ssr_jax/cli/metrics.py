@@ -6,9 +6,9 @@ import pathlib
 
 import numpy as np
 
-from ssr_jax.cli import console
+from ssr_jax.cli import console, terminal
 from ssr_jax.image import io
-from ssr_jax.types import SSRError
+from ssr_jax.types import SSRError, one_line
 
 
 def add(commands, common: argparse.ArgumentParser) -> None:
@@ -44,12 +44,13 @@ def _score(arguments: argparse.Namespace) -> int:
         raise SSRError(f'{scored}: {_size(image)}, but {original} is {_size(reference)}; sizes must be the same')
       values = metrics.score(scorers, image=image, reference=reference, crop=arguments.crop)
     except Exception as error:
+      terminal.check_stopped()
       if arguments.debug and not isinstance(error, SSRError):
         raise
       failed += 1
       console.say(console.line_of(error, original))
     else:
-      rows.append({'image': original.stem, **values})
+      rows.append({'image': one_line(original.stem), **values})
       if unknown := [name for name, value in values.items() if math.isnan(value)]:
         console.say(f'{scored}: no {", ".join(unknown)} for this image; the mean leaves it out')
   if rows:
@@ -81,14 +82,12 @@ def _pairs(hr: pathlib.Path, sr: pathlib.Path) -> tuple[list[tuple[pathlib.Path,
   """(original, image to score) by file name, and the number of originals without an image, each named on stderr.
 
   Raises:
-    SSRError: a folder does not exist, or has no originals.
+    SSRError: a folder does not exist, or has no images.
   """
   for folder in (hr, sr):
     if not folder.is_dir():
       raise SSRError(f'{folder}: not a folder')
   originals, scored = ({path.stem: path for path in console.images(folder, False)} for folder in (hr, sr))
-  if not originals:
-    raise SSRError(f'{hr}: no images in this folder; known suffixes: {", ".join(io.READABLE)}')
   for stem, original in originals.items():
     if stem not in scored:
       line = SSRError(f'{sr}: no image named {stem}; names must be those of {hr}')

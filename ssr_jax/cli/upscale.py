@@ -10,10 +10,10 @@ import time
 from typing import Any
 
 from ssr_jax import systems
-from ssr_jax.cli import console
+from ssr_jax.cli import console, terminal
 from ssr_jax.image import io
 from ssr_jax.nn import DTYPES
-from ssr_jax.types import SSRError
+from ssr_jax.types import SSRError, one_line
 
 
 def add(commands, common: argparse.ArgumentParser) -> None:
@@ -77,12 +77,16 @@ def add(commands, common: argparse.ArgumentParser) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Job:
+  """An input and the files that are made of it; `figure` is None where none is wanted."""
+
   source: pathlib.Path
   target: pathlib.Path
+  figure: pathlib.Path | None = None
 
   @property
-  def figure(self) -> pathlib.Path:
-    return self.target.with_name(f'{self.target.stem}_figure.png')
+  def outputs(self) -> dict[str, pathlib.Path]:
+    """What each file is called in messages, and its path."""
+    return {'output': self.target, **({'figure': self.figure} if self.figure else {})}
 
 
 def _upscale(arguments: argparse.Namespace) -> int:
@@ -118,7 +122,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
   try:
     with bar:
       for job in jobs:
-        bar.set_description(job.source.name[-24:])
+        bar.set_description(one_line(job.source.name[-24:]))
         goal = bar.n + total[job.source]
         start = time.monotonic()
 
@@ -128,6 +132,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
         try:
           height, width, notes = _upscale_one(model, job, arguments, progress)
         except Exception as error:
+          terminal.check_stopped()
           if arguments.debug and not isinstance(error, SSRError):
             raise
           failed += 1
@@ -138,7 +143,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
           if not arguments.quiet:
             with bar.external_write_mode():
               seconds = time.monotonic() - start
-              print(f'{job.source} -> {job.target} ({width}x{height}, {seconds:.1f} s)', flush=True)
+              console.tell(f'{job.source} -> {job.target} ({width}x{height}, {seconds:.1f} s)')
               for note in notes:
                 console.say(f'{job.source}: note: {note}')
         bar.update(goal - bar.n)
@@ -158,15 +163,15 @@ def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[
   alpha = None if picture.alpha is None else io.upscale_alpha(picture.alpha, model.config['scale'])
   larger = dataclasses.replace(picture, rgb=result.image, alpha=alpha)
   sheet = None
-  if arguments.figures:  # drawn before anything is written, so that a failure leaves no half of the output
+  if job.figure:  # drawn before anything is written, so that a failure leaves no half of the output
     from ssr_jax.evaluation.report import figures
 
     buffer = iolib.BytesIO()
     figures.figure(picture.rgb, model.system.outputs, result).save(buffer, 'PNG')
     sheet = buffer.getvalue()
-  notes = picture.notes + io.write(job.target, larger, arguments.quality)
-  if sheet is not None:
-    io.write_bytes(job.figure, sheet)
+  notes = picture.notes + io.write(job.target, larger, arguments.quality, replace=arguments.overwrite)
+  if job.figure and sheet is not None:
+    io.write_bytes(job.figure, sheet, replace=arguments.overwrite)
   return height, width, notes
 
 
@@ -213,38 +218,78 @@ def _options(arguments) -> dict:
 
 
 def _jobs(arguments) -> tuple[list[_Job], list[str]]:
-  """The jobs, and an error line for each input that cannot be processed."""
+  """The jobs, and an error line for each input that cannot be processed.
+
+  No file of a job is an input, a file of another job, or, without --overwrite, a file that exists.
+  """
+  pairs, failures = _pairs(arguments)
+  inputs = {_identity(source): source for source, _ in pairs}
+  jobs: list[_Job] = []
+  taken: dict[tuple, _Job] = {}
+  for source, target in pairs:
+    figure = target.with_name(f'{target.stem}_figure.png') if arguments.figures else None
+    job = _Job(source, target, figure)
+    same = taken.get(_identity(target))
+    if same and same.target == target and _identity(same.source) == _identity(source):
+      continue  # the same input given twice
+    problem = _clash(job, inputs, taken)
+    if not problem and os.path.lexists(target) and arguments.skip_existing:
+      continue
+    if not problem and not arguments.overwrite:
+      existing = [path for path in job.outputs.values() if os.path.lexists(path)]
+      problem = f'{source}: {existing[0]} exists; use --overwrite or --skip-existing' if existing else None
+    if problem:
+      failures.append(problem)
+      continue
+    taken |= {_identity(path): job for path in job.outputs.values()}
+    jobs.append(job)
+  return jobs, failures
+
+
+def _pairs(arguments) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str]]:
+  """(input, output) of all images, and an error line for each folder without any."""
   output = pathlib.Path(arguments.output)
   inputs = [pathlib.Path(name) for name in arguments.inputs]
-  to_file = output.suffix.lower() in io.WRITABLE and not output.is_dir()
-  if to_file and (len(inputs) > 1 or inputs[0].is_dir()):
+  to_file = output.suffix.lower() in io.WRITABLE and not os.path.isdir(output)
+  if to_file and (len(inputs) > 1 or os.path.isdir(inputs[0])):
     raise SSRError(f'-o {output}: several inputs need a folder')
-  if not to_file and output.exists() and not output.is_dir():
+  if not to_file and os.path.exists(output) and not os.path.isdir(output):
     raise SSRError(f'-o {output}: no folder; name a folder, or a file ending in {", ".join(io.WRITABLE)}')
-
-  jobs, failures, taken = [], [], {}
+  pairs, failures = [], []
   for given in inputs:
-    if given.is_dir():
+    if not os.path.isdir(given):
+      pairs.append((given, output if to_file else output / _name(given, arguments.format)))
+      continue
+    try:
       found = console.images(given, arguments.recursive)
-      if not found:
-        failures.append(f'{given}: no images in this folder; known suffixes: {", ".join(io.READABLE)}')
-      pairs = [(path, output / path.relative_to(given).parent / _name(path, arguments.format)) for path in found]
+    except SSRError as error:
+      failures.append(str(error))
     else:
-      pairs = [(given, output if to_file else output / _name(given, arguments.format))]
-    for source, target in pairs:
-      clash = taken.get(target)
-      if clash is not None:
-        failures.append(f'{source}: its output {target} is also that of {clash}; rename one or use another folder')
-      elif target.exists() and source.exists() and os.path.samefile(source, target):
-        failures.append(f'{source}: the output would replace the input; choose another -o')
-      elif target.exists() and arguments.skip_existing:
-        continue
-      elif target.exists() and not arguments.overwrite:
-        failures.append(f'{source}: {target} exists; use --overwrite or --skip-existing')
-      else:
-        taken[target] = source
-        jobs.append(_Job(source, target))
-  return jobs, failures
+      pairs += [(path, output / path.relative_to(given).parent / _name(path, arguments.format)) for path in found]
+  return pairs, failures
+
+
+def _clash(job: _Job, inputs: Mapping[tuple, pathlib.Path], taken: Mapping[tuple, _Job]) -> str | None:
+  """A line about a file of the job that is an input or a file of an earlier job; None where there is none."""
+  for what, path in job.outputs.items():
+    identity = _identity(path)
+    if identity in inputs:
+      other = inputs[identity]
+      which = 'the input' if _identity(job.source) == identity else f'the input {other}'
+      return f'{job.source}: the {what} {path} would replace {which}; choose another -o'
+    if identity in taken:
+      other = taken[identity].source
+      return f'{job.source}: its {what} {path} is also that of {other}; rename one or use another folder'
+  return None
+
+
+def _identity(path: pathlib.Path) -> tuple:
+  """The same for all names of a file, through whatever links, whether it exists yet or not."""
+  try:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+  except (OSError, ValueError):
+    return os.path.realpath(path.parent), path.name
 
 
 def _name(source: pathlib.Path, form: str | None) -> str:

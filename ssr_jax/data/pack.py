@@ -26,6 +26,7 @@ from PIL import Image
 from ssr_jax.data import sources
 from ssr_jax.data.sources import array_record
 from ssr_jax.image import io as image_io
+from ssr_jax.image import opening
 from ssr_jax.types import SSRError
 
 FORMAT = 1
@@ -202,11 +203,11 @@ class _Job:
       for file in files:
         try:
           stat = file.stat()
-          digest.update(f'{file} {stat.st_size} {stat.st_mtime_ns}\n'.encode())
+          digest.update(os.fsencode(f'{file} {stat.st_size} {stat.st_mtime_ns}\n'))
         except OSError:
-          digest.update(f'{file} unreadable\n'.encode())
+          digest.update(os.fsencode(f'{file} unreadable\n'))
       if not files:
-        digest.update(f'{self.source.name(i)}\n'.encode())
+        digest.update(os.fsencode(f'{self.source.name(i)}\n'))
     return digest.hexdigest()
 
   def _base(self) -> str | None:
@@ -305,8 +306,10 @@ class _Job:
           kept[key] = buffer.getvalue()
           recoded += 1
     files = self.source.files(i)
-    name = os.path.relpath(files[0].absolute(), self.base) if files else stored.get('name', b'').decode() or f'{i:08d}'
-    return array_record.make_example(kept | {'name': pathlib.PurePath(name).as_posix().encode()}), recoded
+    name = (
+      os.path.relpath(files[0].absolute(), self.base) if files else os.fsdecode(stored.get('name', b'')) or f'{i:08d}'
+    )
+    return array_record.make_example(kept | {'name': os.fsencode(pathlib.PurePath(name).as_posix())}), recoded
 
   def _advance(self, n: int) -> None:
     with self._lock:
@@ -327,7 +330,7 @@ class _Stopped(Exception):
 
 def _is_plain(data: bytes) -> bool:
   """Whether every image reader decodes these bytes as `sources.decode_image` does."""
-  with Image.open(io.BytesIO(data)) as image:
+  with opening.opened(data, 'image') as image:  # it has been decoded before
     upright = image.getexif().get(0x0112, 1) == 1
     return image.format in ('JPEG', 'PNG') and image.mode == 'RGB' and 'transparency' not in image.info and upright
 

@@ -16,6 +16,7 @@ import io
 import json
 import os
 import pathlib
+import time
 from typing import Any
 
 import jax
@@ -27,7 +28,7 @@ from ssr_jax.degrade import fields, isp, realesrgan, recipes
 from ssr_jax.degrade.degrade import Degraded, degrade
 from ssr_jax.image import io as image_io
 from ssr_jax.image import kernels as kernel_lib
-from ssr_jax.image import resize
+from ssr_jax.image import opening, resize
 from ssr_jax.types import SSRError
 
 FORMAT = 1
@@ -65,6 +66,7 @@ class LRSet:
       SSRError: a folder that holds another set, or cannot be made.
     """
     self.directory, self.recipe, self.seed, self._versions = pathlib.Path(directory), recipe, seed, dict(versions)
+    self._saved, self._seconds = 0.0, 0.0  # when the manifest was last written, and how long that took
     self.manifest = {
       'format': FORMAT,
       'recipe': describe(recipe),
@@ -114,6 +116,9 @@ class LRSet:
     for other in self.manifest['images']:
       if other != source.name and pathlib.Path(other).stem == stem:
         raise SSRError(f'{source}: its output would replace that of {other}; rename one')
+    for name in (f'lr/{stem}.png', f'hr/{stem}.png', f'depth/{stem}.png'):
+      if (self.directory / name).exists() and source.exists() and os.path.samefile(self.directory / name, source):
+        raise SSRError(f'{source}: lies where the set has its own files; choose another -o')
     picture = image_io.read(source)
     hr = picture.rgb if picture.rgb.dtype == np.uint8 else np.rint(picture.rgb * 255).astype(np.uint8)
     height, width = hr.shape[:2]
@@ -151,8 +156,15 @@ class LRSet:
 
   def save(self) -> None:
     """Writes the manifest, images in the order of their names."""
+    begin = time.monotonic()
     self.manifest['images'] = dict(sorted(self.manifest['images'].items()))
     image_io.write_bytes(self.directory / MANIFEST, (json.dumps(self.manifest, indent=1) + '\n').encode())
+    self._saved, self._seconds = time.monotonic(), time.monotonic() - begin
+
+  def checkpoint(self) -> None:
+    """`save`, so that a killed run goes on here; left out where it would take more than a tenth of the time."""
+    if time.monotonic() - self._saved >= 9 * self._seconds:
+      self.save()
 
   def _write(self, name: str, data: bytes) -> dict[str, str]:
     image_io.write_bytes(self.directory / name, data)
@@ -223,7 +235,7 @@ def read_kernels(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 def read_depth(path: str | os.PathLike) -> np.ndarray:
   """The depth [h, w] that a set's image was made with."""
-  with Image.open(path) as image:
+  with opening.opened(path) as image:
     return np.asarray(image).astype(np.float32) / 65535
 
 

@@ -29,7 +29,7 @@ class Blend:
       return
     H, W = self.shape
     if alone:
-      self.totals = {name: np.asarray(tile[0])[:H, :W] for name, tile in found.items()}
+      self.totals = {name: np.asarray(tile)[0][:H, :W] for name, tile in found.items()}
       return
     y, x = (self.scale * o for o in origin)
     th, tw = next(iter(found.values())).shape[1:3]
@@ -41,7 +41,7 @@ class Blend:
     for name, tile in found.items():
       if name not in self.totals:
         self.totals[name] = np.zeros((H, W, tile.shape[-1]), np.float32)
-      self.totals[name][place] += weights * np.asarray(tile[0])[: H - y, : W - x]
+      self.totals[name][place] += weights * np.asarray(tile)[0][: H - y, : W - x]
 
   def results(self) -> dict[str, np.ndarray]:
     """Returns {name: [*shape, c]}; call it once, it divides in place."""

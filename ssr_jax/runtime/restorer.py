@@ -16,13 +16,13 @@ import pathlib
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
 from ssr_jax import nn, systems, xla
 from ssr_jax.diffusion.noise import NoiseField
 from ssr_jax.image import tiles
+from ssr_jax.runtime import inputs
 from ssr_jax.runtime.blend import Blend
 from ssr_jax.systems.base import System, Tree, Window
 from ssr_jax.types import Array, SSRError
@@ -32,6 +32,8 @@ TILE = 192
 """Largest LR side that runs in one piece."""
 OVERLAP = 32
 """Least overlap of neighbouring tiles, in LR pixels."""
+PROGRAMS = 8
+"""Size classes whose compiled programs a model keeps, those used last; another one is compiled again."""
 MAX_PIXELS = 2**22
 """Largest LR image (2048 x 2048); results are held in memory as float32, about 0.7 kB per LR pixel."""
 
@@ -101,7 +103,9 @@ class Restorer:
     """Super-resolves images.
 
     Args:
-      lr: [h, w, 3] or [b, h, w, 3], uint8 or float in [0, 1], any size up to `MAX_PIXELS` pixels.
+      lr: [h, w, 3] or [b, h, w, 3], uint8, uint16 or float in [0, 1], any size up to `MAX_PIXELS` pixels. Or one image
+        as a path or a PIL image, which becomes uint8 RGB (gray of 16 bits: float32): orientation is applied,
+        transparency and colour profile are ignored; `ssr upscale` keeps them.
       seed: of the diffusion noise. One number is used for every image of a batch, so that an image gets the same result
         alone and in a batch; a sequence gives each image its own. Unused by a student that starts without noise.
       scale: must be the model's.
@@ -119,21 +123,18 @@ class Restorer:
       SSRError: an invalid argument, or a part that the model lacks; the message names it.
     """
     plan = self.check(scale=scale, tile=tile, **options)
-    images, finish = _as_batch(lr)
-    b, h, w, _ = images.shape
-    if h * w > MAX_PIXELS:
-      raise SSRError(f'image of {w}x{h} pixels: more than {MAX_PIXELS} pixels; scale it down or cut it up')
-    seeds = [seed] * b if isinstance(seed, int | np.integer) else list(seed)
-    if len(seeds) != b:
-      raise SSRError(f'seed: {len(seeds)} numbers for {b} images; give one, or one for each image')
+    progress, keep_kernels = inputs.progress(progress), inputs.typed('keep_kernels', keep_kernels, bool)
+    images = inputs.Images(lr, MAX_PIXELS)
+    b, h, w, _ = images.values.shape
+    seeds = inputs.seeds(seed, b)
     layout = _Layout.of(h, w, tile, self.system.alignment(self.modules, plan))
     ticks = _Ticks(progress, b * layout.tiles * self._passes(layout, plan))
     kept = tuple(o.name for o in self.system.outputs if keep_kernels or o.kind != 'kernels')
     results = []
-    for image, number in zip(images, seeds, strict=True):
+    for image, number in zip(images.values, seeds, strict=True):
       found = self.system.finish(self._restore_image(image, int(number), layout, plan, kept, ticks), plan)
-      results.append({o.name: self._typed(o.kind, found.get(o.name), finish) for o in self.system.outputs})
-    if np.ndim(lr) == 3:
+      results.append({o.name: self._typed(o.kind, found.get(o.name), images.finish) for o in self.system.outputs})
+    if images.single:
       found = results[0]
     else:
       found = {name: x if x is None else np.stack([r[name] for r in results]) for name, x in results[0].items()}
@@ -185,7 +186,7 @@ class Restorer:
       found = self.system.restore(self.modules, variables, lr, window, context, noise, plan, last=bool(kept))
       return {name: value for name, value in found.items() if name in (kept or ('view',))}
 
-    return xla.jit(restore, identity=self._identity, static_argnames=('plan', 'kept'))
+    return xla.jit(restore, keep=PROGRAMS, identity=self._identity, static_argnames=('plan', 'kept'))
 
   def _identity(self) -> str:
     """What `restore` depends on beside its arguments: the networks, and the system's code if it lies elsewhere."""
@@ -199,7 +200,7 @@ class Restorer:
       self.traces['prepare'] += 1
       return self.system.prepare(self.modules, variables, view, plan)
 
-    return xla.jit(prepare, static_argnames='plan')
+    return xla.jit(prepare, keep=PROGRAMS, static_argnames=('plan',))
 
   @functools.cached_property
   def _advance(self) -> Callable[..., Tree]:
@@ -207,7 +208,7 @@ class Restorer:
       self.traces['advance'] += 1
       return self.system.advance(self.modules, variables, context, view, plan)
 
-    return xla.jit(advance, static_argnames='plan')
+    return xla.jit(advance, keep=PROGRAMS, static_argnames=('plan',))
 
   def required(self, **options: Any) -> tuple[str, ...]:
     """The parts that `sample` needs with these options; the model may lack some."""
@@ -222,6 +223,7 @@ class Restorer:
     Raises:
       SSRError: an invalid option, or parts that the model lacks for it.
     """
+    scale, tile = inputs.typed('scale', scale, int), inputs.typed('tile', tile, int)
     plan = self.system.plan(self.config, self.modules, self._options(options))
     if scale != self.config['scale']:
       raise SSRError(f"scale {scale}: model '{self.config['name']}' makes {self.config['scale']} only; use that")
@@ -234,11 +236,14 @@ class Restorer:
     unknown = [name for name in options if name not in known]
     if unknown:
       raise SSRError(f'sample: unknown option {unknown[0]!r}; system {self.system.name!r} has {", ".join(known)}')
-    return self.system.Options(**options)
+    return inputs.options(self.system.Options, options)
 
 
 def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32') -> Restorer:
   """Loads a model by name ('compact' comes with the package) or from a model directory.
+
+  JAX runs threads, which a forked process lacks: a program that forks must do so before, or start its processes with
+  `multiprocessing.get_context('spawn')` and load the model in each.
 
   Args:
     name_or_path: of the model.
@@ -249,8 +254,8 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
   Raises:
     SSRError: an unknown model or dtype, a damaged or missing file, a config field that does not exist.
   """
-  compute = nn.dtype_of(dtype, 'dtype')
-  model = store.load_model(name_or_path)
+  compute = nn.dtype_of(inputs.typed('dtype', dtype, str), 'dtype')
+  model = store.load_model(inputs.model(name_or_path))
   system = systems.get(model.config['system'])
   entries, name = model.config['parts'], model.config['system']
   modules = {part: format.build(part, entry['config'], system=name, dtype=compute) for part, entry in entries.items()}
@@ -277,8 +282,8 @@ def sample(
     **options: as of `Restorer.sample`.
   """
   if not isinstance(model, Restorer):
-    changed = (store.resolve(model) / format.MODEL_FILE).stat().st_mtime_ns
-    model = _loaded(os.fspath(model), dtype or 'float32', changed)
+    changed = (store.resolve(inputs.model(model)) / format.MODEL_FILE).stat().st_mtime_ns
+    model = _loaded(os.fspath(model), inputs.typed('dtype', 'float32' if dtype is None else dtype, str), changed)
   elif dtype not in (None, model.dtype):
     raise SSRError(f'dtype is {dtype!r}, but the model was loaded with {model.dtype!r}; load it with that dtype')
   return model.sample(lr, **options)
@@ -326,29 +331,6 @@ class _Ticks:
     self._done += 1
     if self._progress:
       self._progress(self._done, self._total)
-
-
-def _as_batch(lr: Any) -> tuple[np.ndarray, Callable[[np.ndarray], np.ndarray]]:
-  """Images as [b, h, w, 3] float32, and a function that converts a result to the input's dtype."""
-  lr = np.asarray(lr)
-  if lr.ndim not in (3, 4) or lr.shape[-1] != 3 or 0 in lr.shape:
-    raise SSRError(f'lr must be [h, w, 3] or [b, h, w, 3] with RGB last; got shape {list(lr.shape)}')
-  dtype = lr.dtype
-  if dtype == np.uint8:
-    images = lr.astype(np.float32) / 255
-  elif jnp.issubdtype(dtype, jnp.floating):
-    images = lr.astype(np.float32)
-    if not (images.min() >= -1e-3 and images.max() <= 1 + 1e-3):  # written so that NaN fails too
-      raise SSRError(f'lr of dtype {dtype} must lie in [0, 1]; got [{images.min():.4g}, {images.max():.4g}]')
-    images = np.clip(images, 0, 1)
-  else:
-    raise SSRError(f'lr must be uint8, or float in [0, 1]; got {dtype}')
-
-  def finish(image: np.ndarray) -> np.ndarray:
-    image = np.clip(image, 0, 1)
-    return np.rint(image * 255).astype(np.uint8) if dtype == np.uint8 else image.astype(dtype)
-
-  return images if images.ndim == 4 else images[None], finish
 
 
 def pad(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

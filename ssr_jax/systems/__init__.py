@@ -40,13 +40,18 @@ def option_kinds(name: str) -> dict[str, type]:
     SSRError: an unknown system.
     TypeError: an option that is none of these.
   """
+  return kinds_of(options(name))
+
+
+def kinds_of(cls: type) -> dict[str, type]:
+  """`option_kinds` of a dataclass of options."""
   found = {}
-  hints = typing.get_type_hints(options(name))
-  for field in dataclasses.fields(options(name)):
+  hints = typing.get_type_hints(cls)
+  for field in dataclasses.fields(cls):
     kinds = typing.get_args(hints[field.name]) or (hints[field.name],)
     found[field.name] = next((kind for kind in (bool, int, float, str) if kind in kinds), None)
     if found[field.name] is None:
-      raise TypeError(f'{name}: option {field.name!r} is {field.type}; an option is a bool, int, float or str')
+      raise TypeError(f'{cls.__name__}.{field.name} is {field.type}; an option is a bool, int, float or str')
   return found
 
 

@@ -6,7 +6,8 @@ import os
 from typing import Any
 
 from ssr_jax.data.sources.base import Source
-from ssr_jax.data.sources.decode import BadRecord, first_line
+from ssr_jax.data.sources.decode import BadRecord
+from ssr_jax.image.opening import first_line
 from ssr_jax.types import SSRError
 
 
@@ -43,7 +44,7 @@ class ArrayRecord(Source):
   def name(self, index: int, key: str = 'hr') -> str:
     """See `Source.name`."""
     try:
-      inner = parse_example(self._store[index]).get('name', b'').decode()
+      inner = parse_example(self._store[index]).get('name', b'').decode(errors='surrogateescape')
     except Exception:  # error messages need a name also where the entry itself is damaged
       inner = ''
     return f'{self._where}[{index}]' + (f' {inner}' if inner else '')

@@ -1,27 +1,17 @@
 """Decoding of the image and depth files that records consist of; `BadRecord` for a file that cannot be used."""
 
 from collections.abc import Sequence
+import contextlib
 import io
 import re
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
+from ssr_jax.image import io as image_io
+from ssr_jax.image import opening
 from ssr_jax.types import SSRError
 
-# Exceptions that Pillow's and NumPy's decoders raise on damaged bytes.
-DECODER_ERRORS = (
-  OSError,
-  ValueError,
-  SyntaxError,
-  EOFError,
-  IndexError,
-  KeyError,
-  TypeError,
-  OverflowError,
-  ArithmeticError,
-  Image.DecompressionBombError,
-)
 _MAX_UNKNOWN = 0.5  # largest share of a depth map's pixels that may be unknown
 _MAX_ASPECT_ERROR = 0.02  # largest relative difference between the aspect ratios of a photo and its depth map
 
@@ -33,7 +23,7 @@ class BadRecord(SSRError):
 def decode_image(data: bytes, name: str) -> np.ndarray:
   """Decodes an image file to RGB, uint8 [H, W, 3].
 
-  The EXIF orientation is applied, alpha is dropped, 16-bit gray is rounded to 8 bits.
+  The EXIF orientation is applied, unless the EXIF block is damaged; alpha is dropped, 16 bits are rounded to 8.
 
   Args:
     data: the bytes of the file.
@@ -43,24 +33,10 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     BadRecord: the file is not an image, is damaged, has several frames, or has floating-point pixels.
   """
   try:
-    with Image.open(io.BytesIO(data)) as opened:
-      if getattr(opened, 'is_animated', False) and opened.format != 'MPO':  # an MPO is a photo with its preview
-        raise BadRecord(f'{name}: has {getattr(opened, "n_frames", "several")} frames; save one of them as an image')
-      image = ImageOps.exif_transpose(opened)
-      if image.mode == 'F':
-        raise BadRecord(f'{name}: floating-point image; save it with 8 or 16 bits')
-      if image.mode.startswith('I'):  # Pillow's own conversion clips at 255
-        values = np.asarray(image).astype(np.float32)
-        if values.min() < 0 or values.max() > 65535:
-          raise BadRecord(f'{name}: 32-bit image; save it with 8 or 16 bits')
-        return np.repeat(np.rint(values / 257).astype(np.uint8)[..., None], 3, -1)
-      return np.asarray(image.convert('RGB'))
-  except BadRecord:
-    raise
-  except UnidentifiedImageError as error:  # its message contains a memory address, which differs between processes
-    raise BadRecord(f'{name}: cannot be read as an image (unknown format)') from error
-  except DECODER_ERRORS as error:
-    raise BadRecord(f'{name}: cannot be read as an image ({first_line(error)})') from error
+    rgb = image_io.decode(data, name).rgb
+  except SSRError as error:
+    raise BadRecord(str(error)) from error
+  return rgb if rgb.dtype == np.uint8 else np.rint(255 * rgb).astype(np.uint8)
 
 
 def decode_depth(data: bytes, kind: str, name: str) -> np.ndarray:
@@ -104,23 +80,32 @@ def _depth_values(data: bytes, name: str) -> np.ndarray:
   values: np.ndarray
   try:
     if data.startswith(b'\x93NUMPY'):
-      values = np.squeeze(np.load(io.BytesIO(data), allow_pickle=False))
-    elif data.startswith(b'P'):
-      values = _decode_pfm(data)
+      with _numpy_errors(name):
+        values = np.squeeze(np.load(io.BytesIO(data), allow_pickle=False))
+    elif data.startswith((b'Pf', b'PF')):
+      with _numpy_errors(name):
+        values = _decode_pfm(data)
     else:
-      with Image.open(io.BytesIO(data)) as image:
+      with opening.opened(data, name) as image:
         if image.mode != 'L' and not image.mode.startswith('I'):
           raise BadRecord(f'{name}: {image.mode} image; a depth map is gray, with 8 or 16 bits')
         values = np.asarray(image)
-  except BadRecord:
-    raise
-  except UnidentifiedImageError as error:
-    raise BadRecord(f'{name}: cannot be read as a depth map (unknown format)') from error
-  except DECODER_ERRORS as error:
-    raise BadRecord(f'{name}: cannot be read as a depth map ({first_line(error)})') from error
+  except SSRError as error:
+    raise BadRecord(str(error)) from error
   if values.ndim != 2 or values.dtype.kind not in 'uif' or not values.size:
     raise BadRecord(f'{name}: array {values.dtype} {list(values.shape)}; a depth map is numeric, [H, W]')
   return values
+
+
+@contextlib.contextmanager
+def _numpy_errors(name: str):
+  """A context that errors of NumPy's decoders leave as a `BadRecord`."""
+  try:
+    yield
+  except Exception as error:  # of many types on damaged bytes
+    raise BadRecord(
+      f'{name}: cannot be read as a depth map ({opening.first_line(error)}); get the file again'
+    ) from error
 
 
 def _decode_pfm(data: bytes) -> np.ndarray:
@@ -165,8 +150,3 @@ def pair_scale(hr: Sequence[int], lr: Sequence[int], name: str) -> int:
   if scale < 1 or any(not 0 <= high - low * scale < scale for high, low in zip(hr, lr, strict=True)):
     raise BadRecord(f'{name}: {lr[1]}x{lr[0]}, but its HR image of {hr[1]}x{hr[0]} is not a whole multiple of that')
   return scale
-
-
-def first_line(error: BaseException) -> str:
-  """The first line of an exception's message, or its type where it has none: error messages are single lines."""
-  return (str(error).splitlines() or [type(error).__name__])[0]

@@ -4,21 +4,16 @@ from collections.abc import Callable, Sequence
 import pathlib
 import re
 
-from PIL import Image
-
+from ssr_jax.image import opening
 from ssr_jax.types import SSRError
 
 DEPTH_SUFFIXES = ('.png', '.pfm', '.npy')
-# Formats that Pillow registers without decoding pixels itself: stubs, metadata, and programs that Ghostscript runs.
-_NOT_IMAGES = ('BUFR', 'GRIB', 'HDF5', 'MPEG', 'WMF', 'EPS', 'IPTC')
 _ROLE_SUFFIX = re.compile(r'(_hr|_lr\d*|_?x\d+)$', re.IGNORECASE)
 
 
 def image_suffixes() -> tuple[str, ...]:
-  """Suffixes of the image formats that Pillow decodes, with their dots, sorted; .pfm is left to depth maps."""
-  registered = Image.registered_extensions().items()  # also fills Image.OPEN
-  suffixes = [suffix for suffix, form in registered if form in Image.OPEN and form not in _NOT_IMAGES]
-  return tuple(sorted(suffix for suffix in suffixes if suffix != '.pfm'))
+  """Suffixes of the image formats that are read, with their dots, sorted."""
+  return tuple(sorted(suffix for suffixes in opening.FORMATS.values() for suffix in suffixes))
 
 
 def list_files(folder: pathlib.Path, suffixes: Sequence[str]) -> list[pathlib.Path]:

@@ -5,13 +5,10 @@ import contextlib
 import pathlib
 import re
 
-from PIL import Image
-
 from ssr_jax.data.sources import decode, files
 from ssr_jax.data.sources.base import Source
+from ssr_jax.image import io
 from ssr_jax.types import SSRError
-
-_ORIENTATION = 0x0112  # EXIF tag; values of 5 and more swap height and width
 
 
 class Paired(Source):
@@ -44,7 +41,7 @@ class Paired(Source):
     pairs = files.match(hr, hr_files, lr, lr_files)
     example_of_scale: dict[int, pathlib.Path] = {}
     for hr_file, lr_file in pairs:
-      hr_size, lr_size = _size(hr_file), _size(lr_file)
+      hr_size, lr_size = io.size(hr_file, upright=True), io.size(lr_file, upright=True)
       if hr_size and lr_size:
         with contextlib.suppress(decode.BadRecord):
           example_of_scale.setdefault(decode.pair_scale(hr_size, lr_size, str(lr_file)), lr_file)
@@ -70,13 +67,3 @@ class Paired(Source):
     """See `Source.encoded`."""
     hr, lr = self.pairs[index]
     return {'hr': hr.read_bytes(), 'lr': lr.read_bytes()}
-
-
-def _size(path: pathlib.Path) -> tuple[int, int] | None:
-  """(height, width) after the EXIF orientation, from the header; None where that cannot be read."""
-  try:
-    with Image.open(path) as image:
-      transposed = image.getexif().get(_ORIENTATION, 1) >= 5
-      return (image.width, image.height) if transposed else (image.height, image.width)
-  except decode.DECODER_ERRORS:
-    return None

@@ -2,7 +2,7 @@
 
 A spec is one or more parts joined by ';'. A part is KIND:PLACE:
 
-  folder:DIR                     every image below DIR, any format that Pillow decodes            -> hr
+  folder:DIR                     every image below DIR, of the formats in `image.opening.FORMATS`  -> hr
   paired:HR_DIR,LR_DIR           pairs with the same name                                         -> hr, lr
   rgbd:DIR                       photos with depth maps; see `RGBD` for layouts                   -> hr, depth
   rgbd:PHOTO_DIR,DEPTH_DIR

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from ssr_jax.data.sources.array_record import ArrayRecord
-from ssr_jax.data.sources.decode import first_line
+from ssr_jax.image.opening import first_line
 from ssr_jax.types import SSRError
 
 

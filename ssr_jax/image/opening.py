@@ -1,0 +1,146 @@
+"""Opens image files with Pillow: the one place that decides which formats are tried and what an error says.
+
+A file is recognised by its content, among the formats of `FORMATS`. Pillow knows more, but its readers of those hand
+the file to another program (PostScript goes to Ghostscript) or are seldom used and little tested.
+"""
+
+import contextlib
+import ctypes
+import functools
+import io
+import logging
+import os
+import pathlib
+import stat
+import threading
+import warnings
+
+from PIL import Image, UnidentifiedImageError
+
+from ssr_jax.types import SSRError
+
+FORMATS = {
+  'PNG': ('.png',),
+  'JPEG': ('.jpg', '.jpeg', '.jpe', '.jfif'),  # also MPO, a photo with its preview
+  'WEBP': ('.webp',),
+  'AVIF': ('.avif',),
+  'TIFF': ('.tif', '.tiff'),
+  'BMP': ('.bmp',),
+  'PPM': ('.ppm', '.pgm', '.pbm', '.pnm'),
+  'JPEG2000': ('.jp2', '.j2k', '.jpf', '.jpx', '.j2c', '.jpc'),
+  'GIF': ('.gif',),
+  'QOI': ('.qoi',),
+  'SGI': ('.sgi', '.rgb', '.rgba', '.bw'),
+  'PCX': ('.pcx',),
+  'TGA': ('.tga',),  # last: it has no signature
+}
+"""{Pillow's name of a format that is read: its suffixes}."""
+
+# Without a handler Python prints Pillow's messages to stderr, where they name no file.
+logging.getLogger('PIL').addHandler(logging.NullHandler())
+
+
+@contextlib.contextmanager
+def opened(source: str | os.PathLike | bytes, name: str | None = None):
+  """A context with a Pillow image whose pixels are not decoded yet, `guarded` until it is left.
+
+  Args:
+    source: a file, or its bytes.
+    name: for error messages; default the path.
+
+  Raises:
+    SSRError: no regular file, not an image of a known format, damaged, or too large.
+  """
+  name = str(source) if name is None else name
+  with guarded(name), _file(source, name) as file, Image.open(file, formats=_formats()) as image:
+    yield image
+
+
+@contextlib.contextmanager
+def guarded(name: str):
+  """A context that Pillow's errors leave as an SSRError, which names the file, and in which its warnings are ignored.
+
+  Nothing but work of Pillow's belongs into it: every exception counts as damage of the file.
+  """
+  try:
+    with _without_warnings:
+      yield
+  except SSRError:
+    raise
+  except UnidentifiedImageError as error:  # its message has a memory address, which differs between processes
+    raise SSRError(f'{name}: cannot be read, not an image of a known format; give a PNG, JPEG or WebP file') from error
+  except Image.DecompressionBombError as error:
+    raise SSRError(f'{name}: the image is too large; scale it down or cut it up') from error
+  except MemoryError as error:
+    raise SSRError(f'{name}: the image needs more memory than there is; scale it down or cut it up') from error
+  except Exception as error:  # Pillow's readers raise almost every type on damaged bytes
+    if isinstance(error, OSError) and error.errno is not None:
+      raise SSRError(f'{name}: cannot be read ({error.strerror}); check the path') from error
+    what = f'damaged or truncated ({first_line(error)})'
+    raise SSRError(f'{name}: cannot be read as an image, {what}; get the file again') from error
+
+
+def read_bytes(path: str | os.PathLike) -> bytes:
+  """The content of a regular file; SSRError for anything else, such as a pipe, which could be waited for forever."""
+  try:
+    with _file(path, str(path)) as file:
+      return file.read()
+  except OSError as error:
+    raise SSRError(f'{path}: cannot be read ({error.strerror}); check the path') from error
+
+
+def first_line(error: BaseException) -> str:
+  """The first line of an exception's message, or its type where it has none."""
+  return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _file(source: str | os.PathLike | bytes, name: str):
+  """The opened file; SSRError where it is empty or not a regular file."""
+  if isinstance(source, bytes):
+    if not source:
+      raise SSRError(f'{name}: the file is empty; get it again')
+    return io.BytesIO(source)
+  path = pathlib.Path(source)
+  status = path.stat()
+  if not stat.S_ISREG(status.st_mode):
+    what = 'a folder' if stat.S_ISDIR(status.st_mode) else 'a pipe or a device'
+    raise SSRError(f'{name}: {what}, not a file; name an image file')
+  if not status.st_size:
+    raise SSRError(f'{name}: the file is empty; get it again')
+  return path.open('rb')
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+  """The formats of `FORMATS` that this Pillow has; also keeps libtiff from printing errors, which Pillow raises."""
+  Image.init()
+  with contextlib.suppress(AttributeError, OSError):  # Pillow without libtiff, or linked in another way
+    ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
+  return tuple(form for form in FORMATS if form in Image.OPEN)
+
+
+class _WithoutWarnings:
+  """A context, for several threads at once, in which warnings from Pillow are ignored.
+
+  With a `catch_warnings` for each thread, the last to leave would restore what another had set.
+  """
+
+  def __init__(self):
+    self._lock, self._inside, self._saved = threading.Lock(), 0, warnings.catch_warnings()
+
+  def __enter__(self) -> None:
+    with self._lock:
+      if not self._inside:
+        self._saved = warnings.catch_warnings()
+        self._saved.__enter__()
+        warnings.filterwarnings('ignore', module=r'PIL\b')
+      self._inside += 1
+
+  def __exit__(self, *error: object) -> None:
+    with self._lock:
+      self._inside -= 1
+      if not self._inside:
+        self._saved.__exit__()
+
+
+_without_warnings = _WithoutWarnings()

@@ -1,0 +1,146 @@
+"""The arguments of `Restorer.sample` and `load`: what a caller may give, and one line about anything else."""
+
+from collections.abc import Callable, Mapping
+import numbers
+import operator
+import os
+import pathlib
+import typing
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from ssr_jax import systems
+from ssr_jax.image import io
+from ssr_jax.types import SSRError
+
+_LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
+_WORDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a text'}
+
+
+class Images:
+  """LR images as floats, and the way back to what was given.
+
+  Attributes:
+    values: [b, h, w, 3] float32 in [0, 1].
+    single: whether one image was given, not a batch.
+    dtype: of what was given, and of results.
+  """
+
+  def __init__(self, lr: Any, max_pixels: int):
+    """Converts what the caller gave.
+
+    Args:
+      lr: [h, w, 3] or [b, h, w, 3], uint8, uint16 or float in [0, 1]; or the path of an image file; or a PIL image.
+      max_pixels: of an image; larger files are not decoded.
+
+    Raises:
+      SSRError: none of these, or a file that cannot be read.
+    """
+    if isinstance(lr, str | os.PathLike):
+      lr = io.read(lr, max_pixels).rgb
+    elif isinstance(lr, Image.Image):
+      lr = io.convert(lr, 'lr', max_pixels).rgb
+    try:
+      given = np.asarray(lr)
+    except Exception as error:  # of many types: rows of different lengths, another library's array on its device
+      raise SSRError(
+        f'lr is no array ({_first_words(error)}); give one, the path of an image or a PIL image'
+      ) from error
+    if given.dtype.kind in 'OSUVMm' and not jnp.issubdtype(given.dtype, jnp.floating):
+      raise SSRError(f'lr is {type(lr).__name__}; give an array, the path of an image or a PIL image')
+    if given.ndim not in (3, 4) or given.shape[-1] != 3 or 0 in given.shape:
+      raise SSRError(f'lr must be [h, w, 3] or [b, h, w, 3] with RGB last; got shape {list(given.shape)}')
+    h, w = given.shape[-3:-1]
+    if h * w > max_pixels:
+      raise SSRError(f'image of {w}x{h} pixels: more than {max_pixels} pixels; scale it down or cut it up')
+    self.dtype, self.single = given.dtype, given.ndim == 3
+    if self.dtype not in _LEVELS and not jnp.issubdtype(self.dtype, jnp.floating):
+      raise SSRError(f'lr must be uint8, uint16, or float in [0, 1]; got {self.dtype}')
+    images = given.astype(np.float32)
+    if self.dtype in _LEVELS:
+      images = images / _LEVELS[self.dtype]
+    else:
+      low, high = images.min(), images.max()
+      if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails too
+        raise SSRError(f'lr of dtype {self.dtype} must lie in [0, 1]; got [{low:.4g}, {high:.4g}]')
+      images = np.clip(images, 0, 1)
+    self.values = images[None] if self.single else images
+
+  def finish(self, image: np.ndarray) -> np.ndarray:
+    """A result, float in about [0, 1], clipped and in the dtype of what was given."""
+    image = np.clip(image, 0, 1)
+    if self.dtype in _LEVELS:
+      return np.rint(image * _LEVELS[self.dtype]).astype(self.dtype)
+    return image.astype(self.dtype)
+
+
+def seeds(seed: Any, count: int) -> list[int]:
+  """A seed for each of `count` images, from one number or a sequence of as many."""
+  try:
+    several = list(seed) if np.ndim(seed) else [seed] * count
+    found = [operator.index(number) for number in several]
+  except (TypeError, ValueError) as error:
+    raise SSRError(f'seed {_shown(seed)}: must be a whole number, or one for each image') from error
+  if len(found) != count:
+    raise SSRError(f'seed: {len(found)} numbers for {count} images; give one, or one for each image')
+  return found
+
+
+def typed(name: str, value: Any, kind: type) -> Any:
+  """An argument as a Python value of its kind: bool, int, float or str.
+
+  Raises:
+    SSRError: it is of another kind; the message names the argument.
+  """
+  accepted = {bool: bool | np.bool_, int: numbers.Integral, float: numbers.Real, str: str}[kind]
+  if isinstance(value, accepted) and (kind is bool or not isinstance(value, bool | np.bool_)):
+    return kind(value)
+  raise SSRError(f'{name} {_shown(value)}: must be {_WORDS[kind]}')
+
+
+def options(cls: type, given: Mapping[str, Any]) -> Any:
+  """A system's options.
+
+  Args:
+    cls: its dataclass of options.
+    given: their values by name; None takes the model's.
+
+  Raises:
+    SSRError: a value is of another kind than its option.
+  """
+  kinds = systems.kinds_of(cls)
+  return cls(**{name: None if value is None else typed(name, value, kinds[name]) for name, value in given.items()})
+
+
+def progress(function: Any) -> Callable[[int, int], object] | None:
+  """A progress callback, or None; SSRError for anything else."""
+  if function is not None and not callable(function):
+    raise SSRError(f'progress {_shown(function)}: must be a function of (done, total), or None')
+  return typing.cast('Callable[[int, int], object] | None', function)
+
+
+def model(given: Any) -> pathlib.Path | str:
+  """A model's name or path; SSRError for anything else."""
+  if not isinstance(given, str | os.PathLike) or not isinstance(os.fspath(given), str):
+    raise SSRError(
+      f'model {_shown(given)}: must be a name, the path of a model directory, or what `ssr_jax.load` returned'
+    )
+  try:
+    os.stat(given)
+  except FileNotFoundError:
+    pass
+  except (OSError, ValueError) as error:  # such as a name that is too long
+    raise SSRError(f'model {_shown(given)}: no name or path ({_first_words(error)})') from error
+  return given
+
+
+def _shown(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= 60 else f'{text[:60]}...'
+
+
+def _first_words(error: BaseException) -> str:
+  return (getattr(error, 'strerror', None) or str(error) or type(error).__name__).splitlines()[0]

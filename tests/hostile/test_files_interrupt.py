@@ -1,0 +1,130 @@
+"""Ctrl-C in real processes, at moments when Python's own exception comes late, is lost, or is turned into another."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ssr_jax.cli import terminal
+from ssr_jax.image import io
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# A command that prints 'up' and then is busy in some way.
+_PROGRAM = """
+import hashlib, sys, time
+from ssr_jax import cli
+from ssr_jax.cli import weights
+
+def native(arguments):  # the main thread does not return to Python, as in a compilation
+  print('up', flush=True)
+  hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9)
+
+def swallowed(arguments):  # as where native code called Python
+  try:
+    print('up', flush=True)
+    time.sleep(60)
+  except KeyboardInterrupt:
+    time.sleep(60)
+
+def turned(arguments):  # into an error, after which a loop over files would go on
+  try:
+    print('up', flush=True)
+    time.sleep(60)
+  except KeyboardInterrupt:
+    raise RuntimeError('INTERNAL: KeyboardInterrupt')
+
+def swallowed_at_the_end(arguments):
+  try:
+    print('up', flush=True)
+    time.sleep(60)
+  except KeyboardInterrupt:
+    return 0
+
+def writing(arguments):
+  from ssr_jax.image import io
+  import os
+  os.fsync = lambda descriptor: (print('up', flush=True), hashlib.pbkdf2_hmac('sha256', b'', b'', 10**9))
+  io.write_bytes('half.png', b'x')
+
+weights._list = {how}
+sys.argv = ['ssr', 'weights', 'list']
+cli.run()
+"""
+
+
+def _start(program, folder):
+  # A shell's background jobs ignore SIGINT, and pass that on: the suite must not depend on how it was started.
+  return subprocess.Popen(
+    [sys.executable, '-c', program],
+    cwd=folder,
+    env={**os.environ, 'PYTHONPATH': str(ROOT)},
+    text=True,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+  )
+
+
+@pytest.mark.parametrize('how', ['native', 'swallowed', 'turned', 'swallowed_at_the_end', 'writing'])
+def test_ctrl_c_ends_a_run_wherever_it_is(tmp_path, how):
+  process = _start(_PROGRAM.replace('{how}', how), tmp_path)
+  assert process.stdout.readline() == 'up\n'
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 130 and err == 'ssr: stopped\n'
+  assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_the_commands_are_imported(tmp_path):
+  program = (
+    'import sys, time, types\n'
+    'class Slow:\n'
+    '  def find_spec(self, name, *_):\n'
+    '    if name == "ssr_jax.cli.upscale":\n'
+    '      print("up", flush=True)\n'
+    '      time.sleep(60)\n'
+    'sys.meta_path.insert(0, Slow())\n'
+    'from ssr_jax import cli\n'
+    'sys.argv = ["ssr", "--help"]\n'
+    'cli.run()\n'
+  )
+  process = _start(program, tmp_path)
+  assert process.stdout.readline() == 'up\n'
+  process.send_signal(signal.SIGINT)
+  assert process.communicate(timeout=60) == ('', 'ssr: stopped\n') and process.returncode == 130
+
+
+def test_the_programs_own_handling_comes_back():
+  handler, descriptor = signal.getsignal(signal.SIGINT), signal.set_wakeup_fd(-1)
+  signal.set_wakeup_fd(descriptor)
+  with pytest.raises(KeyboardInterrupt), terminal.stoppable():
+    signal.raise_signal(signal.SIGINT)
+    time.sleep(10)
+  assert signal.getsignal(signal.SIGINT) is handler and signal.set_wakeup_fd(-1) == descriptor
+  signal.set_wakeup_fd(descriptor)
+  with terminal.stoppable():  # what was pressed before is forgotten
+    terminal.check_stopped()
+
+
+def test_a_program_that_handles_ctrl_c_keeps_its_handler():
+  before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+  try:
+    with terminal.stoppable():
+      assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+      signal.raise_signal(signal.SIGINT)
+  finally:
+    signal.signal(signal.SIGINT, before)
+
+
+def test_unfinished_files_are_removed(tmp_path, monkeypatch):
+  monkeypatch.setattr(os, 'replace', lambda *_: (io.remove_unfinished(), (_ for _ in ()).throw(OSError(5, 'gone')))[1])
+  found = []
+  monkeypatch.setattr(os, 'fsync', lambda _: found.extend(tmp_path.iterdir()))
+  with pytest.raises(ValueError, match='cannot be written'):
+    io.write_bytes(tmp_path / 'a', b'x')
+  assert len(found) == 1 and not list(tmp_path.iterdir())

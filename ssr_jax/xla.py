@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import os
 import pathlib
 import sys
@@ -137,7 +138,7 @@ class Jitted:
     from jax import export
 
     assert self._identity is not None and _lowered is not None
-    versions = f'{jax.__version__} {jax.lib.__version__} {_sources()}'
+    versions = f'{jax.__version__} {importlib.metadata.version("jaxlib")} {_sources()}'
     name = hashlib.sha256('\n'.join((versions, self._identity(), key)).encode()).hexdigest()
     file = _lowered / name
     content = _read_checked(file)

@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 PARITY ?=
 TESTED := $(VENV)/.installed-test $(if $(PARITY),$(VENV)/.installed-parity)
 
-.PHONY: demo test test-all clean
+.PHONY: demo test test-all lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python tools/demo.py --output demo
@@ -23,6 +23,12 @@ test: $(TESTED)
 test-all: $(TESTED)
 	$(BIN)/python -m pytest -n $(WORKERS)
 
+# What .pre-commit-config.yaml runs before each commit.
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
 # The stamps keep a second `make` from installing again; they are as old as the lists they were made from.
 $(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/python
 	$(PIP) -r requirements.txt
@@ -31,6 +37,10 @@ $(VENV)/.installed: requirements.txt pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) -e '.[test]'
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed-test
+	$(PIP) -e '.[dev]'
 	touch $@
 
 $(VENV)/.installed-parity: $(VENV)/.installed-test

@@ -6,17 +6,21 @@ import subprocess
 import sys
 
 import jax
-import matplotlib
 
 from ssr_jax.weights import store
-from tests import conftest
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
 def test_caches_lie_in_the_folder_of_this_run():
   caches = pathlib.Path(os.environ['SSR_TEST_CACHES'])
   assert pathlib.Path.home() not in caches.parents
   assert pathlib.Path(jax.config.jax_compilation_cache_dir) == pathlib.Path(os.environ['JAX_COMPILATION_CACHE_DIR'])
-  assert {store.home().parent, pathlib.Path(matplotlib.get_cachedir()).parent} <= {*caches.iterdir(), caches / 'data'}
+  assert store.home() == caches / 'data' / 'ssr_jax'
+  assert {os.environ[f'XDG_{kind}_HOME'] for kind in ('CACHE', 'CONFIG')} == {
+    str(caches / 'cache'),
+    str(caches / 'config'),
+  }
 
 
 def test_a_run_that_leaves_a_file_in_the_tree_fails_and_names_it(tmp_path):
@@ -24,9 +28,9 @@ def test_a_run_that_leaves_a_file_in_the_tree_fails_and_names_it(tmp_path):
   for name in ('tests', 'home'):
     (tmp_path / name).mkdir()
   for name in ('ssr_jax', 'configs'):
-    (tmp_path / name).symlink_to(conftest.ROOT / name)
+    (tmp_path / name).symlink_to(ROOT / name)
   for name in ('__init__.py', 'conftest.py', 'typechecker.py'):
-    (tmp_path / 'tests' / name).write_bytes((conftest.ROOT / 'tests' / name).read_bytes())
+    (tmp_path / 'tests' / name).write_bytes((ROOT / 'tests' / name).read_bytes())
   (tmp_path / 'tests' / 'test_it.py').write_text(
     'import os, jax, tempfile, pathlib\n'
     'def test_clean():\n  jax.jit(lambda x: x + 1)(0)\n'

@@ -249,7 +249,7 @@ def test_diffusion_takes_its_target_from_the_photo_and_its_conditions_from_the_l
   monkeypatch.setattr(core, 'refine', refine)
   monkeypatch.setattr(core, 'observe', lambda *arguments: arguments[2:])
   low = types.SimpleNamespace(target='photo', lr='lr')
-  monkeypatch.setattr(stage, 'degrade', lambda batch, depth: low)
+  monkeypatch.setattr(stage, 'degrade', lambda batch: low)
   assert stage.inputs({}, wiring.BATCH, 2) == ('photo', 'lr', 'refined', ('lr', 'refined', 4))
   assert seen['lr'] == 'lr' and seen['options']['iterations'] == 2 and seen['options']['scale'] == 4
 

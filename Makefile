@@ -16,7 +16,7 @@ TESTED := $(VENV)/.installed-test $(if $(PARITY),$(VENV)/.installed-parity)
 # requirements.txt allows.
 LOCKED ?=
 
-.PHONY: demo test test-all lock clean
+.PHONY: demo test test-all lint lock clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python tools/demo.py --output demo
@@ -28,6 +28,12 @@ test: $(TESTED)
 # The slow ones too: every stage on every mesh.
 test-all: $(TESTED)
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# What .pre-commit-config.yaml runs before each commit.
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
 
 # The stamps keep a second `make` from installing again; they are as old as the lists they were made from.
 $(VENV)/.installed: requirements.txt requirements.lock pyproject.toml | $(BIN)/python
@@ -43,6 +49,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(PIP) -e '.[test]'
 	touch $@
 
+$(VENV)/.installed-dev: $(VENV)/.installed-test
+	$(PIP) -e '.[dev]'
+	touch $@
+
 $(VENV)/.installed-parity: $(VENV)/.installed-test
 	$(PIP) -e '.[parity]'
 	touch $@
@@ -55,11 +65,11 @@ $(BIN)/python:
 	done; \
 	echo 'No Python >= 3.11 with the venv module was found; install one and run make again.' >&2; exit 1
 
-# Writes requirements.lock anew: the newest versions that requirements.txt and the test extra allow, for all Pythons and
-# systems. It needs uv.
+# Writes requirements.lock anew: the newest versions that requirements.txt and the extras for tests and
+# development allow, for all Pythons and systems. It needs uv.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --custom-compile-command 'make lock' --upgrade --extra test pyproject.toml -o requirements.lock
+	  --custom-compile-command 'make lock' --upgrade --extra test --extra dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache

@@ -4,12 +4,15 @@ Letters used in shapes throughout: b batch, h w LR size, H W = s*h, s*w HR size,
 the depth net, s scale, k kernel side (21), t number of PCA components or time, c channels. Arrays are NHWC; images are
 float in [0, 1] at every public boundary.
 
+`Array` is JAX's array, `ArrayLike` one of JAX or NumPy. `AnyArray` is a type variable for the two: a function from
+`AnyArray` to `AnyArray` returns the kind of array that it was given.
+
 `Float[Array, 'b H W 3']` and the like are shapes in annotations. They are jaxtyping's types if the program has imported
 jaxtyping, as the tests do to check them at run time. Otherwise they are plain `Array`: jaxtyping is not a dependency.
 """
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
   from typing import Annotated as Bool
@@ -22,8 +25,9 @@ if TYPE_CHECKING:
 
   Array = jax.Array
   ArrayLike = jax.Array | np.ndarray
+  AnyArray = TypeVar('AnyArray', jax.Array, np.ndarray)
 
-__all__ = ['Array', 'ArrayLike', 'Bool', 'Float', 'Int', 'Num', 'SSRError', 'one_line']
+__all__ = ['AnyArray', 'Array', 'ArrayLike', 'Bool', 'Float', 'Int', 'Num', 'SSRError', 'one_line']
 
 _SHAPED = ('Bool', 'Float', 'Int', 'Num')
 
@@ -63,9 +67,14 @@ def __getattr__(name: str) -> Any:
   # Looked up at use, because the command line shows its help without importing JAX.
   if name in _SHAPED:
     return getattr(sys.modules.get('jaxtyping'), name, _Unchecked)
-  if name not in ('Array', 'ArrayLike'):
+  if name not in ('AnyArray', 'Array', 'ArrayLike'):
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
   import jax
   import numpy as np
 
-  return jax.Array if name == 'Array' else jax.Array | np.ndarray
+  made = {
+    'Array': jax.Array,
+    'ArrayLike': jax.Array | np.ndarray,
+    'AnyArray': TypeVar('AnyArray', jax.Array, np.ndarray),
+  }
+  return made[name]

@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import functools
 import hashlib
+import importlib.metadata
 import os
 import pathlib
 import sys
@@ -161,7 +162,7 @@ class Jitted:
     leaves, tree = jax.tree.flatten(args)
     shapes = [(np.shape(x), str(jax.dtypes.result_type(x))) for x in leaves]
     call = f'{tree} {shapes} {sorted(kwargs.items())!r}'
-    text = '\n'.join((jax.__version__, jax.lib.__version__, _sources(), self._identity(), call))
+    text = '\n'.join((jax.__version__, importlib.metadata.version('jaxlib'), _sources(), self._identity(), call))
     file = _lowered / hashlib.sha256(text.encode()).hexdigest()
     content = _read_checked(file)
     if content is None:

@@ -1,8 +1,10 @@
-"""What the tests share: a tiny random model on disk, and the photos that are only there with SSR_DATA."""
+"""What the tests share: a tiny random model on disk, the photos in $SSR_DATA, and caches that end with the run."""
 
 import gc
 import os
 import pathlib
+import subprocess
+import tempfile
 
 # Tests compile hundreds of small programs that run once or twice: without LLVM's optimisations the suite takes a third
 # less time. What stands in XLA_FLAGS already comes last and so wins.
@@ -13,6 +15,19 @@ os.environ['XLA_FLAGS'] = ' '.join(
     os.environ.get('XLA_FLAGS', ''),
   ]
 )
+
+# Compiled programs and the caches of other libraries go to a folder of this run, so that the home folder stays as it
+# is; imported models there are not seen. Workers and subprocesses inherit the variables. Set JAX_COMPILATION_CACHE_DIR
+# to keep compiled programs for the next run.
+if 'SSR_TEST_CACHES' not in os.environ:
+  CACHES = tempfile.TemporaryDirectory(
+    prefix='ssr-tests-', ignore_cleanup_errors=True
+  )  # removed when this process ends
+  os.environ['SSR_TEST_CACHES'] = CACHES.name
+  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', os.path.join(CACHES.name, 'xla'))
+  for _kind in ('CACHE', 'CONFIG', 'DATA'):
+    os.environ[f'XDG_{_kind}_HOME'] = os.path.join(CACHES.name, _kind.lower())
+  os.environ.pop('SSR_WEIGHTS', None)
 
 # Before the first import of what is checked. Off unless SSR_TYPECHECK=1: many tests still pass NumPy arrays where the
 # annotations ask for JAX's.
@@ -36,8 +51,11 @@ from ssr_jax.weights import format
 # No test uses the network; the hub's client reads this when it is imported.
 os.environ['HF_HUB_OFFLINE'] = '1'
 
-# Compiling is most of what the tests do; what one run compiled serves the next.
+# Compiling is most of what the tests do; what one test compiles serves the others.
 xla.enable_compilation_cache()
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+_BEFORE = pytest.StashKey[set[str] | None]()
 
 TINY = {
   'depth': {'resolution': [32, 32], 'widths': [8, 8, 8], 'blocks': [1, 1], 'group': 4, 'heads': 1},
@@ -47,6 +65,37 @@ TINY = {
   'vae': tiny.get_config().model.vae.to_dict() | {'scaling_factor': 1.0},
   'unet': tiny.get_config().model.unet.to_dict(),
 }
+
+
+def _untracked() -> set[str] | None:
+  """Files in the tree that git does not track, without those that Python and its tools make; None without git."""
+  made = (
+    ':!.venv',
+    ':(exclude,glob)**/__pycache__/**',
+    ':!.pytest_cache',
+    ':!.ruff_cache',
+    ':(exclude,glob)*.egg-info/**',
+  )
+  try:
+    command = ['git', 'ls-files', '-z', '--others', '--', '.', *made]
+    return set(subprocess.run(command, cwd=ROOT, capture_output=True, check=True, text=True).stdout.split('\0'))
+  except (OSError, subprocess.CalledProcessError):
+    return None
+
+
+def pytest_sessionstart(session):
+  session.config.stash[_BEFORE] = None if hasattr(session.config, 'workerinput') else _untracked()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session):
+  """Fails a run that left files in the tree."""
+  before = session.config.stash[_BEFORE]
+  after = _untracked() if before is not None else None
+  if after is not None and after - before:
+    names = ', '.join(sorted(after - before)[:10])
+    session.config.get_terminal_writer().line(f'\nFAILED: these files were left in the tree: {names}', red=True)
+    session.exitstatus = max(session.exitstatus, pytest.ExitCode.TESTS_FAILED)
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -77,8 +126,7 @@ def write_tiny_model(directory: pathlib.Path) -> pathlib.Path:
 @pytest.fixture(scope='session')
 def data_dir() -> pathlib.Path:
   """The folder of test images, or a skip."""
-  root = pathlib.Path(__file__).resolve().parent.parent
-  directory = pathlib.Path(os.environ.get('SSR_DATA', root.parent / 'shared' / 'data'))
+  directory = pathlib.Path(os.environ.get('SSR_DATA', ROOT.parent / 'shared' / 'data'))
   if not directory.is_dir():
     pytest.skip(f'no test images: {directory} is absent; set SSR_DATA')
   return directory

@@ -22,7 +22,6 @@ FLOORS = {
   'systems': 2,
   'weights': 3,
   'data': 3,
-  'pipeline': 4,
   'runtime': 4,
   'training': 4,
   'evaluation': 5,
@@ -49,7 +48,7 @@ def _imports_of(code: ast.Module, roots: tuple[str, ...]) -> set[str]:
 
 
 def _room(path: pathlib.Path) -> str:
-  """'ssr_jax/image/blur.py' -> 'image', 'ssr_jax/svkr.py' -> 'svkr'."""
+  """'ssr_jax/image/blur.py' -> 'image', 'ssr_jax/xla.py' -> 'xla'."""
   return path.relative_to(ROOT / 'ssr_jax').parts[0].removesuffix('.py')
 
 

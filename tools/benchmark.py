@@ -19,6 +19,7 @@ share of the chips' peak, for chips whose peak is known. It takes minutes to com
 import argparse
 from collections.abc import Callable
 import functools
+import importlib
 import json
 import os
 import pathlib
@@ -244,16 +245,16 @@ def main(argv: list[str] | None = None) -> int:
   from ssr_jax import systems
 
   names = options.cases.split(',')
-  known_stages = tuple(systems.get('ssr').stages)
-  stages = options.stages.split(',') if options.stages else known_stages
-  for what, given, known in (
-    ('config', options.configs.split(','), [path.stem for path in sorted((ROOT / 'configs').glob('[!_]*.py'))]),
-    ('stage', stages, known_stages),
-  ):
-    for name in given:
-      if name not in known or name == 'common':
-        parser.error(f'unknown {what} {name!r}; known: {", ".join(k for k in known if k != "common")}')
-  runs = [f'{config}:{stage}' for config in options.configs.split(',') for stage in stages]
+  configs = sorted(path.stem for path in (ROOT / 'configs').glob('[!_]*.py') if path.stem != 'common')
+  runs = []
+  for config in options.configs.split(','):
+    if config not in configs:
+      parser.error(f'unknown config {config!r}; known: {", ".join(configs)}')
+    known = systems.get(importlib.import_module(f'configs.{config}').get_config().system).stages
+    for stage in options.stages.split(',') if options.stages else known:
+      if stage not in known:
+        parser.error(f'unknown stage {stage!r} of {config}; known: {", ".join(known)}')
+      runs.append(f'{config}:{stage}')
   unknown = [name for name in names if name not in CASES]
   if unknown:
     parser.error(f'unknown case {unknown[0]!r}; known: {", ".join(CASES)}')

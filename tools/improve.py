@@ -20,15 +20,6 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-_PARTS = {  # that each stage trains
-  'depth': ('depth',),
-  'kernel': ('dkenet',),
-  'nbsr': ('nbsr',),
-  'svkr': ('dkenet', 'nbsr'),
-  'vae': ('vae',),
-  'diffusion': ('unet',),
-  'distill': ('student', 'student_vae'),
-}
 _PROBE_STEPS = 40
 _DECODES = re.compile('params/(decoder|post_quant_conv|shortcut_out)')
 
@@ -49,23 +40,23 @@ def rate(workdir: pathlib.Path) -> float:
   return (rows[-1]['step'] - rows[0]['step']) / max(rows[-1]['time'] - rows[0]['time'], 1e-3)
 
 
-def as_built(fields: dict, config: str, stage: str, parts: dict) -> dict:
+def as_built(fields: dict, name: str, stage: str, parts: dict) -> dict:
   """Fields for a run with the networks that are there, whatever `fields` say of new ones.
 
   Args:
     fields: {config field: value}.
-    config: file in configs/.
+    name: of the config, a file in configs/.
     stage: the stage.
     parts: {part: its config in model.json}; what the config has no field for, a measured scaling, is left out.
   """
   from ssr_jax import systems
 
-  model = importlib.import_module(f'configs.{config}').get_config(stage).model
+  config = importlib.import_module(f'configs.{name}').get_config(stage)
   new = tuple(f'model.{part}.' for part in parts)
-  kept = {name: value for name, value in fields.items() if not name.startswith(new)}
-  modules = {part: systems.build(part, **entry) for part, entry in parts.items()}
+  kept = {field: value for field, value in fields.items() if not field.startswith(new)}
+  modules = {part: systems.build(part, system=config.system, **entry) for part, entry in parts.items()}
   return kept | {
-    f'model.{part}.{name}': getattr(module, name) for part, module in modules.items() for name in model[part]
+    f'model.{part}.{field}': getattr(module, field) for part, module in modules.items() for field in config.model[part]
   }
 
 
@@ -104,7 +95,7 @@ def latents_change(new: pathlib.Path, old: pathlib.Path) -> bool:
 def main(argv: list[str] | None = None) -> int:
   """Returns 0 where weights were taken over, 3 where the former ones stay."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
-  parser.add_argument('stage', choices=tuple(_PARTS))
+  parser.add_argument('stage', help="of the config's system; `ssr info SYSTEM` lists them")
   parser.add_argument('--minutes', type=float, required=True, help='how long to train')
   parser.add_argument('--data', required=True, help="training photos: 'folder:DIR', several joined by ';'")
   parser.add_argument('--config', default='compact', help='file in configs/')
@@ -115,18 +106,16 @@ def main(argv: list[str] | None = None) -> int:
   arguments = parser.parse_args(argv)
 
   sys.path.insert(0, str(ROOT))
-  from ssr_jax.types import SSRError
+  from ssr_jax.training import checkpoint, stages
   from ssr_jax.weights import format, store
 
   try:
     target = store.resolve(arguments.model)
     entries = format.read_config(target)['parts']
-  except SSRError as error:
+    own = stages.build(importlib.import_module(f'configs.{arguments.config}').get_config(arguments.stage)).trains
+  except ValueError as error:  # an SSRError, or an unknown stage
     print(f'error: {error}', file=sys.stderr)
     return 2
-  # A student has a decoder of its own where the config says so.
-  model = importlib.import_module(f'configs.{arguments.config}').get_config(arguments.stage).model
-  own = [part for part in _PARTS[arguments.stage] if part in model]
   present = all(part in entries for part in own)
   fields = {'data.train': arguments.data, 'parts_from': str(target)}
   fields |= dict(item.split('=', 1) for item in arguments.set)
@@ -158,11 +147,8 @@ def main(argv: list[str] | None = None) -> int:
     moved = arguments.stage == 'vae' and 'unet' in entries and latents_change(run / 'run' / 'model', target)
     for part in summary['parts']:
       format.copy_part(run / 'run' / 'model', part, target)
-    made = format.read_config(run / 'run' / 'model')
-    if 'unet' in summary['parts']:
-      format.update(target, schedule=made['schedule'])
-    if 'student' in summary['parts']:
-      format.update(target, sampling={'student': made['sampling']['student']})
+    _, about, _ = checkpoint.read_weights(run / 'run')
+    format.update(target, **about['export']['sections'])
     if moved:
       print('the latents changed: train diffusion and distill again before the model is used', file=sys.stderr)
   shutil.rmtree(run)

@@ -118,6 +118,8 @@ def run_tests(tree: pathlib.Path, tests: Sequence[str], timeout: float) -> Verdi
     command = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', f'--junitxml={report}', *tests]
     # Two versions of a file can have one size and one second: Python would run what it has compiled of the other.
     environment = os.environ | {'PYTHONPATH': str(tree), 'PYTHONDONTWRITEBYTECODE': '1'}
+    # Most programs are the same for every mutation: compile them once.
+    environment.setdefault('JAX_COMPILATION_CACHE_DIR', str(tree / '.xla'))
     try:
       done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:

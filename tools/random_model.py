@@ -54,17 +54,18 @@ def main() -> int:
   from ssr_jax.weights import format
 
   config = importlib.import_module(f'configs.{arguments.config}').get_config()
-  for part in (p for p in systems.get('ssr').parts if p in config.model):  # a student is the UNet again
+  system = systems.get(config.system)
+  for part in (p for p in system.parts if p in config.model):
     start = time.monotonic()
     fields = config.model[part].to_dict()
-    tensors = draw(format.abstract_variables(part, fields), arguments.seed)
+    tensors = draw(format.abstract_variables(part, fields, system=system.name), arguments.seed)
     count = sum(value.size for name, value in tensors.items() if name.startswith('params/'))
-    format.save_part(
-      arguments.directory, part, fields, format.unflatten(tensors), {'random': True, 'seed': arguments.seed}
-    )
+    about = {'random': True, 'seed': arguments.seed}
+    format.save_part(arguments.directory, part, fields, format.unflatten(tensors), about, system=system.name)
     del tensors
     print(f'{part}: {count:,} parameters, {time.monotonic() - start:.0f} s', flush=True)
-  format.update(arguments.directory, schedule=config.schedule.to_dict())
+  sections = {name: config[name].to_dict() for name in system.sections if name in config}
+  format.update(arguments.directory, **sections)
   return 0
 
 

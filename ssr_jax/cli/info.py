@@ -207,7 +207,7 @@ def _flops(
   }
   counted = {part: _Counted(part, modules[part]) for part in plan.parts}
   zero = np.zeros(2, np.int32)
-  window, noise = Window(np.array([SIDE, SIDE], np.int32), zero), NoiseField(np.uint32(0), zero)
+  window, noise = Window(np.array([SIDE, SIDE], np.int32), zero), NoiseField(np.zeros((), np.uint32), zero)
 
   def restore(variables, lr, window, noise):
     return system.restore(counted, variables, lr, window, None, noise, plan)

@@ -30,7 +30,11 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
   weights = commands.add_parser('weights', help='list, verify, find or import weights')
   actions = weights.add_subparsers(title='actions', required=True, metavar='ACTION')
   for name, command, text in (
-    ('list', _list, 'show parts, sizes and parameters of a model; without MODEL, of all, and what can be imported'),
+    (
+      'list',
+      _list,
+      'parts and files of a model (`ssr info MODEL` says more); without MODEL, of all, and what can be imported',
+    ),
     ('verify', _verify, 'compare every file with its sha256'),
     ('path', _path, 'print the directory of a model'),
   ):

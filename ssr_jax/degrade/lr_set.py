@@ -176,7 +176,8 @@ def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
   try:
     manifest = json.loads(pathlib.Path(path).read_text())
     known = manifest['format']
-    manifest['recipe']['name'], manifest['seed'], manifest['images'], manifest['versions']
+    # A KeyError if one is absent.
+    _ = manifest['recipe']['name'], manifest['seed'], manifest['images'], manifest['versions']
   except OSError as error:
     raise SSRError(f'{path}: cannot be read ({error.strerror})') from error
   except (ValueError, KeyError, TypeError) as error:

@@ -89,6 +89,7 @@ class Sampled:
       if self.restorer.traces.total() == compiled:
         outputs = self.restorer.system.outputs
         image = result.image if self.output == outputs[-1].name else result.outputs[self.output]
+        assert image is not None, f'{self.restorer.system.name} returned no {self.output}'
         kernels = next((result.outputs.get(output.name) for output in outputs if output.kind == 'kernels'), None)
         return Output(image, kernels, seconds)
 

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from ssr_jax.types import Array, ArrayLike
+from ssr_jax.types import AnyArray, Array, ArrayLike
 
 _LUMA = (65.481, 128.553, 24.966)  # of R, G and B in [0, 1], on the 255 scale
 
 
-def luma(image: ArrayLike) -> ArrayLike:
+def luma(image: AnyArray) -> AnyArray:
   """Y of MATLAB's `rgb2ycbcr`: [..., H, W, 3] RGB in [0, 1] -> [..., H, W] in [16, 235] / 255, not rounded.
 
   ITU-R BT.601. Takes JAX or NumPy arrays and keeps the dtype of floating input, so that a metric can run in float64. It

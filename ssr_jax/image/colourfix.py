@@ -4,12 +4,12 @@ Both functions accept NumPy arrays and JAX arrays (traced ones too) and stay in 
 the host, where an image of a new size costs no compilation.
 """
 
-from ssr_jax.types import ArrayLike
+from ssr_jax.types import AnyArray
 
 _TAPS = (0.25, 0.5, 0.25)  # the 3x3 binomial filter, one axis at a time
 
 
-def adain(image: ArrayLike, reference: ArrayLike, eps: float = 1e-5) -> ArrayLike:
+def adain(image: AnyArray, reference: AnyArray, eps: float = 1e-5) -> AnyArray:
   """Matches mean and standard deviation of each image and channel to the reference's.
 
   Args:
@@ -20,13 +20,13 @@ def adain(image: ArrayLike, reference: ArrayLike, eps: float = 1e-5) -> ArrayLik
   Returns:
     [..., H, W, c]; it can leave the range of `image`.
   """
-  axes = (-3, -2)
-  mean, reference_mean = image.mean(axes, keepdims=True), reference.mean(axes, keepdims=True)
-  gain = ((reference.var(axes, keepdims=True) + eps) / (image.var(axes, keepdims=True) + eps)) ** 0.5
-  return (image - mean) * gain + reference_mean
+  xp = image.__array_namespace__()
+  mean, reference_mean = (xp.mean(x, axis=(-3, -2), keepdims=True) for x in (image, reference))
+  variance, reference_variance = (xp.var(x, axis=(-3, -2), keepdims=True) for x in (image, reference))
+  return (image - mean) * ((reference_variance + eps) / (variance + eps)) ** 0.5 + reference_mean
 
 
-def wavelet(image: ArrayLike, reference: ArrayLike, levels: int = 5, chroma_levels: int | None = None) -> ArrayLike:
+def wavelet(image: AnyArray, reference: AnyArray, levels: int = 5, chroma_levels: int | None = None) -> AnyArray:
   """Keeps the image's detail and takes the reference's low frequencies: high(image) + low(reference).
 
   With `chroma_levels` below `levels` the reference also gives finer colour. Eyes hardly see detail in colour, but they
@@ -54,7 +54,7 @@ def wavelet(image: ArrayLike, reference: ArrayLike, levels: int = 5, chroma_leve
   return image + low_frequencies(brightness, levels) + low_frequencies(difference - brightness, chroma_levels)
 
 
-def low_frequencies(image: ArrayLike, levels: int = 5) -> ArrayLike:
+def low_frequencies(image: AnyArray, levels: int = 5) -> AnyArray:
   """The low frequencies of [..., H, W, c] after `levels` levels of an a-trous decomposition; level i dilates by 2^i."""
   for level in range(levels):
     for axis in (-3, -2):
@@ -62,7 +62,7 @@ def low_frequencies(image: ArrayLike, levels: int = 5) -> ArrayLike:
   return image
 
 
-def _binomial(image: ArrayLike, axis: int, dilation: int) -> ArrayLike:
+def _binomial(image: AnyArray, axis: int, dilation: int) -> AnyArray:
   """The three taps along one axis, border replicated."""
   xp = image.__array_namespace__()
   size = image.shape[axis]

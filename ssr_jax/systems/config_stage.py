@@ -94,7 +94,9 @@ class ConfigStage(Stage):
 
 def read_recipe(config: Any) -> Recipe:
   """The config's degradation; SSRError for a field that does not exist."""
-  fields = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config.recipe.to_dict().items()}
+  fields: dict[str, Any] = {
+    k: tuple(v) if isinstance(v, list | tuple) else v for k, v in config.recipe.to_dict().items()
+  }
   known = [f.name for f in dataclasses.fields(Recipe)]
   unknown = [name for name in fields if name not in known]
   if unknown:

@@ -5,7 +5,6 @@ import dataclasses
 import pathlib
 from typing import Any
 
-from flax import traverse_util
 import jax
 
 from ssr_jax import systems
@@ -138,7 +137,7 @@ def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> d
 
 def _check_same_shapes(where: str, ours: Tree, theirs: Tree) -> None:
   """SSRError unless two trees have the same names and shapes."""
-  a, b = (traverse_util.flatten_dict(t, sep='/') for t in (ours, theirs))
+  a, b = (format.flatten_shapes(t) for t in (ours, theirs))
   for name in sorted(a.keys() | b.keys()):
     if name not in a or name not in b or a[name].shape != b[name].shape:
       shapes = [str(t[name].shape) if name in t else 'absent' for t in (a, b)]

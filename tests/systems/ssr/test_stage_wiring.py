@@ -1,73 +1,30 @@
-"""Each stage's loss is what its definition says, told by spies in place of networks and by hand-written values."""
+"""Losses of the depth, kernel, nbsr and svkr stages against their definitions, with functions in place of networks."""
 
-import dataclasses
 import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from skimage import data
 
-from configs import common, tiny
-from ssr_jax import diffusion
-from ssr_jax.image import colourfix
 from ssr_jax.image.resize import upscale
-from ssr_jax.systems.ssr import amf, core
-from ssr_jax.systems.ssr.encoders import Conditions
 from ssr_jax.systems.ssr.stages import common as stage_common
-from ssr_jax.systems.ssr.stages import distill as distill_lib
 from ssr_jax.systems.ssr.svkr import SVKR
-from ssr_jax.training import stages
-from ssr_jax.weights import format, store
-
-HR = np.stack([data.coffee()[20:84, 250:314], data.coffee()[150:214, 300:364]])
-ROWS = np.linspace(0, 1, 64, dtype=np.float32)[:, None]
-DEPTH = np.stack([np.broadcast_to(ROWS, (64, 64)), np.broadcast_to(ROWS.T, (64, 64))])
-BATCH = {'hr': HR, 'depth': DEPTH, 'seed': np.array([5, 6], np.uint32)}
-
-
-def _stage(name, model, **fields):
-  fields = {'parts_from': str(model), 'data.patch': 64} | fields
-  return stages.build(common.apply(tiny.get_config(name), fields))
-
-
-def _replace(monkeypatch, stage, **networks):
-  """Puts a function `(*arguments, **options) -> output` in place of the module of each part named."""
-
-  class Fake:
-    def __init__(self, function, module):
-      self.function, self.module = function, module
-
-    def __getattr__(self, name):
-      return getattr(self.module, name)
-
-    def apply(self, variables, *arguments, **options):
-      return self.function(*arguments, **options)
-
-  fakes = {part: Fake(function, stage.modules[part]) for part, function in networks.items()}
-  monkeypatch.setattr(stage, 'modules', {**stage.modules, **fakes})
-
-
-def _context(key=0, step=0, **trees):
-  empty = {'params': {}, 'stats': {}, 'frozen': {}}
-  given = {**empty, **trees}
-  frozen = {part: {} for part in ('depth', 'dkenet', 'nbsr', 'vae', 'unet')} | given['frozen']
-  frozen['constants'] = {'nbsr': {'pca': jnp.eye(441, 15)}}
-  frozen['nbsr'] = {'constants': {'pca': jnp.eye(441, 15)}}
-  return stages.context(given['params'], given['stats'], frozen, jax.random.key(key), step)
+from tests.systems.ssr import wiring
 
 
 def test_depth_loss_is_zero_for_the_true_inverse_depth_and_not_for_its_negative(tiny_model_dir, monkeypatch):
-  stage = _stage('depth', tiny_model_dir)
+  stage = wiring.stage('depth', tiny_model_dir)
   seen = []
   for sign in (2.0, -2.0):
-    _replace(monkeypatch, stage, depth=lambda image, raw=False, s=sign: seen.append(image) or s * DEPTH[..., None] + 3)
-    value = float(stage.loss(_context(params={'depth': {}}), BATCH)[0])
+    wiring.replace(
+      monkeypatch, stage, depth=lambda image, raw=False, s=sign: seen.append(image) or s * wiring.DEPTH[..., None] + 3
+    )
+    value = float(stage.loss(wiring.context(params={'depth': {}}), wiring.BATCH)[0])
     assert (value < 1e-4) if sign > 0 else (value > 1)
   # Half of the records are seen degraded and enlarged, the others as they are.
-  kept = [bool(np.allclose(seen[0][i], HR[i] / 255, atol=1e-5)) for i in range(2)]
-  lr = stage.degrade(BATCH).lr
+  kept = [bool(np.allclose(seen[0][i], wiring.HR[i] / 255, atol=1e-5)) for i in range(2)]
+  lr = stage.degrade(wiring.BATCH).lr
   for i, same in enumerate(kept):
     if not same:
       np.testing.assert_allclose(seen[0][i], upscale(lr, 4)[i], atol=1e-5)
@@ -76,18 +33,20 @@ def test_depth_loss_is_zero_for_the_true_inverse_depth_and_not_for_its_negative(
 @pytest.mark.parametrize('name', ['kernel', 'svkr'])
 def test_kernel_losses_compare_with_the_true_field(name, tiny_model_dir, monkeypatch):
   """The truth scores 0; its mirror image, and the field of a mirrored depth, do not."""
-  stage = _stage(name, tiny_model_dir, **{'recipe.field': 'depth', 'recipe.mode': 'no_noise', 'svkr.iterations': 1})
-  truth = stage.degrade(BATCH, DEPTH[:, 2::4, 2::4]).kernels
-  area = stage.degrade(BATCH, stage_common.true_depth(BATCH, jnp.zeros((2, 16, 16, 1)))).kernels
+  stage = wiring.stage(
+    name, tiny_model_dir, **{'recipe.field': 'depth', 'recipe.mode': 'no_noise', 'svkr.iterations': 1}
+  )
+  truth = stage.degrade(wiring.BATCH, wiring.DEPTH[:, 2::4, 2::4]).kernels
+  area = stage.degrade(wiring.BATCH, stage_common.true_depth(wiring.BATCH, jnp.zeros((2, 16, 16, 1)))).kernels
   assert float(jnp.abs(truth - area).max()) < 1e-3
   networks = {'depth': lambda image: jnp.zeros((*image.shape[:3], 1))}
   if name == 'svkr':
-    networks['nbsr'] = lambda lr, k: HR / 255.0
-  ctx = _context(params={'dkenet': {}, **({'nbsr': {}} if name == 'svkr' else {})})
+    networks['nbsr'] = lambda lr, k: wiring.HR / 255.0
+  ctx = wiring.context(params={'dkenet': {}, **({'nbsr': {}} if name == 'svkr' else {})})
   values = {}
   for how, kernels in {'true': area, 'mirrored': area[:, :, ::-1], 'upside down': area[:, ::-1]}.items():
-    _replace(monkeypatch, stage, dkenet=lambda lr, depth, k=kernels: k, **networks)
-    _, (scalars, _) = stage.loss(ctx, BATCH)
+    wiring.replace(monkeypatch, stage, dkenet=lambda lr, depth, k=kernels: k, **networks)
+    _, (scalars, _) = stage.loss(ctx, wiring.BATCH)
     values[how] = float(scalars['kernel_l1'])
   assert values['true'] < 1e-7 < 1e-5 < min(values['mirrored'], values['upside down'])
   expected = float(jnp.abs(area - area[:, ::-1]).mean())
@@ -96,7 +55,7 @@ def test_kernel_losses_compare_with_the_true_field(name, tiny_model_dir, monkeyp
 
 def test_dkenet_trains_on_the_lr_image_and_the_depths_of_sampling(tiny_model_dir, monkeypatch):
   """The estimate on the enlarged LR image, the one on HR, or a known depth: each of the three, and nothing else."""
-  stage = _stage('kernel', tiny_model_dir, **{'recipe.field': 'depth', 'recipe.mode': 'no_noise'})
+  stage = wiring.stage('kernel', tiny_model_dir, **{'recipe.field': 'depth', 'recipe.mode': 'no_noise'})
   seen = {}
 
   def dkenet(lr, depth):
@@ -106,16 +65,19 @@ def test_dkenet_trains_on_the_lr_image_and_the_depths_of_sampling(tiny_model_dir
   red = lambda image: jax.image.resize(
     jax.image.resize(image[..., :1], (2, 32, 32, 1), 'linear'), (2, 16, 16, 1), 'linear'
   )
-  true = DEPTH.reshape(2, 16, 4, 16, 4).mean((2, 4))
+  true = wiring.DEPTH.reshape(2, 16, 4, 16, 4).mean((2, 4))
   true = (true - true.min((1, 2), keepdims=True)) / np.ptp(true, (1, 2), keepdims=True)
-  _replace(monkeypatch, stage, depth=lambda image: image[..., :1], dkenet=dkenet)
+  wiring.replace(monkeypatch, stage, depth=lambda image: image[..., :1], dkenet=dkenet)
   found = []
   for seed in range(12):
-    batch = BATCH | {'seed': np.array([seed, seed + 100], np.uint32), 'has_depth': np.array([True, seed % 2 == 0])}
-    stage.loss(_context(params={'dkenet': {}}), batch)
-    low = stage.degrade(batch, jnp.where(batch['has_depth'][:, None, None], true, red(HR / 255.0)[..., 0]))
+    batch = wiring.BATCH | {
+      'seed': np.array([seed, seed + 100], np.uint32),
+      'has_depth': np.array([True, seed % 2 == 0]),
+    }
+    stage.loss(wiring.context(params={'dkenet': {}}), batch)
+    low = stage.degrade(batch, jnp.where(batch['has_depth'][:, None, None], true, red(wiring.HR / 255.0)[..., 0]))
     np.testing.assert_array_equal(seen['lr'][0], low.lr[0])
-    kinds = {'lr': np.clip(red(upscale(low.lr, 4)), 0, 1), 'hr': red(HR / 255.0), 'true': true[..., None]}
+    kinds = {'lr': np.clip(red(upscale(low.lr, 4)), 0, 1), 'hr': red(wiring.HR / 255.0), 'true': true[..., None]}
     for i in range(2):
       # The shown depth is that of one kind; the seen LR image of a record without depth is blurred by the estimate.
       error = {kind: np.abs(seen['depth'][i] - image[i]).max() for kind, image in kinds.items()}
@@ -128,11 +90,11 @@ def test_dkenet_trains_on_the_lr_image_and_the_depths_of_sampling(tiny_model_dir
 
 def test_the_kernel_loss_adds_the_squared_error_by_its_weight(tiny_model_dir, monkeypatch):
   fields = {'recipe.field': 'depth', 'recipe.mode': 'no_noise', 'loss.kernel': 100.0, 'loss.kernel_squared': 1e4}
-  stage = _stage('kernel', tiny_model_dir, **fields)
-  truth = stage.degrade(BATCH, DEPTH[:, 2::4, 2::4]).kernels
-  _replace(monkeypatch, stage, depth=lambda image: image[..., :1], dkenet=lambda lr, depth: truth + 0.01)
+  stage = wiring.stage('kernel', tiny_model_dir, **fields)
+  truth = stage.degrade(wiring.BATCH, wiring.DEPTH[:, 2::4, 2::4]).kernels
+  wiring.replace(monkeypatch, stage, depth=lambda image: image[..., :1], dkenet=lambda lr, depth: truth + 0.01)
   monkeypatch.setattr(stage, 'degrade', lambda *_: _degraded(truth))
-  value, _ = stage.loss(_context(params={'dkenet': {}}), BATCH)
+  value, _ = stage.loss(wiring.context(params={'dkenet': {}}), wiring.BATCH)
   np.testing.assert_allclose(value, 100 * 0.01 + 1e4 * 0.01**2, rtol=1e-4)
 
 
@@ -141,40 +103,42 @@ def _degraded(kernels):
 
 
 def test_nbsr_trains_on_defocus_by_the_true_depth(tiny_model_dir, monkeypatch):
-  stage = _stage('nbsr', tiny_model_dir, **{'recipe.field': 'depth', 'recipe.mode': 'no_noise'})
+  stage = wiring.stage('nbsr', tiny_model_dir, **{'recipe.field': 'depth', 'recipe.mode': 'no_noise'})
   seen = []
-  _replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append(lr) or HR / 255.0)
-  stage.loss(_context(params={'nbsr': {}}), BATCH)
-  true = stage_common.true_depth(BATCH, jnp.zeros((2, 16, 16, 1)))
-  np.testing.assert_array_equal(seen[0], stage.degrade(BATCH, true).lr)
-  assert np.abs(seen[0] - stage.degrade(BATCH, 1 - true).lr).max() > 0.02
+  wiring.replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append(lr) or wiring.HR / 255.0)
+  stage.loss(wiring.context(params={'nbsr': {}}), wiring.BATCH)
+  true = stage_common.true_depth(wiring.BATCH, jnp.zeros((2, 16, 16, 1)))
+  np.testing.assert_array_equal(seen[0], stage.degrade(wiring.BATCH, true).lr)
+  assert np.abs(seen[0] - stage.degrade(wiring.BATCH, 1 - true).lr).max() > 0.02
 
 
 @pytest.mark.parametrize('name', ['nbsr', 'svkr'])
 def test_restoration_losses_compare_with_the_photo(name, tiny_model_dir, monkeypatch):
-  """Charbonnier of the photo itself is its floor of a thousandth; of 1 - HR it is the mean distance."""
-  stage = _stage(name, tiny_model_dir, **{'svkr.iterations': 1})
+  """Charbonnier of the photo itself is its floor of a thousandth; of 1 - wiring.HR it is the mean distance."""
+  stage = wiring.stage(name, tiny_model_dir, **{'svkr.iterations': 1})
   uniform = lambda lr, depth: jnp.full((*lr.shape[:3], 441), 1 / 441)
   values = []
-  for image in (HR / 255.0, 1 - HR / 255.0):
+  for image in (wiring.HR / 255.0, 1 - wiring.HR / 255.0):
     networks = {'nbsr': lambda lr, k, image=image: image}
     if name == 'svkr':
       networks |= {'depth': lambda image: jnp.zeros((*image.shape[:3], 1)), 'dkenet': uniform}
-    _replace(monkeypatch, stage, **networks)
-    value, (scalars, _) = stage.loss(_context(params={'nbsr': {}, **({'dkenet': {}} if name == 'svkr' else {})}), BATCH)
+    wiring.replace(monkeypatch, stage, **networks)
+    value, (scalars, _) = stage.loss(
+      wiring.context(params={'nbsr': {}, **({'dkenet': {}} if name == 'svkr' else {})}), wiring.BATCH
+    )
     values.append(float(scalars.get('restoration', value)))
   np.testing.assert_allclose(values[0], 1e-3, rtol=1e-3)
-  np.testing.assert_allclose(values[1], np.mean(np.sqrt((1 - 2 * (HR / 255.0)) ** 2 + 1e-6)), rtol=1e-4)
+  np.testing.assert_allclose(values[1], np.mean(np.sqrt((1 - 2 * (wiring.HR / 255.0)) ** 2 + 1e-6)), rtol=1e-4)
 
 
 def test_nbsr_gets_the_lr_image_and_nearly_its_kernels(tiny_model_dir, monkeypatch):
-  stage = _stage('nbsr', tiny_model_dir)
+  stage = wiring.stage('nbsr', tiny_model_dir)
   seen = []
-  _replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append((lr, k)) or HR / 255.0)
-  photos = {name: BATCH[name] for name in ('hr', 'seed')}
+  wiring.replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append((lr, k)) or wiring.HR / 255.0)
+  photos = {name: wiring.BATCH[name] for name in ('hr', 'seed')}
   low = stage.degrade(photos)
   for key in range(6):
-    stage.loss(_context(key, params={'nbsr': {}}), photos)
+    stage.loss(wiring.context(key, params={'nbsr': {}}), photos)
   shares = []
   for lr, kernels in seen:
     np.testing.assert_array_equal(lr, low.lr)
@@ -185,372 +149,42 @@ def test_nbsr_gets_the_lr_image_and_nearly_its_kernels(tiny_model_dir, monkeypat
   )
 
 
-def test_the_diffusion_target_is_the_photos_latent_and_the_conditions_are_the_lr_images(tiny_model_dir, monkeypatch):
-  """A network that knows the photo's latent has no loss; one that knows the LR image's has."""
-  fields = {'loss.constraints': (0.0, 0.0, 0.0), 'loss.draws': 1, 'svkr.iterations': 0}
-  stage = _stage('diffusion', tiny_model_dir, **fields)
-  cells = lambda image, factor=4: image.reshape(2, 16, 4, 16, 4, 3).mean((2, 4))
-  photo = cells(jnp.asarray(HR, jnp.float32) / 255)
-  seen = {}
-
-  def vae(image, key=None, method=None):
-    assert method == 'to_latents'
-    return cells(image)
-
-  def unet_knowing(z0):
-    def unet(*arguments, method=None, train=False, **options):
-      if method == 'reconstruct':
-        return ()
-      z_t, t, conditions = arguments
-      seen.update(conditions=conditions, train=train)
-      prediction = (z_t - alpha(t) * z0) / sigma(t)
-      features = ((), (), ())
-      return ((prediction, features), {'batch_stats': 'moved'}) if train else (prediction, features)
-
-    return unet
-
-  coefficients = lambda t: stage.schedule.coefficients(t)
-  alpha, sigma = (lambda t, i=i: coefficients(t)[i][:, None, None, None] for i in (0, 1))
-  lr = stage.degrade(BATCH).lr
-  networks = {
-    'depth': lambda image: image[..., :1],
-    'dkenet': lambda lr, depth: jnp.concatenate([depth, jnp.zeros((2, 16, 16, 440))], -1),
-    'nbsr': lambda lr, k: upscale(lr, 4),
-    'vae': vae,
-  }
-  ctx = _context(params={'unet': {}})
-  values = []
-  for z0 in (photo, cells(jnp.clip(upscale(lr, 4), 0, 1)), 1 - photo):
-    _replace(monkeypatch, stage, unet=unet_knowing(z0), **networks)
-    value, (_, stats) = stage.loss(ctx, BATCH)
-    values.append(float(value))
-  assert values[0] < 1e-6 < 1e-4 < min(values[1:]) and stats == {'unet': 'moved'} and seen['train']
-  steer = seen['conditions']
-  np.testing.assert_array_equal(steer.lr, lr)
-  np.testing.assert_allclose(steer.lr_latent, cells(jnp.clip(upscale(lr, 4), 0, 1)), atol=1e-5)
-  np.testing.assert_allclose(steer.kernel_code[..., :1], steer.depth, atol=1e-5)
-
-
-def test_the_students_critic_takes_photos_for_real(tiny_model_dir, monkeypatch):
-  """Also: both are judged beside the restored image, and the student's target is the photo."""
-  stage = _stage('distill', tiny_model_dir, **{'loss.teacher': 0.0, 'loss.grid': 0.0, 'loss.detail': 0.0})
-  params, stats, constants = stage.init(jax.random.key(0))
-  frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
-  params, stats = stage.prepare(stages.context(params, stats, frozen), BATCH, False)
-  ctx = stages.context(params, stats, frozen, jax.random.key(1), 10**6)
-  photo, _, restored, conditions = stage.inputs(ctx, BATCH)
-  np.testing.assert_allclose(photo, HR / 255.0, atol=1e-6)
-  judged = []
-  monkeypatch.setattr(
-    distill_lib.disc_lib, 'hinge_loss', lambda real, fake: judged.append((real, fake)) or 0.0 * real.mean()
-  )
-  stage.loss(ctx, BATCH)
-  judge = lambda image: stage.critic.apply({'params': params['critic']}, jnp.concatenate([image, restored], -1))
-  _, image = stage.study(ctx, restored, conditions)
-  np.testing.assert_allclose(judged[0][0], judge(photo), atol=1e-4)
-  np.testing.assert_allclose(judged[0][1], judge(image), atol=1e-4)
-  assert float(jnp.abs(judge(photo) - judge(image)).max()) > 1e-2
-
-
-def test_the_student_is_trained_on_the_image_that_sampling_shows(tiny_model_dir, tmp_path):
-  """`study` and `Restorer.sample` make the same image of the same LR image, up to 8 bits and the noise."""
-  import shutil
-
-  import ssr_jax
-
-  photo = data.coffee()[100:228, 250:378]  # 32x32 at LR size, a bucket: nothing is padded
-  batch = {'hr': photo[None], 'seed': np.zeros(1, np.uint32)}
-  fields = {'distill.noise': 0.0, 'distill.strength': 1.0, 'svkr.iterations': 3, 'data.patch': 128}
-  stage = _stage('distill', tiny_model_dir, **fields)
-  params, stats, constants = stage.init(jax.random.key(0))
-  frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
-  params, stats = stage.prepare(stages.context(params, stats, frozen), batch, False)
-  params['student']['unet'] = jax.tree.map(lambda x: 1.2 * x, params['student']['unet'])
-  ctx = stages.context(params, stats, frozen, jax.random.key(1))
-  _, lr, restored, conditions = stage.inputs(ctx, batch)
-  latents = stage.study(ctx, restored, conditions)[0]
-  # Sampling clips before the colour fix; in training that would stop gradients.
-  decoded = jnp.clip(stage.decode(ctx, latents), 0, 1)
-  image = np.clip(colourfix.wavelet(decoded, restored, 2, 2), 0, 1)
-  directory = tmp_path / 'model'
-  shutil.copytree(tiny_model_dir, directory)
-  for part in stage.trains:
-    fields = stage.config.model[part].to_dict() | stage.export(ctx, batch).get(part, {})
-    variables = jax.tree.map(np.asarray, {'params': params[part], 'batch_stats': stats.get(part, {})})
-    format.save_part(directory, part, _plain(fields), variables)
-  format.update(directory, **stage.sections)
-  found = ssr_jax.load(directory).sample(np.asarray(lr))
-  np.testing.assert_allclose(found.restored, restored, atol=2e-3)
-  assert np.abs(found.image - image).mean() < 0.02 < np.abs(found.image - found.restored).mean()  # weights are float16
-
-
-def _plain(fields):
-  return {k: np.asarray(v).tolist() if isinstance(v, jax.Array) else v for k, v in fields.items()}
-
-
-def test_a_fresh_amf_is_calibrated_on_loaded_weights_too(tiny_model_dir):
-  """As after `ssr weights import`: in training mode the AMF-UNet then equals its base, which it did not before."""
-  stage = _stage('diffusion', tiny_model_dir, **{'svkr.iterations': 0})
-  params, stats, constants = stage.init(jax.random.key(0))
-  rng = np.random.default_rng(0)
-  params['unet']['unet']['conv_out']['kernel'] = rng.normal(0, 0.1, params['unet']['unet']['conv_out']['kernel'].shape)
-  frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
-  ctx = stages.context(params, stats, frozen)
-  assert amf.is_fresh(params['unet'])
-  _, _, _, conditions = stage.inputs(ctx.frozen, BATCH, 0)
-  z, t = jax.random.normal(jax.random.key(2), conditions.lr_latent.shape), jnp.array([100, 600])
-  base = stage.modules['unet'].bind({'params': params['unet']}).unet
-  wanted = base(z, t)
-
-  def in_training(params, stats):
-    variables = {'params': params['unet'], 'batch_stats': stats['unet']}
-    return stage.modules['unet'].apply(variables, z, t, conditions, train=True, mutable=['batch_stats'])[0]
-
-  calibrated = in_training(*stage.prepare(ctx, BATCH, True))
-  deviation = float(jnp.std(wanted))
-  before = float(jnp.abs(in_training(params, stats) - wanted).mean()) / deviation
-  after = float(jnp.abs(calibrated - wanted).mean()) / deviation
-  assert after < 0.5 * before and after < 0.3  # another batch than the calibration's: its statistics differ a little
-
-  trained = jax.tree.map(np.array, params)
-  trained['unet']['unet']['mid_res_0']['amf']['alpha_1_out']['kernel'] += 0.01
-  assert not amf.is_fresh(trained['unet'])
-  kept, _ = stage.prepare(dataclasses.replace(ctx, params=trained), BATCH, True)
-  assert kept is trained  # weights that were trained keep their norms
-
-
-def test_core_generates_what_the_samplers_make_of_the_network(tiny_model_dir):
-  """The schedule's first step, the noise, and the network's calls; against the sampler called by hand."""
-  schedule = diffusion.Schedule(prediction='v')
-  first = jax.random.normal(jax.random.key(0), (1, 4, 4, 2))
-  eps, keys = jax.random.normal(jax.random.key(1), first.shape), jax.random.split(jax.random.key(2), 1)
-
-  class Network:
-    def apply(self, variables, *arguments, method=None, maps=None):
-      return 'maps' if method == 'encode_maps' else 0.3 * arguments[0] + 1e-4 * arguments[1][0]
-
-  for start, noise in ((0.5, 1.0), (0.5, 0.2), (1.0, 1.0), (1.0, 0.0)):
-    z = eps
-    if (start, noise) != (1.0, 1.0):
-      z = schedule.add_noise(first, noise * eps, jnp.int32(schedule.timesteps(4, start)[0]))
-    wanted = diffusion.ddpm(lambda z, t: 0.3 * z + 1e-4 * t[0], schedule, keys, z, 4, start)
-    found = core.generate(
-      {'unet': Network()},
-      {'unet': {}},
-      None,
-      first,
-      eps,
-      keys,
-      schedule,
-      sampler='ddpm',
-      steps=4,
-      start=start,
-      noise=noise,
-    )
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
-
-
 # -- The same at once, without networks or compilation -----------------------------------------------------------------
-
-
-def test_amf_trains_on_batch_statistics_and_is_validated_on_running_ones(monkeypatch):
-  stage = _stage('diffusion', '', **{'loss.constraints': (0.0, 0.0, 0.0), 'loss.draws': 1})
-  photo, seen = jnp.zeros((2, 4, 4, 3)), []
-  monkeypatch.setattr(stage, 'inputs', lambda *arguments: (photo, photo, None, Conditions(*[photo] * 4)))
-
-  def unet(*arguments, method=None, train=False, mutable=False, **options):
-    if method == 'reconstruct':
-      return ()
-    seen.append((train, mutable))
-    out = (arguments[0], ())
-    return (out, {'batch_stats': 'moved'}) if mutable else out
-
-  _replace(monkeypatch, stage, unet=unet, vae=lambda image, key, method: image)
-  _, (_, stats) = stage.loss(_context(params={'unet': {}}), BATCH)
-  assert seen == [(True, ['batch_stats'])] and stats == {'unet': 'moved'}
-  seen.clear()
-  stage.validate(_context(params={'unet': {}}), BATCH)
-  assert seen == [(False, False)] * 4
-
-
-def test_calibration_sees_noised_photo_latents_over_the_whole_schedule(monkeypatch):
-  """And what it measures is what training starts with; weights that were trained stay as they are."""
-  stage = _stage('diffusion', '')
-  photo, lr = jnp.full((3, 4, 4, 3), 0.5), jnp.zeros((3, 1, 1, 3))
-  monkeypatch.setattr(stage, 'inputs', lambda *arguments: (photo, lr, None, 'conditions'))
-  _replace(monkeypatch, stage, vae=lambda image, key, method: 2 * image)
-  seen = []
-
-  def calibrate(module, variables, *arguments):
-    seen.append(arguments)
-    return {'params': 'calibrated', 'batch_stats': 'measured'}
-
-  monkeypatch.setattr(amf, 'calibrate', calibrate)
-  ctx = _context(params={'unet': 'fresh', 'other': 1}, stats={'unet': 'zero'})
-  for fresh, inherited, calls in ((True, False, 1), (True, True, 2), (False, False, 3), (False, True, 3)):
-    monkeypatch.setattr(amf, 'is_fresh', lambda params, fresh=fresh: fresh)
-    params, stats = stage.prepare(ctx, BATCH, inherited)
-    assert len(seen) == calls
-  assert params is ctx.params and stats is ctx.stats  # the last one was trained
-  monkeypatch.setattr(amf, 'is_fresh', lambda params: True)
-  params, stats = stage.prepare(ctx, BATCH, True)
-  assert params == {'unet': 'calibrated', 'other': 1} and stats == {'unet': 'measured'}
-  z_t, t, conditions = seen[0]
-  np.testing.assert_array_equal(t, [0, 499, 999])
-  assert conditions == 'conditions'
-  alpha, sigma = (np.asarray(c)[:, None, None, None] for c in stage.schedule.coefficients(t))
-  noise = (np.asarray(z_t) - alpha * 1.0) / sigma
-  np.testing.assert_allclose(noise[1:], np.asarray(jax.random.normal(jax.random.key(0), z_t.shape))[1:], atol=1e-4)
-
-
-def test_diffusion_takes_its_target_from_the_photo_and_its_conditions_from_the_lr_image(monkeypatch):
-  stage = _stage('diffusion', '', **{'svkr.iterations': 3})
-  seen = {}
-
-  def refine(modules, variables, lr, **options):
-    seen.update(lr=lr, options=options)
-    return 'refined'
-
-  monkeypatch.setattr(core, 'refine', refine)
-  monkeypatch.setattr(core, 'observe', lambda *arguments: arguments[2:])
-  low = types.SimpleNamespace(target='photo', lr='lr')
-  monkeypatch.setattr(stage, 'degrade', lambda batch, depth: low)
-  assert stage.inputs({}, BATCH, 2) == ('photo', 'lr', 'refined', ('lr', 'refined', 4))
-  assert seen['lr'] == 'lr' and seen['options']['iterations'] == 2 and seen['options']['scale'] == 4
-
-
-class _Critic:
-  """Scores by brightness, with one weight; against that of the image beside it where there is one."""
-
-  def apply(self, variables, image):
-    beside = 2 * image[..., 3:].mean((1, 2, 3)) if image.shape[-1] == 6 else 1
-    return variables['params'] * image[..., :3].mean((1, 2, 3)) - beside
-
-
-def test_the_autoencoders_critic_learns_photos_for_real_and_the_decoder_to_fool_it(monkeypatch):
-  """Value and gradients by hand, of an image of one gray that is a parameter and a critic that sees brightness."""
-  fields = {'train.steps': 10, 'loss.adversarial_start': 0.5, 'loss.adversarial': 0.3, 'loss.kl': 0.0}
-  stage = _stage('vae', '', **fields)
-  monkeypatch.setattr(stage, 'critic', _Critic())
-  latent = jnp.zeros((2, 4, 4, 2))
-
-  def apply(ctx, image, method):
-    return (latent, latent - 30) if method == 'encode' else jnp.full(HR.shape, ctx.params['vae'])
-
-  monkeypatch.setattr(stage, 'apply', apply)
-  photo = HR / np.float64(255)
-  gray, weight = 0.1, 2.0
-
-  def found(step):
-    def loss(params):
-      return stage.loss(_context(step=step, params=params), BATCH)
-
-    (value, (scalars, _)), gradient = jax.value_and_grad(loss, has_aux=True)({'vae': gray, 'critic': weight})
-    return float(value), {k: float(v) for k, v in scalars.items()}, {k: float(v) for k, v in gradient.items()}
-
-  real, fake = weight * photo.mean((1, 2, 3)) - 1, weight * gray - 1
-  judge = 0.5 * (np.maximum(1 - real, 0).mean() + max(1 + fake, 0))
-  fool = np.log1p(np.exp(-fake))
-  assert (real < 1).all() and fake > -1  # where the hinge has a slope
-  judged = 0.5 * (-photo.mean() + gray)  # of the critic's loss to its weight; being fooled does not train it
-  drawn = np.sign(gray - photo).mean()  # of the reconstruction to the gray, to which differences are blind
-  pushed = -weight / (1 + np.exp(fake))
-  for step, strength in ((4, 0.0), (5, 0.3)):
-    value, scalars, gradient = found(step)
-    assert scalars['critic'] == pytest.approx(judge, rel=1e-4) and scalars['generator'] == pytest.approx(fool, rel=1e-4)
-    plain = scalars['reconstruction'] + stage.config.loss.detail * scalars['detail']
-    assert value == pytest.approx(plain + judge + strength * fool, rel=1e-4)
-    assert gradient['critic'] == pytest.approx(judged, rel=1e-3)
-    assert gradient['vae'] == pytest.approx(drawn + strength * pushed, rel=1e-3)
-  assert scalars['reconstruction'] == pytest.approx(np.abs(photo - gray).mean(), rel=1e-4)
-
-
-def test_the_students_critic_learns_photos_for_real_beside_the_restored_image(monkeypatch):
-  """Value and gradients by hand, as of the autoencoder's."""
-  fields = {'loss.teacher': 0.0, 'loss.grid': 0.0, 'loss.detail': 0.0, 'loss.realism': 0.5, 'train.steps': 10}
-  stage = _stage('distill', '', **fields, **{'loss.adversarial_start': 0.5})
-  monkeypatch.setattr(stage, 'critic', _Critic())
-  photo, restored = jnp.full((2, 8, 8, 3), 0.75), jnp.full((2, 8, 8, 3), 0.5)
-  monkeypatch.setattr(stage, 'inputs', lambda ctx, batch: (photo, None, restored, None))
-  monkeypatch.setattr(stage, 'study', lambda ctx, *_: (None, jnp.full(photo.shape, ctx.params['student'])))
-  gray, weight = 0.25, 2.0
-
-  def found(step):
-    def loss(params):
-      return stage.loss(_context(step=step, params=params), BATCH)
-
-    (value, (scalars, _)), gradient = jax.value_and_grad(loss, has_aux=True)({'student': gray, 'critic': weight})
-    return float(value), {k: float(v) for k, v in scalars.items()}, {k: float(v) for k, v in gradient.items()}
-
-  real, fake = weight * 0.75 - 2 * 0.5, weight * gray - 2 * 0.5  # a half and minus a half
-  judge = 0.5 * ((1 - real) + (1 + fake))
-  for step, strength in ((4, 0.0), (5, 0.5 * (1 - judge))):
-    value, scalars, gradient = found(step)
-    assert scalars['reconstruction'] == pytest.approx(0.5) and scalars['critic'] == pytest.approx(judge)
-    assert value == pytest.approx(0.5 + judge)
-    assert gradient['critic'] == pytest.approx(0.5 * (-0.75 + gray))
-    # Pull and push have one direction here, brighter: the push is `strength` of the pull.
-    assert gradient['student'] == pytest.approx(-(1 + strength), rel=1e-4)
-
-
-def test_the_student_is_pulled_to_what_its_teacher_makes_of_the_same_noise(monkeypatch):
-  fields = {'loss.teacher': 0.5, 'loss.grid': 0.0, 'loss.detail': 0.0, 'loss.realism': 0.0}
-  stage = _stage('distill', '', **fields)
-  photo, seen = jnp.full((2, 8, 8, 3), 0.75), []
-  monkeypatch.setattr(stage, 'inputs', lambda ctx, batch: (photo, None, photo - 0.25, 'conditions'))
-  monkeypatch.setattr(core, 'encode', lambda modules, variables, image, **how: image[:, ::4, ::4])
-  monkeypatch.setattr(core, 'decode', lambda modules, variables, z, autoencoder: jnp.repeat(jnp.repeat(z, 4, 1), 4, 2))
-  monkeypatch.setattr(colourfix, 'wavelet', lambda image, reference, levels, chroma: image)
-
-  def generate(modules, variables, steer, first, eps, keys, schedule, *, network, **how):
-    seen.append((network, first, eps, how))
-    return first + (ctx.params['student'] if network == 'student' else -0.5)
-
-  monkeypatch.setattr(core, 'generate', generate)
-  ctx = _context(params={'student': 0.1, 'student_vae': 0.0, 'critic': 0.0})
-  value, (scalars, _) = stage.loss(ctx, BATCH)
-  assert float(scalars['teacher']) == pytest.approx(0.36, rel=1e-4)
-  assert float(value) == pytest.approx(0.15 + 0.5 * 0.36, rel=1e-4)
-  (student, first, eps, how), (teacher, same_first, same_eps, taught) = seen
-  assert (student, teacher) == ('student', 'unet')
-  np.testing.assert_array_equal(first, same_first)
-  np.testing.assert_array_equal(eps, same_eps)
-  assert how['start'] == taught['start'] == stage.config.distill.start
-  assert (how['steps'], taught['steps']) == (stage.config.distill.steps, stage.config.distill.teacher_steps)
-  assert how['noise'] == stage.config.distill.noise and how['unroll']
 
 
 @pytest.mark.parametrize('name', ['kernel', 'nbsr', 'svkr'])
 def test_losses_of_the_refinement_by_hand(name, monkeypatch):
   """The true kernels and the recipe's target score the floor; what is off by a constant everywhere scores that."""
-  stage = _stage(name, '', **{'loss.kernel': 50.0})
+  stage = wiring.stage(name, '', **{'loss.kernel': 50.0})
   kernels = np.random.default_rng(0).random((2, 16, 16, 441), np.float32)
-  low = types.SimpleNamespace(lr='lr', kernels=kernels, target=HR / 255.0)
+  low = types.SimpleNamespace(lr='lr', kernels=kernels, target=wiring.HR / 255.0)
   monkeypatch.setattr(stage, 'degrade', lambda batch, depth: low)
   monkeypatch.setattr(stage, 'degrade_by_depth', lambda variables, batch: ('photo', low, 'depth'))
   seen = []
   for off in (0.0, 0.25):
     if name == 'kernel':
-      _replace(monkeypatch, stage, dkenet=lambda lr, depth: seen.append((lr, depth)) or kernels + off)
+      wiring.replace(monkeypatch, stage, dkenet=lambda lr, depth: seen.append((lr, depth)) or kernels + off)
       wanted = 50 * off
     elif name == 'nbsr':
-      _replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append((lr, 'depth')) or HR / 255.0 + off)
+      wiring.replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append((lr, 'depth')) or wiring.HR / 255.0 + off)
       wanted = np.sqrt(off**2 + 1e-6)
     else:
-      found = SVKR('depth', kernels + off, jnp.asarray(HR / 255.0 + off))
+      found = SVKR('depth', kernels + off, jnp.asarray(wiring.HR / 255.0 + off))
       monkeypatch.setattr(stage, 'refine', lambda variables, lr, unroll: seen.append((lr, 'depth')) or found)
       wanted = np.sqrt(off**2 + 1e-6) + 1e-3 * 50 * off
-    ctx = _context(params={part: {} for part in stage.trains})
-    assert float(stage.loss(ctx, BATCH)[0]) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+    ctx = wiring.context(params={part: {} for part in stage.trains})
+    assert float(stage.loss(ctx, wiring.BATCH)[0]) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
   assert seen == [('lr', 'depth')] * 2
 
 
 def test_the_depth_net_learns_the_true_inverse_depth_and_not_its_negative(monkeypatch):
   """Scale and shift are free, the sign is not."""
-  stage, seen = _stage('depth', ''), []
+  stage, seen = wiring.stage('depth', ''), []
   monkeypatch.setattr(stage, 'views', lambda batch: 'views')
   for sign in (2.0, -2.0):
-    _replace(monkeypatch, stage, depth=lambda image, raw: seen.append((image, raw)) or sign * DEPTH[..., None] + 3)
-    value = float(stage.loss(_context(params={'depth': {}}), BATCH)[0])
+    wiring.replace(
+      monkeypatch, stage, depth=lambda image, raw: seen.append((image, raw)) or sign * wiring.DEPTH[..., None] + 3
+    )
+    value = float(stage.loss(wiring.context(params={'depth': {}}), wiring.BATCH)[0])
     assert (value < 1e-4) if sign > 0 else (value > 1)
   assert seen == [('views', True)] * 2

@@ -232,7 +232,7 @@ def _picture(image: Image.Image, name: str, max_pixels: int | None) -> Picture:
   image.load()
   exif, turn = None, None
   try:  # the photo is readable even if its EXIF block is damaged; Pillow raises many types here
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION))
+    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
   except Exception:
     notes.append('its EXIF block is damaged: the orientation is not known')
   try:
@@ -333,7 +333,7 @@ def _exif_of_size(block: bytes, width: int, height: int) -> bytes:
 def _is_deep(image: Image.Image) -> bool:
   """Whether the file has more than 8 bits per sample, as far as its header says; before the image is decoded."""
   if image.format == 'TIFF':
-    return max(image.tag_v2.get(_BITS, (1,))) > 8
+    return max(getattr(image, 'tag_v2', {}).get(_BITS, (1,))) > 8
   if image.format == 'PPM':
-    return any(isinstance(tile.args, tuple) and max(tile.args[-1:]) > 255 for tile in image.tile)
+    return any(isinstance(tile.args, tuple) and max(tile.args[-1:]) > 255 for tile in getattr(image, 'tile', ()))
   return any(';16' in str(tile.args) for tile in getattr(image, 'tile', ()))

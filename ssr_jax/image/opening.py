@@ -140,7 +140,7 @@ class _WithoutWarnings:
     with self._lock:
       self._inside -= 1
       if not self._inside:
-        self._saved.__exit__()
+        self._saved.__exit__(None, None, None)
 
 
 _without_warnings = _WithoutWarnings()

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 import numbers
 import operator
 import os
-import pathlib
 import typing
 from typing import Any
 
@@ -115,14 +114,14 @@ def options(cls: type, given: Mapping[str, Any]) -> Any:
   return cls(**{name: None if value is None else typed(name, value, kinds[name]) for name, value in given.items()})
 
 
-def progress(function: Any) -> Callable[[int, int], object] | None:
+def progress(function: Any) -> Callable[[int, int], None] | None:
   """A progress callback, or None; SSRError for anything else."""
   if function is not None and not callable(function):
     raise SSRError(f'progress {_shown(function)}: must be a function of (done, total), or None')
-  return typing.cast('Callable[[int, int], object] | None', function)
+  return typing.cast('Callable[[int, int], None] | None', function)
 
 
-def model(given: Any) -> pathlib.Path | str:
+def model(given: Any) -> str | os.PathLike[str]:
   """A model's name or path; SSRError for anything else."""
   if not isinstance(given, str | os.PathLike) or not isinstance(os.fspath(given), str):
     raise SSRError(

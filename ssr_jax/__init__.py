@@ -1,7 +1,8 @@
 """Blind super-resolution of photos whose blur varies from place to place.
 
     import ssr_jax
-    result = ssr_jax.sample(lr)      # lr: uint8 or float in [0, 1], [h, w, 3]; result.image is four times as large
+    result = ssr_jax.sample(lr)      # lr: uint8, uint16 or float in [0, 1], [h, w, 3], or the path of an image
+    result.image                     # four times as large
     model = ssr_jax.load('compact')  # or the path of a model directory; model.sample(lr, steps=8, seed=1)
 
 Names are imported at first use, so that `import ssr_jax` is fast.

@@ -121,7 +121,8 @@ def stoppable(grace: float = GRACE) -> Iterator[None]:
 
   left = threading.Event()
   reader, writer = os.pipe()
-  os.set_blocking(writer, False)
+  if hasattr(os, 'set_blocking'):  # Windows has it from Python 3.12 on, and does not need it
+    os.set_blocking(writer, False)
 
   def watch() -> None:
     while number := os.read(reader, 1):

@@ -93,4 +93,4 @@ def image_key(seed: int, name: str) -> Array:
   evaluate.py and `ssr degrade` both use it and so make the same LR image of a file.
   """
   # crc32 rather than hash(), which differs from process to process.
-  return jax.random.key(zlib.crc32(f'{seed}:{name}'.encode()))
+  return jax.random.key(zlib.crc32(f'{seed}:{name}'.encode(errors='surrogateescape')))

@@ -11,7 +11,7 @@ from ssr_jax import degrade, xla
 from ssr_jax.data import sources
 from ssr_jax.evaluation.protocol import SCALE
 from ssr_jax.image import resize
-from ssr_jax.types import SSRError
+from ssr_jax.types import SSRError, one_line
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +19,7 @@ class Case:
   """One LR image to super-resolve.
 
   Attributes:
-    image: file name of the HR photo.
+    image: file name of the HR photo, printable.
     recipe: name of the recipe; 'paired' where the LR image comes from the dataset.
     hr: [H, W, 3] uint8.
     lr: [h, w, 3] uint8.
@@ -60,8 +60,11 @@ class Dataset:
       limit: how many photos; 0 takes all.
 
     Raises:
-      SSRError: the source cannot be read, there is no recipe, or a recipe is unknown or needs depth that photos lack.
+      SSRError: limit is negative, the source cannot be read, there is no recipe, or a recipe is unknown or needs depth
+        that photos lack.
     """
+    if limit < 0:
+      raise SSRError(f'eval.limit={limit}: must be a number of photos, or 0 for all')
     if spec.startswith('folder:') and ',' in spec:
       spec = spec.replace('folder:', 'paired:', 1).replace(',folder:', ',', 1)
     photos = sources.from_spec(spec, ('hr',), optional=('lr', 'depth'))
@@ -90,7 +93,8 @@ class Dataset:
       failures: gets a line for each photo that cannot be used; the iteration goes on with the next photo.
     """
     for i in range(len(self.photos)):
-      name = pathlib.Path(self.photos.name(i)).name
+      file = pathlib.Path(self.photos.name(i)).name
+      name = one_line(file)
       try:
         record = self.photos[i]
         hr = _cropped(name, record['hr'])
@@ -103,7 +107,7 @@ class Dataset:
             )
           yield Case(name, 'paired', hr, lr)
         for recipe in self.recipes:
-          yield self._degraded(name, recipe, hr, record.get('depth') if recipe.needs_depth else None)
+          yield self._degraded(file, recipe, hr, record.get('depth') if recipe.needs_depth else None)
       except SSRError as error:
         failures.append(str(error))
 
@@ -116,7 +120,7 @@ class Dataset:
     made = _degrade(key, hr[None].astype(np.float32) / 255, recipe, low_depth)
     lr = np.rint(np.asarray(made.lr[0]) * 255).astype(np.uint8)
     clean, kernels = (None if truth is None else np.asarray(truth[0]) for truth in (made.lr_clean, made.kernels))
-    return Case(name, recipe.name, hr, lr, clean, kernels)
+    return Case(one_line(name), recipe.name, hr, lr, clean, kernels)
 
 
 _degrade = xla.jit(degrade.degrade, static_argnums=2)

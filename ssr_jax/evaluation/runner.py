@@ -17,7 +17,7 @@ from ssr_jax.evaluation.cases import Case, Dataset
 from ssr_jax.evaluation.models import Output, Restorer
 from ssr_jax.evaluation.protocol import SCALE, Settings
 from ssr_jax.evaluation.report import figures, tables
-from ssr_jax.image import io
+from ssr_jax.image import io, opening
 from ssr_jax.types import SSRError
 
 
@@ -96,8 +96,8 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
     try:
       outputs = {name: model(case.lr) for name, model in models.items()}
       report.rows += [score(scorers, case, name, output) for name, output in outputs.items()]
-    except ValueError as error:  # SSRError, or a metric's complaint about an image that is too small for it
-      report.failures.append(f'{case.image} ({case.recipe}): {error}')
+    except (ValueError, RuntimeError, MemoryError) as error:  # of a metric; too little memory
+      report.failures.append(f'{case.image} ({case.recipe}): {opening.first_line(error)}')
       continue
     if pictures is not None and drawn < settings.pictures * max(1, len(dataset.recipes)):
       drawn += 1

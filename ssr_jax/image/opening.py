@@ -4,6 +4,7 @@ A file is recognised by its content, among the formats of `FORMATS`. Pillow know
 the file to another program (PostScript goes to Ghostscript) or are seldom used and little tested.
 """
 
+from collections.abc import Iterator
 import contextlib
 import ctypes
 import functools
@@ -13,6 +14,7 @@ import os
 import pathlib
 import stat
 import threading
+from typing import BinaryIO
 import warnings
 
 from PIL import Image, UnidentifiedImageError
@@ -41,7 +43,7 @@ logging.getLogger('PIL').addHandler(logging.NullHandler())
 
 
 @contextlib.contextmanager
-def opened(source: str | os.PathLike | bytes, name: str | None = None):
+def opened(source: str | os.PathLike | bytes, name: str | None = None) -> Iterator[Image.Image]:
   """A context with a Pillow image whose pixels are not decoded yet, `guarded` until it is left.
 
   Args:
@@ -57,7 +59,7 @@ def opened(source: str | os.PathLike | bytes, name: str | None = None):
 
 
 @contextlib.contextmanager
-def guarded(name: str):
+def guarded(name: str) -> Iterator[None]:
   """A context that Pillow's errors leave as an SSRError, which names the file, and in which its warnings are ignored.
 
   Nothing but work of Pillow's belongs into it: every exception counts as damage of the file.
@@ -94,7 +96,7 @@ def first_line(error: BaseException) -> str:
   return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _file(source: str | os.PathLike | bytes, name: str):
+def _file(source: str | os.PathLike | bytes, name: str) -> BinaryIO:
   """The opened file; SSRError where it is empty or not a regular file."""
   if isinstance(source, bytes):
     if not source:

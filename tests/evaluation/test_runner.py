@@ -134,6 +134,31 @@ def test_not_one_image_is_an_error(photos):
     runner.evaluate(_settings(_config(photos, models=('bicubic',))))
 
 
+def test_one_bad_image_costs_no_other_and_any_name_is_written(photos, tmp_path):
+  """A damaged LR image, one that memory does not suffice for, and one whose name cannot be printed as it is."""
+  low = tmp_path / 'lr'
+  low.mkdir()
+  (photos / 'chelsea.png').rename(photos / 'b\x1b\udcff.png')
+  for name in ('c.png', 'd.png'):
+    Image.new('RGB', (64, 48)).save(photos / name)
+  for path in photos.iterdir():
+    with Image.open(path) as image:
+      image.resize((image.width // 4, image.height // 4)).save(low / path.name)
+  (low / 'd.png').write_bytes(b'DDS ' + bytes(200))
+
+  class Failing(_Model):
+    def sample(self, lr, **options):
+      if not lr.any():
+        raise RuntimeError('RESOURCE_EXHAUSTED: out of memory')
+      return super().sample(lr, **options)
+
+  config = _config(photos, dataset=f'paired:{photos},{low}', models=('bicubic', 'restored'))
+  report = runner.evaluate(_settings(config), tmp_path / 'out', restorer=Failing())
+  assert [line.partition(':')[0] for line in report.failures] == ['c.png (paired)', f'{low}/d.png']
+  rows = (tmp_path / 'out' / 'metrics.csv').read_text()
+  assert rows.count('\n') == 5 and 'b\\x1b\\xff.png,paired,restored' in rows
+
+
 @pytest.mark.parametrize(
   'fields, message',
   [
@@ -144,6 +169,7 @@ def test_not_one_image_is_an_error(photos):
     (dict(recipes=('depth/no_noise',)), 'needs a depth map'),
     (dict(recipes=()), 'eval.recipes is empty'),
     (dict(dataset='folder:absent'), 'absent is not a folder'),
+    (dict(limit=-3), 'eval.limit=-3: must be a number of photos'),
     (dict(metrics=('niqe',), niqe_params='absent.npz'), 'no pristine model'),
     (dict(sampling={'step': 3}), "eval.sampling: unknown 'step'; known: steps"),
     (dict(models=('bicubic,result',)), "'result' needs the part vae, unet, which model 'double' lacks"),

@@ -74,6 +74,7 @@ def _start(program, folder):
 def test_ctrl_c_ends_a_run_wherever_it_is(tmp_path, how):
   process = _start(_PROGRAM.replace('{how}', how), tmp_path)
   assert process.stdout.readline() == 'up\n'
+  time.sleep(1)  # from 'up' to the native code
   process.send_signal(signal.SIGINT)
   _, err = process.communicate(timeout=60)
   assert process.returncode == 130 and err == 'ssr: stopped\n'

@@ -3,6 +3,7 @@
 import concurrent.futures
 import io as iolib
 import os
+import pathlib
 import struct
 import warnings
 
@@ -234,3 +235,9 @@ def test_files_get_the_rights_that_others_give_them(tmp_path):
   finally:
     os.umask(before)
   assert (tmp_path / 'a').stat().st_mode & 0o777 == 0o640
+
+
+def test_nothing_else_opens_images():
+  package = pathlib.Path(opening.__file__).parents[1]
+  found = [path.name for path in package.rglob('*.py') if 'Image.open(' in path.read_text()]
+  assert found == ['opening.py']

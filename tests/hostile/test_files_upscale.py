@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import types
+import warnings
 
 import numpy as np
 from PIL import Image
@@ -264,16 +265,20 @@ def test_help_into_a_stream_that_cannot_be_written(monkeypatch):
 
 
 def test_warnings_of_libraries_are_not_printed(ssr, tmp_path, monkeypatch):
-  import warnings
-
-  sample = _Stub.sample
+  sample, shown = _Stub.sample, []
 
   def warn(self, rgb, **_):
     warnings.warn('from a library', stacklevel=1)
     return sample(self, rgb)
 
   monkeypatch.setattr(_Stub, 'sample', warn)
-  assert ssr(_photo(tmp_path / 'a.png'), '-o', tmp_path / 'out')[2] == []
+  with warnings.catch_warnings():
+    warnings.simplefilter('always')
+    warnings.showwarning = lambda *args, **_: shown.append(args)
+    assert ssr(_photo(tmp_path / 'a.png'), '-o', tmp_path / 'out')[0] == 0
+    assert not shown
+    assert ssr(tmp_path / 'a.png', '-o', tmp_path / 'again', '--debug')[0] == 0
+    assert len(shown) == 1
 
 
 # -- A killed `ssr degrade` --------------------------------------------------------------------------------------------

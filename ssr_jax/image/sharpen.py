@@ -34,7 +34,7 @@ def unsharp_mask(
     x = jnp.einsum('rh,bchw->bcrw', rows, x, precision='highest')
     return jnp.einsum('bcrw,sw->bcrs', x, columns, precision='highest')
 
-  image = image.transpose(0, 3, 1, 2)
+  image = jnp.asarray(image).transpose(0, 3, 1, 2)
   detail = image - blur(image)
   mask = blur((jnp.abs(detail) * 255 > threshold).astype(image.dtype))
   sharp = image + mask * (jnp.clip(image + weight * detail, 0, 1) - image)

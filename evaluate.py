@@ -2,9 +2,10 @@
 
   python evaluate.py --config=configs/compact.py --config.eval.dataset=folder:HR_DIR[,LR_DIR] --workdir=DIR
 
-The dataset is any source of ssr_jax/data/sources, such as set:bsd100 or rgbd:DIR. With HR only, each photo is degraded
-by the recipes of `config.eval.recipes`. The degradation depends only on the file's name and `config.eval.seed`, so it
-is the same in every run. With LR (`folder:HR_DIR,LR_DIR` is `paired:HR_DIR,LR_DIR`), the LR images are used unchanged.
+The dataset is any source of ssr_jax/data/sources, such as set:bsd100 or rgbd:DIR. If it has HR images only, each is
+degraded by the recipes of `config.eval.recipes`; the degradation depends only on the file's name and
+`config.eval.seed`, so it is the same in every run. If it has LR images (`folder:HR_DIR,LR_DIR` is
+`paired:HR_DIR,LR_DIR`), they are used unchanged.
 
 Writes to DIR: metrics.csv (one row per image, recipe and model), metrics.json (means and protocol), table.md, and
 pictures/ with LR | bicubic | restored | result | HR. Exit codes: 0 success; 1 some images failed, each is reported and

@@ -3,9 +3,9 @@
   python train.py --config=configs/compact.py:STAGE --workdir=DIR [--config.path.to.field=value ...]
 
 SSR's stages: depth, kernel, nbsr, svkr, vae, diffusion, distill. The same command continues a stopped run from its last
-checkpoint, with the same result as without the stop. DIR/model gets the trained part's weights (the moving average), in
-the format of `ssr_jax.load`; DIR/scalars.jsonl and DIR/tensorboard get scalars, DIR/pictures pictures. SIGTERM saves a
-checkpoint and exits with 75: run the command again.
+checkpoint, with the same result as without the stop. It writes to DIR: model/, the averaged weights of
+the trained parts, as `ssr_jax.load` reads them; scalars.jsonl and tensorboard/; pictures/. On SIGTERM it saves a
+checkpoint and exits with 75; run the command again to continue.
 """
 
 from configs import common

@@ -1,4 +1,4 @@
-"""What the configs of all systems share: fields, the argument after the colon, and one-line errors."""
+"""What all configs share: their common fields, the parsing of arguments, and errors in one line."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from ssr_jax import systems
 
 
 def base(stage: str, system: str) -> ConfigDict:
-  """Fields of every config, with the defaults that depend neither on the system nor on the model's size.
+  """Fields of every config; their defaults depend on neither the system nor the model's size.
 
   Args:
     stage: of the system; '' for a config without one, to evaluate.
@@ -38,11 +38,11 @@ def base(stage: str, system: str) -> ConfigDict:
   # 'folder:DIR' and other kinds, several joined by ';', with weights '0.7*folder:A;0.3*folder:B':
   # ssr_jax/data/sources.
   config.data.train = 'folder:data/train'
-  config.data.holdout = 20  # every n-th photo is held out for validation; 0 for none
+  config.data.holdout = 20  # every n-th photo is used for validation, not for training; 0: none
   config.data.patch = 128
   # Training photos are downscaled by random factors in this range, which removes noise and JPEG artefacts.
   config.data.shrink = (1.0, 1.0)
-  config.data.places = 1  # places drawn in a photo, of which the one with the most detail becomes the patch
+  config.data.places = 1  # candidate crops drawn in a photo; the one with the most detail becomes the patch
   # Share of records that are rendered scenes, in stages that use true depth but have photos without it.
   config.data.scenes = 0.0
   config.data.threads = 2  # decoding threads of this process, which share the cache
@@ -61,7 +61,7 @@ def base(stage: str, system: str) -> ConfigDict:
   config.train.batch_size = 16
   config.train.learning_rate = 2e-4
   config.train.warmup = 100
-  config.train.final_rate = 0.02  # the cosine ends at this fraction of the learning rate
+  config.train.final_rate = 0.02  # the cosine schedule ends at this fraction of the learning rate
   config.train.weight_decay = 0.0
   config.train.clip = 1.0  # gradient norm of each part
   config.train.ema = 0.999
@@ -95,15 +95,15 @@ def base(stage: str, system: str) -> ConfigDict:
   config.eval = ConfigDict()
   config.eval.dataset = 'folder:data/test'  # 'folder:HR_DIR' or 'folder:HR_DIR,LR_DIR'
   config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'niqe')
-  config.eval.models = ('bicubic', 'result')  # and the system's other variants, which `ssr info` names
+  config.eval.models = ('bicubic', 'result')  # or other variants of the system; `ssr info SYSTEM` lists them
   config.eval.model = ''  # a name or a directory
-  config.eval.dtype = 'float32'  # or 'bfloat16': what its networks compute in
+  config.eval.dtype = 'float32'  # or 'bfloat16', of its networks' computation
   config.eval.recipes = ('smooth/no_noise', 'smooth/noise_jpeg')
   config.eval.seed = 0
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz with mu_pris_param and cov_pris_param
   config.eval.limit = 0  # number of images; 0 for all
   config.eval.pictures = 4
-  # What to ask of `Restorer.sample`; a field left at None takes the model's own.
+  # Options of `Restorer.sample`; None takes the model's default.
   kinds = {**systems.option_kinds(system), 'tile': int}
   config.eval.sampling = ConfigDict({name: placeholder(kind) for name, kind in kinds.items()})
   return config
@@ -200,7 +200,7 @@ def _complaint(argv: list[str]) -> str | None:
     return None
   place, _, stage = given[-1].partition(':')
   if not pathlib.Path(place).is_file():
-    return f'--config={place}: no such file; configs lie in configs/'
+    return f'--config={place}: no such file; configs are in configs/'
   spec = importlib.util.spec_from_file_location('_config_to_check', place)
   module = importlib.util.module_from_spec(spec)
   spec.loader.exec_module(module)

@@ -8,8 +8,8 @@ model):
   python train.py --config=configs/compact.py:STAGE --workdir=runs/STAGE \
       --config.data.train='folder:DIR[;folder:DIR2]'
 
-with STAGE one of depth, kernel, nbsr, svkr, vae, diffusion, distill. WORKDIR/model gets the weights. Data, training
-time and results of the bundled weights: ssr_jax/weights/bundled/MODEL_CARD.md.
+STAGE is one of depth, kernel, nbsr, svkr, vae, diffusion, distill. The weights are written to WORKDIR/model. Data,
+training time and results of the bundled weights: ssr_jax/weights/bundled/MODEL_CARD.md.
 """
 
 from ml_collections import ConfigDict
@@ -55,7 +55,7 @@ def get_config(stage: str = ''):
         'loss.draws': 2,
         # Train on the first estimates of D and K: refined ones differ little and cost three times as much.
         'svkr.iterations': 0,
-        # Sampling starts from the restored image with some noise, so most training steps use those noise levels.
+        # Sampling starts from the restored image plus noise, so most training steps use those noise levels.
         'loss.focus': (0.75, 0.6),
       }
     case 'distill':
@@ -65,13 +65,13 @@ def get_config(stage: str = ''):
         'train.learning_rate': 2e-4,
         'train.ema': 0.995,
         'svkr.iterations': 1,
-        'data.shrink': (0.4, 0.7),  # else it learns grain and JPEG artefacts
-        'distill.noise': 0.0,  # one step leaves noise as a mosaic of latent pixels in smooth areas
+        'data.shrink': (0.4, 0.7),  # without it the student learns grain and JPEG artefacts
+        'distill.noise': 0.0,  # in one step, noise would show as blocks of latent pixels in smooth areas
         'distill.decoder': True,
         'distill.wavelet_levels': 5,
         'distill.chroma_levels': 1,
         'distill.strength': 0.65,
-        'loss.teacher': 0.0,  # the teacher's samples have grain that the student should not learn
+        'loss.teacher': 0.0,  # the teacher's samples contain grain that the student should not learn
         'loss.grid': 2.0,
         'loss.realism': 1.5,
         'loss.adversarial_start': 0.05,

@@ -7,8 +7,9 @@ float in [0, 1] at every public boundary.
 `Array` is JAX's array, `ArrayLike` one of JAX or NumPy. `AnyArray` is a type variable for the two: a function from
 `AnyArray` to `AnyArray` returns the kind of array that it was given.
 
-`Float[Array, 'b H W 3']` and the like are shapes in annotations. They are jaxtyping's types if the program has imported
-jaxtyping, as the tests do to check them at run time. Otherwise they are plain `Array`: jaxtyping is not a dependency.
+`Float[ArrayLike, 'b H W 3']` and the like are shapes in annotations. They are jaxtyping's types if the program has
+imported jaxtyping, as the tests do to check them at run time. Otherwise they are plain arrays: jaxtyping is not a
+dependency.
 """
 
 import sys

@@ -169,7 +169,7 @@ class Jitted:
       flat = lambda *leaves: self._fun(*jax.tree.unflatten(tree, leaves), **kwargs)
       content = bytes(export.export(jax.jit(flat))(*leaves).serialize())
       _write_checked(file, content)
-    # A program that has just been traced is read back too, so that XLA's cache gets the same program either way.
+    # A new program is read back too: only then has XLA's cache the same key in this process and in later ones.
     program = jax.jit(export.deserialize(bytearray(content)).call, compiler_options=compiler_options() or None)
     return lambda *args, **kwargs: program(*jax.tree.leaves(args))
 
@@ -189,10 +189,11 @@ def jit(
     fun: the function.
     keep: how many programs, for different shapes and static arguments, stay in memory; the one used longest ago is
       freed. None keeps all. Static arguments are then passed by name.
-    identity: gives a text that names everything that the traced program depends on, beside the arguments' shapes, the
-      static arguments' reprs and this package's source. With it, and `enable_compilation_cache`, the traced program is
-      kept on disk: tracing takes a third of the time to a process's first image. Only on a CPU, for functions whose
-      keyword arguments are all static and that return dictionaries of arrays.
+    identity: returns a text that identifies whatever else the traced program depends on, besides the shapes of the
+      arguments, the reprs of static arguments and this package's source. If it is given and
+      `enable_compilation_cache` was called, traced programs are kept on disk; tracing takes a third of the time to a
+      process's first image. On CPUs only, for functions whose keyword arguments are all static and that return
+      dictionaries of arrays.
     **kwargs: of `jax.jit`; `static_argnames` as a tuple.
   """
   return Jitted(fun, kwargs, keep, identity)
@@ -205,7 +206,7 @@ _lowered: pathlib.Path | None = None
 
 @functools.cache
 def _sources() -> str:
-  """Digest of this package's source, by which a program of another version is not used."""
+  """Digest of this package's source; part of the key, so that programs of another version are not used."""
   digest = hashlib.sha256()
   for path in sorted(pathlib.Path(__file__).parent.rglob('*.py')):
     digest.update(path.name.encode() + b'\0' + path.read_bytes())
@@ -223,7 +224,7 @@ def _read_checked(file: pathlib.Path) -> bytes | None:
 
 
 def _write_checked(file: pathlib.Path, content: bytes) -> None:
-  """Writes a file with its digest and deletes the least recently used ones; a cache that cannot be written is none."""
+  """Writes a file with its digest and deletes the least recently used ones; does nothing if it cannot write."""
   with contextlib.suppress(OSError):
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=file.parent, prefix='.', delete=False) as part:

@@ -29,14 +29,15 @@ if 'SSR_TEST_CACHES' not in os.environ:
     os.environ[f'XDG_{_kind}_HOME'] = os.path.join(CACHES.name, _kind.lower())
   os.environ.pop('SSR_WEIGHTS', None)
 
-# Before the first import of what is checked. Off unless SSR_TYPECHECK=1: many tests still pass NumPy arrays where the
-# annotations ask for JAX's.
-if os.environ.get('SSR_TYPECHECK') == '1':
+# Before the first import of what is checked. SSR_TYPECHECK=0 checks no annotations; SSR_TYPECHECK=all also checks code
+# that some tests call with NumPy arrays or stand-ins where the annotations ask for JAX arrays.
+if os.environ.get('SSR_TYPECHECK') != '0':
   import jaxtyping
 
   from tests import typechecker
 
-  jaxtyping.install_import_hook(list(typechecker.CHECKED), 'tests.typechecker.check')
+  modules = typechecker.CHECKED + (typechecker.ALSO if os.environ.get('SSR_TYPECHECK') == 'all' else ())
+  jaxtyping.install_import_hook(list(modules), 'tests.typechecker.check')
 
 import jax
 import jax.numpy as jnp

@@ -3,7 +3,7 @@
     python tools/demo.py [--output demo] [--model compact] [--steps N]
 
 Writes, for each photo, the LR image, the result and a figure (LR | depth | kernels | restored | result), and one sheet
-that sets them beside bicubic and the original. Prints PSNR and SSIM on Y against bicubic. Nothing is downloaded.
+that shows them with bicubic and the original. Prints PSNR and SSIM on Y against bicubic. Nothing is downloaded.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from ssr_jax import degrade, metrics, xla
 from ssr_jax.evaluation.report import figures
 from ssr_jax.image import io
 
-SIDE = 384  # one size for all photos: the stages compile once
+SIDE = 384  # the same for all photos, so that programs compile once
 
 
 def main() -> int:

@@ -2,12 +2,12 @@
 
   python tools/improve.py STAGE --minutes 30 --data 'folder:DIR[;folder:DIR2]' [--workdir runs] [--scratch]
 
-It starts from the model's own weights where it has the stage's parts (or from scratch with --scratch), times a few
-steps, trains as many as fit into the minutes with the learning rate's whole cosine, and takes the new weights over only
-where the stage's validation metric, on held-out training photos that are always the same, is better than that of the
-weights they replace, measured by the same command. Weights that cannot be measured by it, such as those of a UNet that
-predicts something else, are not replaced: train with train.py, compare with evaluate.py, and take over what is better
-with `ssr export`. Test images have no part in it. An interrupted run goes on with the same command.
+It starts from the model's weights if the model has the stage's parts (from scratch with --scratch), times a few steps,
+and trains as many as fit into the given minutes, with a complete cosine schedule. The new weights replace the old ones
+only if they are better in the stage's validation metric on a fixed set of held-out training photos; test images are not
+used. Old weights that cannot be evaluated in this way, such as a UNet with another prediction type, are not replaced:
+train with train.py, compare with evaluate.py, and install the better weights with `ssr export`. To continue an
+interrupted run, repeat the command.
 """
 
 import argparse
@@ -41,13 +41,14 @@ def rate(workdir: pathlib.Path) -> float:
 
 
 def as_built(fields: dict, name: str, stage: str, parts: dict) -> dict:
-  """Fields for a run with the networks that are there, whatever `fields` say of new ones.
+  """Config fields for a run with the existing networks, even if `fields` describe other ones.
 
   Args:
     fields: {config field: value}.
     name: of the config, a file in configs/.
     stage: the stage.
-    parts: {part: its config in model.json}; what the config has no field for, a measured scaling, is left out.
+    parts: {part: its config in model.json}; entries without a config field, such as a measured scaling, are
+      left out.
   """
   from ssr_jax import systems
 
@@ -61,22 +62,22 @@ def as_built(fields: dict, name: str, stage: str, parts: dict) -> dict:
 
 
 def verdict(summary: dict, former: dict | None) -> tuple[bool, str]:
-  """Whether new weights replace the former ones, and why, in one line.
+  """Whether new weights replace the old ones, and the reason in one line.
 
   Args:
     summary: what train.py wrote: metric, higher_is_better and validation.
-    former: validation of the weights to be replaced, or None where there are none.
+    former: validation of the weights to be replaced, or None if there are none.
   """
   metric = summary['metric']
   new = summary['validation'][metric]
   if former is None:
-    return True, f'{metric} {new:.5f}; there was nothing to compare with'
+    return True, f'{metric} {new:.5f}; there were no weights to compare with'
   better = new > former[metric] if summary['higher_is_better'] else new < former[metric]
   return better, f'{metric} {former[metric]:.5f} -> {new:.5f}: {"better" if better else "not better"}'
 
 
 def latents_change(new: pathlib.Path, old: pathlib.Path) -> bool:
-  """Whether two models' autoencoders make different latents, or whether only their decoders differ."""
+  """Whether two models' autoencoders make different latents; False if only their decoders differ."""
   import numpy as np
 
   from ssr_jax.weights import format, store
@@ -93,7 +94,7 @@ def latents_change(new: pathlib.Path, old: pathlib.Path) -> bool:
 
 
 def main(argv: list[str] | None = None) -> int:
-  """Returns 0 where weights were taken over, 3 where the former ones stay."""
+  """Returns 0 if the new weights were installed, 3 if the old ones were kept, 2 for wrong arguments."""
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('stage', help="of the config's system; `ssr info SYSTEM` lists them")
   parser.add_argument('--minutes', type=float, required=True, help='how long to train')
@@ -126,7 +127,7 @@ def main(argv: list[str] | None = None) -> int:
   if not plan.exists():
     probe = run / 'probe'
     former = None
-    if present:  # a run of no steps tells what they are worth, before time goes into others
+    if present:  # a run of no steps evaluates the old weights
       shutil.rmtree(probe, ignore_errors=True)
       here = as_built(fields, arguments.config, arguments.stage, {part: entries[part]['config'] for part in own})
       train(arguments, probe, here | {'init_from': str(target), 'train.steps': 0})

@@ -1,13 +1,13 @@
-"""Mutation testing of the wiring: breaks the program in small ways, one after the other, and sees whether a test fails.
+"""Mutation testing of the wiring: breaks the code in one small way at a time and checks that a test fails.
 
   python tools/mutate.py                       # all of tools/mutations.toml; minutes
   python tools/mutate.py --only depth-flipped  # one of them; may be given again
   python tools/mutate.py --list
 
-The mutations change a copy of the tree in a temporary directory, never the tree itself. Each names the tests that guard
-the place; these run first as the program is, and there they must pass. A mutation is 'killed' where one of its tests
-then fails, 'SURVIVED' where all still pass: a test is missing. It is 'BROKEN' where nothing was tested, because the
-mutated file cannot be imported, a name is missing or the time is up. The exit code is 1 unless all are killed.
+Mutations are applied to a copy of the tree in a temporary directory. Each names the tests that should detect it. These
+tests run first on the unchanged code and must pass. A mutation is 'killed' if one of its tests then fails; it
+'SURVIVED' if all pass, which means that a test is missing. It is 'BROKEN' if nothing was tested, because the mutated
+file cannot be imported, a name is missing or the time is up. The exit code is 1 unless all are killed.
 """
 
 import argparse
@@ -32,12 +32,12 @@ _UNTESTED = ('SyntaxError', 'IndentationError', 'ImportError', 'ModuleNotFoundEr
 
 @dataclasses.dataclass(frozen=True)
 class Mutation:
-  """A small mistake.
+  """A small change that makes the code wrong.
 
   Attributes:
     name: of the mutation.
     file: what is changed, from the root of the tree.
-    old: what stands there, exactly once.
+    old: the text to replace, which occurs exactly once.
     new: what takes its place.
     tests: pytest's ids of the tests that guard the place.
   """
@@ -68,7 +68,7 @@ class Mutation:
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-  """What a run of tests says.
+  """The result of a test run.
 
   Attributes:
     state: 'killed', 'SURVIVED' or 'BROKEN'.
@@ -82,7 +82,7 @@ class Verdict:
 
 
 def load(path: pathlib.Path = TABLE) -> list[Mutation]:
-  """The table of mutations; ValueError where two have one name."""
+  """The table of mutations; ValueError if two have the same name."""
   with open(path, 'rb') as file:
     entries = tomllib.load(file)['mutation']
   mutations = [Mutation(**entry | {'tests': tuple(entry['tests'])}) for entry in entries]
@@ -94,7 +94,7 @@ def load(path: pathlib.Path = TABLE) -> list[Mutation]:
 
 
 def copy_tree(root: pathlib.Path, to: pathlib.Path) -> None:
-  """Copies what git has or would add of a working tree."""
+  """Copies the files of a working tree that git tracks or would add."""
   listed = subprocess.run(
     ['git', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'], cwd=root, capture_output=True, check=True
   )
@@ -116,7 +116,7 @@ def run_tests(tree: pathlib.Path, tests: Sequence[str], timeout: float) -> Verdi
   with tempfile.TemporaryDirectory() as scratch:
     report = pathlib.Path(scratch, 'report.xml')
     command = [sys.executable, '-m', 'pytest', '-x', '-q', '-p', 'no:cacheprovider', f'--junitxml={report}', *tests]
-    # Two versions of a file can have one size and one second: Python would run what it has compiled of the other.
+    # Two versions of a file can have the same size and time stamp; Python would then run the other one's bytecode.
     environment = os.environ | {'PYTHONPATH': str(tree), 'PYTHONDONTWRITEBYTECODE': '1'}
     # Most programs are the same for every mutation: compile them once.
     environment.setdefault('JAX_COMPILATION_CACHE_DIR', str(tree / '.xla'))
@@ -166,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   names = [m.name for m in mutations]
   unknown = [name for name in options.only or () if name not in names]
   if unknown:
-    parser.error(f'there is no mutation {unknown[0]!r}; --list shows them')
+    parser.error(f'unknown mutation {unknown[0]!r}; --list shows them')
   mutations = [m for m in mutations if not options.only or m.name in options.only]
   if options.list:
     for m in mutations:
@@ -184,9 +184,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tests = list(dict.fromkeys(test for m in mutations for test in m.tests))
     sound = run_tests(tree, tests, options.timeout * len(mutations))
     if sound.state != 'SURVIVED':
-      print(f'the tests fail without any mutation: {sound.by}', file=sys.stderr)
+      print(f'the tests fail on the unchanged code: {sound.by}', file=sys.stderr)
       return 2
-    print(f'{len(tests)} tests pass as the program is ({sound.seconds:.0f} s)', flush=True)
+    print(f'{len(tests)} tests pass on the unchanged code ({sound.seconds:.0f} s)', flush=True)
     for m in mutations:
       path = tree / m.file
       text = path.read_text()

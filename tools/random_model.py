@@ -1,10 +1,10 @@
-"""Writes a model of a config's size with random weights: to see what the size needs of a machine without any download.
+"""Writes a model of a config's size with random weights, to measure time and memory without a download.
 
   python tools/random_model.py DIR --config sd21
   ssr upscale photo.png --model DIR --steps 2 -o noise.png
 
-What it makes of a photo is noise of the right shape. One part after the other is drawn and written; the largest, the
-UNet, takes about 8 GB of memory for a moment.
+Its results are noise of the right shape. Parts are drawn and written one after the other; the largest, the UNet,
+needs about 8 GB of memory.
 """
 
 import argparse
@@ -21,7 +21,7 @@ CONFIGS = ('sd21', 'sd15', 'compact', 'tiny')
 
 
 def draw(shapes, seed: int) -> dict[str, np.ndarray]:
-  """Values by name for variables of these shapes: gains of about one, nothing zero but biases.
+  """Random variables of the given shapes, scaled to gains of about one; biases are zero.
 
   Args:
     shapes: {flat name: anything with a shape}, as `format.abstract_variables` gives them.

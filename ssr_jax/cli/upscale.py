@@ -42,7 +42,7 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     metavar='N',
     help='seed of the diffusion noise; no effect for a student without noise, see --steps (default: 0)',
   )
-  up.add_argument('--scale', type=int, default=4, metavar='S', help='4 is what there is')
+  up.add_argument('--scale', type=int, default=4, metavar='S', help='must be the scale of the model (default: 4)')
   for option in _options_of_systems().values():
     how = {name: option.metadata.get(name) for name in ('metavar', 'choices', 'help')}
     if option.kind is bool:
@@ -60,7 +60,7 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   up.add_argument(
     '--figures',
     action='store_true',
-    help='also write NAME_figure.png: LR, what the model finds (depth, kernels, restored image), result',
+    help="also write NAME_figure.png: LR, the model's estimates (depth, kernels, restored image), result",
   )
   up.add_argument(
     '--format', choices=('png', 'jpg', 'webp'), help='format of files in an output folder (default: as the input)'
@@ -158,12 +158,12 @@ def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[
 
   picture = io.read(job.source, max_pixels=runtime.MAX_PIXELS)
   height, width = (model.config['scale'] * side for side in picture.rgb.shape[:2])
-  io.check_format(job.target, height, width)  # before minutes of work
+  io.check_format(job.target, height, width)  # fail before the model runs
   result = model.sample(picture.rgb, progress=progress, keep_kernels=arguments.figures, **_options(arguments))
   alpha = None if picture.alpha is None else io.upscale_alpha(picture.alpha, model.config['scale'])
   larger = dataclasses.replace(picture, rgb=result.image, alpha=alpha)
   sheet = None
-  if job.figure:  # drawn before anything is written, so that a failure leaves no half of the output
+  if job.figure:  # drawn before anything is written, so that a failure writes neither file
     from ssr_jax.evaluation.report import figures
 
     buffer = iolib.BytesIO()
@@ -177,7 +177,7 @@ def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[
 
 @dataclasses.dataclass(frozen=True)
 class _Option:
-  """An option of a system: its name, what its values are, and the metadata of its field."""
+  """An option of a system: its name, the type of its values, and the metadata of its field."""
 
   name: str
   kind: type
@@ -189,7 +189,7 @@ class _Option:
 
 
 def _options_of_systems() -> dict[str, _Option]:
-  """The options of all systems, by name; where two have one of the same name it is the first one's."""
+  """The options of all systems, by name; of options with the same name, the first one."""
   found: dict[str, _Option] = {}
   for system in systems.SYSTEMS:
     kinds = systems.option_kinds(system)
@@ -254,7 +254,7 @@ def _pairs(arguments) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str
   if to_file and (len(inputs) > 1 or os.path.isdir(inputs[0])):
     raise SSRError(f'-o {output}: several inputs need a folder')
   if not to_file and os.path.exists(output) and not os.path.isdir(output):
-    raise SSRError(f'-o {output}: no folder; name a folder, or a file ending in {", ".join(io.WRITABLE)}')
+    raise SSRError(f'-o {output}: not a folder; name a folder, or a file ending in {", ".join(io.WRITABLE)}')
   pairs, failures = [], []
   for given in inputs:
     if not os.path.isdir(given):

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssr_jax.image import kernels as kernel_lib
-from ssr_jax.types import Array
+from ssr_jax.types import Array, ArrayLike
 
 _BLOCK_ROWS = 8  # LR rows whose kernels stay in a CPU core's cache: 8 x 128 kernels of 21x21 are 1.8 MB
 
 
-def blur_downsample(image: Array, kernels: Array, scale: int) -> Array:
+def blur_downsample(image: ArrayLike, kernels: ArrayLike, scale: int) -> Array:
   """Spatially variant blur and subsampling, `(I (*) K) downsampled by s` of Eq. 1, without noise.
 
   LR sample (i, j) is the sum over taps of K[i, j, tap] * I[s*i + dy, s*j + dx], with the border replicated: gather form
@@ -76,7 +76,7 @@ def blur_downsample(image: Array, kernels: Array, scale: int) -> Array:
   return out.transpose(0, 1, 3, 2)
 
 
-def _sum_cells(phases: Array, kernels: Array, size: tuple[int, int], scale: int) -> Array:
+def _sum_cells(phases: Array, kernels: ArrayLike, size: tuple[int, int], scale: int) -> Array:
   """Sums phases [s*s, b, rows, c, cols] weighted by kernels [b*kh*kw, k*k] of size (kh, kw): [b, h, c, w]."""
   k = kernel_lib.side(kernels)
   cells = -(-k // scale)
@@ -101,7 +101,7 @@ def _sum_cells(phases: Array, kernels: Array, size: tuple[int, int], scale: int)
   return out
 
 
-def convolve(planes: Array, kernels: Array, size: tuple[Array, Array] | None = None) -> Array:
+def convolve(planes: ArrayLike, kernels: ArrayLike, size: tuple[Array, Array] | None = None) -> Array:
   """Filters each image with its own kernel at full resolution: correlation, border reflected (not repeating its edge).
 
   Through the Fourier domain: one kernel per image is a grouped convolution otherwise, which XLA's CPU backend runs
@@ -128,7 +128,7 @@ def convolve(planes: Array, kernels: Array, size: tuple[Array, Array] | None = N
   return jnp.fft.irfft2(spectrum, fast)[:, :, :H, :W]
 
 
-def _reflected(canvas: int, radius: int, n: Array) -> Array:
+def _reflected(canvas: int, radius: int, n: ArrayLike) -> Array:
   """Indices of samples -radius to canvas + radius - 1 of an axis whose first n samples are reflected at both ends."""
   period = jnp.maximum(2 * (n - 1), 1)
   position = (jnp.arange(canvas + 2 * radius) - radius) % period

@@ -21,14 +21,14 @@ def luma(image: AnyArray) -> AnyArray:
   return r * image[..., 0] + g * image[..., 1] + b * image[..., 2] + 16 / 255
 
 
-def srgb_to_linear(image: Array) -> Array:
+def srgb_to_linear(image: ArrayLike) -> Array:
   """Linear light in [0, 1] of sRGB values in [0, 1] (IEC 61966-2-1), any shape; a JAX array."""
   import jax.numpy as jnp
 
   return jnp.where(image <= 0.04045, image / 12.92, ((jnp.maximum(image, 0.04045) + 0.055) / 1.055) ** 2.4)
 
 
-def linear_to_srgb(image: Array) -> Array:
+def linear_to_srgb(image: ArrayLike) -> Array:
   """The inverse of `srgb_to_linear`."""
   import jax.numpy as jnp
 

@@ -44,7 +44,7 @@ def _dct_matrix() -> np.ndarray:
 _DCT = _dct_matrix()
 
 
-def jpeg(image: jax.Array, quality: jax.Array, size: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
+def jpeg(image: ArrayLike, quality: ArrayLike | float, size: tuple[ArrayLike, ArrayLike] | None = None) -> jax.Array:
   """An image after a baseline JPEG file of the given quality, 4:2:0, as libjpeg writes and reads it (Pillow's default).
 
   Works under jit and vmap: shapes are fixed. Its derivative is zero almost everywhere, like that of rounding.

@@ -8,13 +8,13 @@ are centred on that offset, so that LR and HR are aligned the way every resize i
 import jax.numpy as jnp
 import numpy as np
 
-from ssr_jax.types import Array, ArrayLike
+from ssr_jax.types import Array, ArrayLike, Float
 
 SIZE = 21
 
 
 def gaussian_kernels(
-  lambda1: ArrayLike, lambda2: ArrayLike, theta: ArrayLike, size: int = SIZE, scale: int = 4
+  lambda1: ArrayLike | float, lambda2: ArrayLike | float, theta: ArrayLike | float, size: int = SIZE, scale: int = 4
 ) -> Array:
   """Anisotropic Gaussian kernels from covariance eigenvalues and an angle.
 
@@ -56,12 +56,12 @@ def gaussian_kernels(
 
 
 def shaped_kernels(
-  sigma1: ArrayLike,
-  sigma2: ArrayLike,
-  theta: ArrayLike,
-  beta: ArrayLike,
-  plateau: ArrayLike,
-  side: ArrayLike,
+  sigma1: ArrayLike | float,
+  sigma2: ArrayLike | float,
+  theta: ArrayLike | float,
+  beta: ArrayLike | float,
+  plateau: ArrayLike | float,
+  side: ArrayLike | float,
   size: int = SIZE,
 ) -> Array:
   """Generalised Gaussian and plateau-shaped kernels (Real-ESRGAN, section 3.1), centred on the middle tap.
@@ -91,7 +91,7 @@ def shaped_kernels(
   return weights / weights.sum(-1, keepdims=True)
 
 
-def sinc_kernels(omega: ArrayLike, side: ArrayLike, size: int = SIZE) -> Array:
+def sinc_kernels(omega: ArrayLike | float, side: ArrayLike | float, size: int = SIZE) -> Array:
   """Circular low-pass kernels cut to a square: omega J1(omega r) / (2 pi r), which cause ringing (Real-ESRGAN, 3.4).
 
   Args:
@@ -113,7 +113,7 @@ def sinc_kernels(omega: ArrayLike, side: ArrayLike, size: int = SIZE) -> Array:
   return weights / weights.sum(-1, keepdims=True)
 
 
-def _centred_taps(side: ArrayLike, size: int) -> tuple[np.ndarray, np.ndarray, Array]:
+def _centred_taps(side: ArrayLike | float, size: int) -> tuple[np.ndarray, np.ndarray, Array]:
   """Y and x of k*k taps around the middle one, [k*k], and which lie in a square of `side` taps, [..., k*k]."""
   if size % 2 == 0:
     raise ValueError(f'kernel size must be odd; got {size}')
@@ -131,7 +131,9 @@ def _bessel_j1(x: Array) -> Array:
   return jnp.cos(nodes - x[..., None] * np.sin(nodes).astype(np.float32)).mean(-1)
 
 
-def moments(kernels: Array, scale: int = 4) -> tuple[Array, Array]:
+def moments(
+  kernels: Float[ArrayLike, '*b taps'], scale: int = 4
+) -> tuple[Float[Array, '*b 2'], Float[Array, '*b 2 2']]:
   """Centroid, relative to the cell's centre, and covariance of kernels, in HR pixels.
 
   Args:
@@ -177,6 +179,6 @@ def pca_basis(kernels: np.ndarray, components: int = 15) -> np.ndarray:
   return basis.astype(np.float32)
 
 
-def pca_code(kernels: Array, basis: Array) -> Array:
+def pca_code(kernels: Float[ArrayLike, '*b taps'], basis: Float[ArrayLike, 'taps t']) -> Float[Array, '*b t']:
   """Code of kernels in a PCA basis: [..., k*k] . [k*k, t] -> [..., t]."""
   return jnp.matmul(kernels, basis, precision='highest')

@@ -9,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from ssr_jax.types import Array, ArrayLike
+from ssr_jax.types import AnyArray, Array, ArrayLike, Float, Num
 
 Method = Literal['bicubic', 'bilinear', 'area', 'nearest']
 
@@ -17,7 +17,7 @@ RESAMPLING = ('area', 'bilinear', 'bicubic')
 """Methods of `resampling_weights`, which takes their index."""
 
 
-def resize(image: ArrayLike, size: tuple[int, int], method: Method = 'bicubic', eight_bit: bool = False) -> Array:
+def resize(image: ArrayLike, size: tuple[int, int], method: Method | str = 'bicubic', eight_bit: bool = False) -> Array:
   """Resizes images to `size`.
 
   Bicubic is Keys' kernel with a = -0.5, widened when shrinking: Pillow's BICUBIC on float images. It overshoots: values
@@ -59,7 +59,9 @@ def resize(image: ArrayLike, size: tuple[int, int], method: Method = 'bicubic', 
   return to(to(image, H, new_w), new_h, new_w) if eight_bit else to(image, new_h, new_w)
 
 
-def upscale(image: Array, scale: int, method: Method = 'bicubic') -> Array:
+def upscale(
+  image: Num[ArrayLike, '*b h w c'], scale: int, method: Method | str = 'bicubic'
+) -> Num[Array, '*b {scale}*h {scale}*w c']:
   """`resize` by a whole factor: [..., h, w, c] -> [..., s*h, s*w, c]."""
   *_, h, w, _ = image.shape
   return resize(image, (scale * h, scale * w), method)
@@ -146,13 +148,15 @@ def resampling_variance(method: Array, source: Array, target: Array, columns: in
   return (weights * distance**2).sum() / target
 
 
-def resample(planes: Array, rows: Array, columns: Array) -> Array:
+def resample(
+  planes: Float[ArrayLike, 'b c h w'], rows: Float[ArrayLike, 'b H h'], columns: Float[ArrayLike, 'b W w']
+) -> Float[Array, 'b c H W']:
   """Applies `resampling_weights` to both axes: [b, c, H, W], rows [b, H', H], columns [b, W', W] -> [b, c, H', W']."""
   planes = jnp.einsum('brh,bchw->bcrw', rows, planes, precision='highest')
   return jnp.einsum('bcrw,bsw->bcrs', planes, columns, precision='highest')
 
 
-def space_to_depth(image: Array, block: int) -> Array:
+def space_to_depth(image: AnyArray, block: int) -> AnyArray:
   """[..., H, W, c] -> [..., H/b, W/b, c*b*b], channel-major as torch's pixel_unshuffle."""
   *batch, H, W, c = image.shape
   if H % block or W % block:
@@ -163,7 +167,7 @@ def space_to_depth(image: Array, block: int) -> Array:
   return x.reshape(*batch, H // block, W // block, c * block * block)
 
 
-def depth_to_space(features: Array, block: int) -> Array:
+def depth_to_space(features: AnyArray, block: int) -> AnyArray:
   """[..., h, w, c*b*b] -> [..., h*b, w*b, c], channel-major as torch's pixel_shuffle."""
   *batch, h, w, channels = features.shape
   if channels % (block * block):

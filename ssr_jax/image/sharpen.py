@@ -5,10 +5,12 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
-from ssr_jax.types import Array
+from ssr_jax.types import Array, ArrayLike, Float
 
 
-def unsharp_mask(image: Array, weight: float = 0.5, radius: int = 50, threshold: float = 10) -> Array:
+def unsharp_mask(
+  image: Float[ArrayLike, 'b H W c'], weight: float = 0.5, radius: int = 50, threshold: float = 10
+) -> Float[Array, 'b H W c']:
   """Adds `weight` times the difference from a wide Gaussian blur where it exceeds `threshold` levels.
 
   The Gaussian has radius + 1 taps where the radius is even and OpenCV's standard deviation for that many,
@@ -32,7 +34,7 @@ def unsharp_mask(image: Array, weight: float = 0.5, radius: int = 50, threshold:
     x = jnp.einsum('rh,bchw->bcrw', rows, x, precision='highest')
     return jnp.einsum('bcrw,sw->bcrs', x, columns, precision='highest')
 
-  image = image.transpose(0, 3, 1, 2)
+  image = jnp.asarray(image).transpose(0, 3, 1, 2)
   detail = image - blur(image)
   mask = blur((jnp.abs(detail) * 255 > threshold).astype(image.dtype))
   sharp = image + mask * (jnp.clip(image + weight * detail, 0, 1) - image)

@@ -13,7 +13,8 @@ from ssr_jax.training import stages
 from ssr_jax.training import state as state_lib
 
 PEAKS = {
-  # bf16, dense, operations per second, as published; keys are parts of jax's `device_kind`, the longest match counts.
+  # Dense bfloat16 operations per second, as published. Keys are substrings of jax's `device_kind`; the longest match
+  # is used.
   'TPU v4': 275e12,
   'TPU v5 lite': 197e12,
   'TPU v5e': 197e12,
@@ -25,7 +26,7 @@ PEAKS = {
   'H200': 990e12,
 }
 
-_LABEL = 'counted as '  # of a call's name in a program
+_LABEL = 'counted as '  # prefix of the names of labelled calls in a jaxpr
 
 
 def peak(device: jax.Device) -> float | None:  # pyright: ignore[reportInvalidTypeForm]  # a variable in jax
@@ -54,7 +55,7 @@ def count(function: Callable[..., Any], *arguments: Any) -> int:
 
 
 def count_by(function: Callable[..., Any], *arguments: Any) -> dict[str, int]:
-  """`count`, apart for each label of `labelled`; {label: operations}, '' for what has none."""
+  """`count` for each label of `labelled`: {label: operations}; '' holds the rest."""
   return dict(_count(jax.make_jaxpr(function)(*arguments).jaxpr, ''))
 
 
@@ -62,7 +63,9 @@ def labelled(label: str, function: Callable[..., Any]) -> Callable[..., Any]:
   """A function whose operations `count_by` counts under a label, in loops too. For counting, not for running."""
 
   def call(*args, **kwargs):
-    inside = lambda: function(*args, **kwargs)  # the arguments as they are: some are no arrays
+    inside = lambda: function(
+      *args, **kwargs
+    )  # a closure, since some arguments are not arrays and jit would reject them
     inside.__name__ = _LABEL + label
     return jax.jit(inside)()
 
@@ -91,7 +94,7 @@ def of_step(config, params: Any, stats: Any, frozen: Any, batch: Any) -> int:
   def gradient(params, *arguments):
     return jax.grad(lambda p: loss(state_lib.stopped(p, mask), *arguments)[0])(params)
 
-  with xla.compiling_for('cpu'):  # a hand-written kernel of another device cannot be counted
+  with xla.compiling_for('cpu'):  # hand-written GPU and TPU kernels cannot be counted
     return count(gradient, params, stats, frozen, batch, jax.random.key(0), jnp.zeros((), jnp.int32))
 
 

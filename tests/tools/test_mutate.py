@@ -114,7 +114,7 @@ def test_tests_that_fail_anyway_are_refused(monkeypatch, capsys):
   monkeypatch.setattr(mutate, 'copy_tree', lambda root, to: None)
   monkeypatch.setattr(mutate, 'run_tests', lambda tree, tests, timeout: mutate.Verdict('killed', tests[0]))
   assert mutate.main(['--only', 'depth-flipped']) == 2
-  assert 'fail without any mutation: tests/systems/ssr/test_core.py::test_conditions' in capsys.readouterr().err
+  assert 'fail on the unchanged code: tests/systems/ssr/test_core.py::test_conditions' in capsys.readouterr().err
 
 
 def test_names_and_lists(capsys):
@@ -122,4 +122,4 @@ def test_names_and_lists(capsys):
   assert capsys.readouterr().out == 'depth-flipped: ssr_jax/systems/ssr/core.py\n'
   with pytest.raises(SystemExit):
     mutate.main(['--only', 'nosuch'])
-  assert "no mutation 'nosuch'" in capsys.readouterr().err
+  assert "unknown mutation 'nosuch'" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""What SSR's stages share, beside what all stages do: refinement, data on the device, common losses and figures."""
+"""What SSR's stages share in addition to `config_stage`: refinement, depth, NBSR's kernel basis, metrics, figures."""
 
 from collections.abc import Mapping
 import dataclasses
@@ -55,7 +55,7 @@ class SSRStage(ConfigStage):
   parts = PARTS
 
   def check_sections(self, sections: Mapping[str, Mapping[str, Any]]) -> None:
-    """The schedule, where the trained parts are useless without it."""
+    """SSRError if the stage has a schedule and it differs from the one that the weights were trained with."""
     if 'schedule' not in self.sections:
       return
     a, b = (dataclasses.asdict(diffusion.Schedule(**s['schedule'])) for s in (self.sections, sections))
@@ -75,9 +75,10 @@ class SSRStage(ConfigStage):
   def degrade_by_depth(self, variables: core.Variables, batch: Batch) -> tuple[Array, Degraded, Array]:
     """HR, its degradation, and the depth at LR size that DKENet sees.
 
-    Defocus follows a record's true depth; where no record has one, the depth net's estimate on HR. DKENet sees the
-    estimate that sampling makes: half of the records on the enlarged LR image, as before the first round of SVKR, the
-    others on HR, as after the last. Records with a true depth show it instead with a probability of 1/3.
+    Defocus follows a record's true depth, or the depth net's estimate on HR if the record has none. DKENet gets the
+    depth that it will get when sampling: for half of the records the estimate on the enlarged LR image, as in the first
+    round of SVKR; for the others the estimate on HR, as in the last round. A record with a true depth uses that instead
+    with probability 1/3.
     """
     hr = images(batch)
     s = self.recipe.scale
@@ -133,7 +134,7 @@ def kernel_basis(key: Array, recipe: Recipe, components: int, count: int = 4096)
     basis = kernel_lib.pca_basis(kernels, components)
     return (basis / np.sqrt(np.mean((kernels @ basis) ** 2))).astype(np.float32)
 
-  # A callback, so that `jax.eval_shape` of a stage's init needs no kernels.
+  # A callback, so that `jax.eval_shape` of a stage's init does not compute kernels.
   shape = jax.ShapeDtypeStruct((kernels.shape[-1], components), jnp.float32)
   return jax.pure_callback(scaled_basis, shape, kernels)
 

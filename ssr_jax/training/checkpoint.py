@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import itertools
-import json
 import pathlib
 import signal
 import sys
@@ -11,16 +10,13 @@ import threading
 from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from ssr_jax.training import manifest
+from ssr_jax.training import distributed, manifest
 from ssr_jax.types import SSRError
 
 Tree = Any
-
-_MESSAGE = 4096  # bytes of what processes agree on
 
 PREEMPTED = 75
 """Exit code of a run that was stopped and saved its state (EX_TEMPFAIL): run the same command again."""
@@ -48,7 +44,7 @@ class Checkpoints:
       SSRError: there are checkpoints, and all of them are damaged.
     """
     self._directory, self._keep, self._metric, self._higher = directory, keep, metric, higher_is_better
-    self._latest: int | None = _agreed(lambda: _set_aside(directory))
+    self._latest: int | None = distributed.agreed(lambda: _set_aside(directory))
     self._unverified: int | None = None
     self._manager = ocp.CheckpointManager(
       directory,
@@ -160,7 +156,7 @@ class Checkpoints:
     step, self._unverified = self._unverified, None
     if step is None:
       return
-    reason = _agreed(lambda: _reason(self._directory / str(step)))
+    reason = distributed.agreed(lambda: _reason(self._directory / str(step)))
     if reason is not None:
       raise SSRError(f'{self._directory}/{step}: written, but it does not read back ({reason}); {self._good()}')
     self._latest, self._figures[step] = step, _figure(self._directory / str(step), self._metric)
@@ -200,27 +196,6 @@ class Checkpoints:
       raise SSRError(
         f'{self._directory}: a checkpoint could not be written ({reason}); {self._good()}; make room'
       ) from error
-
-
-def _agreed(value: Callable[[], Any]) -> Any:
-  """What process 0 finds, a JSON value, on all processes; an SSRError there is one on all."""
-  if jax.process_count() == 1:
-    return value()
-  from jax.experimental import multihost_utils
-
-  found: dict[str, Any] = {}
-  if jax.process_index() == 0:
-    try:
-      found = {'value': value()}
-    except SSRError as error:
-      found = {'error': str(error)[: _MESSAGE // 4]}
-  message = np.frombuffer(json.dumps(found).encode().ljust(_MESSAGE), np.uint8)
-  with jax.transfer_guard('allow'):
-    message = np.asarray(multihost_utils.broadcast_one_to_all(message))
-  found = json.loads(message.tobytes())
-  if 'error' in found:
-    raise SSRError(found['error'])
-  return found['value']
 
 
 def _steps(directory: pathlib.Path) -> list[int]:

@@ -66,7 +66,8 @@ def make(tree: Tree, data: Any, about: Any, metrics: Mapping[str, float] | None)
 
   Args:
     tree: {'state': ..., 'constants': ...}.
-    data, about: JSON values.
+    data: the position in the data, for JSON.
+    about: as for `Checkpoints.save`.
     metrics: finite numbers, or None.
   """
   leaves = names(tree)

@@ -18,7 +18,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))  # so that it runs from anywhere
 
-from tools import attacks  # noqa: E402
+from tools import attacks
 
 KINDS = tuple(module.name for module in pkgutil.iter_modules(attacks.__path__))
 

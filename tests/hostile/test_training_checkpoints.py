@@ -20,7 +20,13 @@ ABOUT = {
 def _state(value):
   rng = np.random.default_rng(value)
   tree = lambda: {'net': {'w': rng.normal(size=(40, 50)).astype(np.float32)}}
-  return {'step': np.array(value, np.int32), 'params': tree(), 'stats': {'net': {}}, 'ema': tree(), 'ema_stats': {'net': {}}}
+  return {
+    'step': np.array(value, np.int32),
+    'params': tree(),
+    'stats': {'net': {}},
+    'ema': tree(),
+    'ema_stats': {'net': {}},
+  }
 
 
 CONSTANTS = {'net': {'pca': np.arange(3, dtype=np.float32)}}

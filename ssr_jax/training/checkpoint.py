@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import itertools
+import logging
 import pathlib
+import shutil
 import signal
 import sys
 import threading
@@ -46,6 +48,7 @@ class Checkpoints:
     self._directory, self._keep, self._metric, self._higher = directory, keep, metric, higher_is_better
     self._latest: int | None = distributed.agreed(lambda: _set_aside(directory))
     self._unverified: int | None = None
+    logging.getLogger('absl').addFilter(_not_told)
     self._manager = ocp.CheckpointManager(
       directory,
       # This class deletes old checkpoints: orbax does it before anything has read the new one.
@@ -183,6 +186,14 @@ class Checkpoints:
   def _good(self) -> str:
     return 'there is no good one yet' if self._latest is None else f'step {self._latest} is the last good one'
 
+  def _withdraw(self) -> None:
+    """Removes what a failed save has written, which takes up the room."""
+    with contextlib.suppress(Exception):  # the failure is being told
+      self._manager.wait_until_finished()
+    if jax.process_index() == 0:
+      for path in self._directory.glob('*.orbax-checkpoint-tmp*'):
+        shutil.rmtree(path, ignore_errors=True)
+
   @contextlib.contextmanager
   def _one_line_errors(self) -> Iterator[None]:
     """Turns the writer's errors, of this call or of the background since the last, into an SSRError of one line."""
@@ -192,10 +203,16 @@ class Checkpoints:
       self._unverified = None
       if not _no_room(error):
         raise
+      self._withdraw()
       reason = ' '.join(str(error).split())[:200]
       raise SSRError(
         f'{self._directory}: a checkpoint could not be written ({reason}); {self._good()}; make room'
       ) from error
+
+
+def _not_told(record: logging.LogRecord) -> bool:
+  """Whether a record of the writer's threads should be logged: not a full disk, which is told in one line."""
+  return not (record.exc_info and _no_room(record.exc_info[1]))
 
 
 def _steps(directory: pathlib.Path) -> list[int]:

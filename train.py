@@ -5,7 +5,8 @@
 SSR's stages: depth, kernel, nbsr, svkr, vae, diffusion, distill. The same command continues a stopped run from its last
 checkpoint, with the same result as without the stop. DIR/model gets the trained part's weights (the moving average), in
 the format of `ssr_jax.load`; DIR/scalars.jsonl and DIR/tensorboard get scalars, DIR/pictures pictures. SIGTERM saves a
-checkpoint and exits with 75: run the command again.
+checkpoint and exits with 75: run the command again. A workdir has one run at a time, and a run is not continued with
+other photos, another loss or another batch size.
 """
 
 from configs import common

@@ -115,7 +115,7 @@ class Run:
 
   def _check_same_run(self, facts: Mapping[str, Any]) -> None:
     """SSRError where the run that goes on from a checkpoint would not be the one that its log describes."""
-    changed = resume.changes(self.workdir, facts['config'], json.loads(self.config.to_json_best_effort()))
+    changed = resume.changes(self.workdir, facts.get('config', {}), json.loads(self.config.to_json_best_effort()))
     resume.check_content(self.workdir, facts.get('content', {}), self.content)
     self.changes = facts.get('changes', []) + [f'step {self.first_step}: {change}' for change in changed]
     if changed and self.is_primary:

@@ -216,10 +216,10 @@ def _not_told(record: logging.LogRecord) -> bool:
 
 
 def _steps(directory: pathlib.Path) -> list[int]:
-  """Steps that have a directory, the newest first."""
+  """Steps that have a directory, or whatever else is named so, the newest first."""
   if not directory.is_dir():
     return []
-  return sorted((int(p.name) for p in directory.iterdir() if p.name.isdigit() and p.is_dir()), reverse=True)
+  return sorted((int(p.name) for p in directory.iterdir() if p.name.isdigit()), reverse=True)
 
 
 def _reason(directory: pathlib.Path, all_of_it: bool = True) -> str | None:
@@ -254,7 +254,8 @@ def _set_aside(directory: pathlib.Path) -> int | None:
       damaged[step] = reason
     elif newest is None:
       newest = step
-  lost = [step for step in damaged if any((directory / str(step)).iterdir())]
+  places = {step: directory / str(step) for step in damaged}
+  lost = [step for step, path in places.items() if path.is_dir() and any(path.iterdir())]
   if newest is None and lost:
     raise SSRError(
       f'{directory}: no checkpoint is whole (step {lost[0]}: {damaged[lost[0]]}); put back a copy, or name another '

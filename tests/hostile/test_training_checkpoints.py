@@ -116,11 +116,12 @@ def test_a_damaged_newest_one_is_set_aside_and_the_one_before_is_read(kind, two,
   assert _steps(folder) == [1, 2] and (folder / '2.damaged').is_dir()
 
 
-def test_a_stray_empty_directory_does_not_block_a_run(two, tmp_path):
+def test_a_stray_empty_directory_or_file_does_not_block_a_run(two, tmp_path):
   folder = pathlib.Path(shutil.copytree(two, tmp_path / 'checkpoints'))
   (folder / '99').mkdir()
+  (folder / '98').write_text('')
   store = _open(folder)
-  assert store.latest() == 2
+  assert store.latest() == 2 and _steps(folder) == [1, 2]
   store.close()
   (tmp_path / 'fresh' / '99').mkdir(parents=True)
   store = _open(tmp_path / 'fresh')

@@ -1,7 +1,8 @@
 """Flips one random bit in a copy of a run's newest checkpoint and goes on from it: never with other numbers.
 
 Outcomes: 'noticed', the copy is set aside and the checkpoint before it is read; 'same', the bit meant nothing and what
-is read is what was saved; 'wrong', other numbers are restored without a word; 'crash', another error than an SSRError.
+is read is what was saved; 'wrong', other numbers are restored without a word; 'refused', nothing is read although a
+whole one is there; 'crash', another error than an SSRError.
 """
 
 import contextlib
@@ -16,7 +17,7 @@ import numpy as np
 from ssr_jax.training import checkpoint, manifest
 from ssr_jax.types import SSRError
 
-BAD = ('wrong', 'crash')
+BAD = ('wrong', 'refused', 'crash')
 
 
 def run(count: int, rng: np.random.Generator) -> dict[str, int]:
@@ -67,7 +68,7 @@ def _go_on(copy: pathlib.Path, saved: dict[int, Any], newest: int) -> str:
       state, constants, data, _ = store.restore(step, shapes['state'], shapes.get('constants', {}))
       store.close()
   except SSRError:
-    return 'noticed'
+    return 'refused'
   except Exception:
     return 'crash'
   found = manifest.names({'state': state, 'constants': constants}), data

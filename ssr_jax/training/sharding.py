@@ -52,7 +52,8 @@ def make_mesh(
   sizes = [int(shape.get(axis, 1)) for axis in AXES]
   fixed = math.prod(size for size in sizes if size != -1)
   if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes) or len(devices) % fixed:
-    raise SSRError(f'config.mesh is {dict(zip(AXES, sizes, strict=True))}: does not divide {len(devices)} devices')
+    named = dict(zip(AXES, sizes, strict=True))
+    raise SSRError(f'config.mesh is {named}: does not divide {len(devices)} devices; use -1 once, for what remains')
   sizes = [len(devices) // fixed if size == -1 else size for size in sizes]
   if math.prod(sizes) != len(devices):
     named = dict(zip(AXES, sizes, strict=True))

@@ -28,6 +28,7 @@ class Start:
     inherited: {part: {field: value}}, the measured config fields that loaded weights bring along: an autoencoder's
       scaling is what the UNet was trained on, and stays however its decoder is trained on.
     earlier: {part: steps} that made the weights before this run.
+    frozen_files: {part: sha256} of the files of the frozen parts.
   """
 
   params: Tree
@@ -38,6 +39,7 @@ class Start:
   parent: str
   inherited: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
   earlier: dict[str, int] = dataclasses.field(default_factory=dict)
+  frozen_files: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def start_from(config: Any, stage: Stage, first: Callable[[], Tree], resumed: bool) -> Start:
@@ -50,8 +52,11 @@ def start_from(config: Any, stage: Stage, first: Callable[[], Tree], resumed: bo
     resumed: whether a checkpoint will replace them.
   """
   params, stats, constants = stage.init(jax.random.key(config.train.seed))
-  frozen = dict(store.load_model(config.parts_from, parts=stage.needs).variables) if stage.needs else {}
-  start = Start(params, stats, constants, frozen, stage.origin, stage.origin)
+  start = Start(params, stats, constants, {}, stage.origin, stage.origin)
+  if stage.needs:
+    model = store.load_model(config.parts_from, parts=stage.needs)
+    start.frozen = dict(model.variables)
+    start.frozen_files = {part: model.config['parts'][part]['sha256'] for part in stage.needs}
   if resumed:
     return start
   if config.init_from:
@@ -64,7 +69,7 @@ def start_from(config: Any, stage: Stage, first: Callable[[], Tree], resumed: bo
         _check_same_shapes(f'{config.init_from}: {part}/{name}', tree[part], loaded)
         tree[part] = loaded
   # Every process prepares from the whole first batch, so that all come to the same.
-  ctx = stages.context(params, stats, frozen | {'constants': constants})
+  ctx = stages.context(params, stats, start.frozen | {'constants': constants})
   start.params, start.stats = stage.prepare(ctx, first(), bool(config.init_from))
   return start
 

@@ -4,27 +4,36 @@ In this order: devices, data, state, programs, loop, export.
 """
 
 from collections.abc import Mapping
-import dataclasses
 import functools
 import json
 import pathlib
 import platform
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 
 from ssr_jax import xla
-from ssr_jax.data import loader, records, sources
+from ssr_jax.data import loader
 from ssr_jax.systems.base import Stage, Tree
-from ssr_jax.training import checkpoint, distributed, export, flops, logging, sharding, stages
+from ssr_jax.training import (
+  checkpoint,
+  data,
+  distributed,
+  export,
+  fields,
+  flops,
+  lock,
+  logging,
+  manifest,
+  resume,
+  sharding,
+  stages,
+)
 from ssr_jax.training import state as state_lib
 from ssr_jax.training.start import start_from
 from ssr_jax.types import SSRError
-
-_HELD_BATCH = 8  # held-out patches per batch
-_SCENES = 64  # held-out scenes of a stage that trains on scenes only
-_EPOCH = 16  # scenes per photo in an epoch of scenes
 
 
 def train(config: Any, workdir: str) -> int:
@@ -37,6 +46,7 @@ def train(config: Any, workdir: str) -> int:
   Raises:
     SSRError: an invalid field, photo or weight file.
   """
+  fields.check(config)
   xla.keep_freed_memory()
   xla.enable_compilation_cache()
   jax.config.update('jax_debug_nans', config.debug)
@@ -48,87 +58,21 @@ def train(config: Any, workdir: str) -> int:
   sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
   stage = stages.build(config)
 
-  # -- Data and state --------------------------------------------------------------------------------------------------
-  run = Run(config, pathlib.Path(workdir).absolute(), stage, mesh, read_data(config, stage, mesh))
+  place = pathlib.Path(workdir).absolute()
+  with lock.held(place):
+    # -- Data and state ------------------------------------------------------------------------------------------------
+    run = Run(config, place, stage, mesh, data.read(config, stage, mesh))
+    try:
+      # -- Loop --------------------------------------------------------------------------------------------------------
+      if not run.loop():
+        return checkpoint.PREEMPTED
 
-  # -- Loop ------------------------------------------------------------------------------------------------------------
-  if not run.loop():
-    return checkpoint.PREEMPTED
-
-  # -- Export ----------------------------------------------------------------------------------------------------------
-  run.export()
+      # -- Export ------------------------------------------------------------------------------------------------------
+      run.export()
+    except BaseException:  # Ctrl-C too
+      run.abandon()
+      raise
   return 0
-
-
-# -- Data --------------------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Data:
-  """The data of a run.
-
-  Attributes:
-    photos: the training photos.
-    batches: training batches, this process's shard of each.
-    held: batches of held-out photos, the same in every run.
-  """
-
-  photos: sources.Source
-  batches: loader.Dataset
-  held: list[loader.Batch]
-
-  @property
-  def first(self) -> loader.Batch:
-    """The whole first batch, on every process."""
-    return dataclasses.replace(self.batches, process_index=0, process_count=1)[0]
-
-  def name(self, record: int) -> str:
-    """Name of the source of a batch's record."""
-    source = self.batches.source
-    return source.name(record) if isinstance(source, sources.Source) else f'scene {record}'
-
-
-def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
-  """Opens `config.data.train` for a stage.
-
-  If the source has no depth, rendered scenes supply it: all records of a stage that needs depth, a share
-  `config.data.scenes` of one that uses it.
-  """
-  settings = config.data
-  everything = sources.from_spec(settings.train, ('hr',), optional=() if stage.depth == 'none' else ('depth',))
-  rendered = {'needs': 1.0, 'uses': settings.scenes, 'none': 0.0}[stage.depth] * ('depth' not in everything.keys)
-  photos, held_photos = sources.split(everything, settings.holdout)
-  held_photos = held_photos if len(held_photos) else photos
-  cache = settings.cache_mb << 20
-  drawn = settings.patch, settings.shrink, settings.places
-  record, held_record = records.photo_record(*drawn), records.photo_record(settings.patch)
-  source, held_source = photos, held_photos
-  if rendered:
-    # A scene draws its own photos, so each worker process caches those that it drew.
-    textures = [sources.Cached(p, cache // max(1, settings.workers)) for p in (photos, held_photos)]
-    record, held_record = (records.scene_record(p, settings.patch, settings.patch) for p in textures)
-    if rendered < 1:
-      record = records.partly(rendered, record, *drawn)
-      held_record = records.partly(rendered, held_record, settings.patch)
-    else:
-      source, held_source = range(len(photos) * _EPOCH), range(_SCENES)
-  options = dict(max_bad_records=settings.max_bad_records, cache_bytes=cache)
-  index, count = sharding.host_shard(mesh)
-  batches = loader.dataset(
-    source,
-    record,
-    config.train.batch_size,
-    config.train.seed,
-    process_index=index,
-    process_count=count,
-    **options,
-  )
-  # Held-out crops and their degradation do not depend on the run's seed.
-  held_out = loader.dataset(held_source, held_record, _HELD_BATCH, seed=0, **options)
-  held = [held_out[i] for i in range(config.train.validation_batches)]
-  for batch in held:
-    del batch['record']
-  return Data(photos, batches, held)
 
 
 # -- The run -----------------------------------------------------------------------------------------------------------
@@ -137,9 +81,9 @@ def read_data(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
 class Run:
   """A run of a stage: its state on the devices, its compiled programs and its files."""
 
-  def __init__(self, config: Any, workdir: pathlib.Path, stage: Stage, mesh: sharding.Mesh, data: Data):
+  def __init__(self, config: Any, workdir: pathlib.Path, stage: Stage, mesh: sharding.Mesh, found: data.Data):
     """Makes or restores the state."""
-    self.config, self.workdir, self.stage, self.mesh, self.data = config, workdir, stage, mesh, data
+    self.config, self.workdir, self.stage, self.mesh, self.data = config, workdir, stage, mesh, found
     self.is_primary = jax.process_index() == 0  # the process that writes and prints
     settings = config.train
     self.store = checkpoint.Checkpoints(workdir / 'checkpoints', settings.keep, stage.metric, stage.higher_is_better)
@@ -150,7 +94,9 @@ class Run:
         '--workdir, or take its weights with `ssr export`'
       )
     self.resumed, self.first_step, self.position = step is not None, step or 0, None
-    self.start = start = start_from(config, stage, lambda: data.first, self.resumed)
+    self.changes: list[str] = []
+    self.start = start = start_from(config, stage, lambda: found.first, self.resumed)
+    self.content = {'photos': found.fingerprint, 'frozen': start.frozen_files}
     host = jax.tree.map(np.asarray, (start.params, start.stats, start.constants))
     params, stats, self.constants = host
     frozen = start.frozen | {'constants': self.constants}
@@ -158,6 +104,7 @@ class Run:
     self.state = jax.jit(self.program.create, out_shardings=self.program.places)(params, stats)
     if step is not None:
       self.state, self.constants, self.position, facts = self.store.restore(step, self.state, self.constants)
+      self._check_same_run(facts)
       recorded = facts['export']['training']
       start.origin = f'checkpoint {workdir}/checkpoints/{step}'
       start.inherited = facts['inherited'] if 'inherited' in facts else facts['brought']  # its name before 0.2
@@ -165,6 +112,14 @@ class Run:
     self.frozen = sharding.put(frozen | {'constants': self.constants}, self.program.frozen_places)
     self._compile()
     self._open(sum(x.size for part in stage.trains for x in jax.tree.leaves(params[part])))
+
+  def _check_same_run(self, facts: Mapping[str, Any]) -> None:
+    """SSRError where the run that goes on from a checkpoint would not be the one that its log describes."""
+    changed = resume.changes(self.workdir, facts.get('config', {}), json.loads(self.config.to_json_best_effort()))
+    resume.check_content(self.workdir, facts.get('content', {}), self.content)
+    self.changes = facts.get('changes', []) + [f'step {self.first_step}: {change}' for change in changed]
+    if changed and self.is_primary:
+      print(f'goes on with {", ".join(changed)}', flush=True)
 
   def _compile(self) -> None:
     """Makes programs for the mesh from the stage's functions; they compile at their first call."""
@@ -197,6 +152,7 @@ class Run:
       print(f'{self.mesh.size} x {self.device}, mesh {dict(self.mesh.shape)}', flush=True)
     self.scalars = logging.Scalars(workdir, self.first_step) if self.is_primary else logging.Nothing()
     self.progress = logging.Progress(settings.steps, self.first_step, settings.batch_size, self._peak_share())
+    self.iterator: loader.Batches | None = None
     self.skipped: list[int] = []
     self.validation: dict[str, float] = {}
     self.before = self._validate_start()
@@ -252,6 +208,7 @@ class Run:
       **({'earlier_steps': self.start.earlier} if self.start.earlier else {}),
       'batch_size': config.train.batch_size,
       'photos': len(self.data.photos),
+      **({'changes': self.changes} if self.changes else {}),
       'started_from': self.start.parent,
       'machine': f'{self.mesh.size} x {self.device}, {platform.machine()}',
       'validation': {name: round(value, 6) for name, value in self.validation.items()},
@@ -270,7 +227,11 @@ class Run:
       'config': json.loads(self.config.to_json_best_effort()),
       'export': self.about(step),
       'inherited': self.start.inherited,
+      'content': self.content,
+      'changes': self.changes,
     }
+    if validated and not manifest.finite(self.validation) and self.is_primary:
+      print(f'step {step}: validation is not finite; this checkpoint does not compete for the best', flush=True)
     metrics = self.validation if validated else None
     self.store.save(step, self.state, self.constants, iterator.get_state(), facts, metrics)
 
@@ -300,7 +261,9 @@ class Run:
     """Runs the steps, with validation, figures, checkpoints and logging; False if it was stopped by a signal."""
     config, settings = self.config, self.config.train
     read = config.data
-    iterator = loader.batches(self.data.batches, self.first_step, read.threads, read.prefetch, read.workers)
+    self.iterator = iterator = loader.batches(
+      self.data.batches, self.first_step, read.threads, read.prefetch, read.workers
+    )
     if self.position:
       iterator.set_state(self.position)
     pending, stopped, step = None, False, self.first_step
@@ -343,6 +306,16 @@ class Run:
       saved = f'saved step {step}' if step > self.first_step or self.resumed else 'nothing was trained yet'
       print(f'asked to stop: {saved}; run the same command again to go on', flush=True)
     return not stopped
+
+  def abandon(self) -> None:
+    """Ends a run that failed or was interrupted: a checkpoint that is being written is finished, or withdrawn."""
+    for part in (self.iterator, self.store, self.scalars):
+      try:
+        if part is not None:
+          part.close()
+      except Exception as error:  # what ended the run is raised anyway
+        line = ' '.join(str(error).split())[:300]
+        print(f'while ending: {line}', file=sys.stderr, flush=True)
 
   def export(self) -> None:
     """Writes the model, as `ssr export WORKDIR DIR` does from the last checkpoint, and a summary."""

@@ -92,6 +92,7 @@ def test_a_full_disk_is_one_line_and_keeps_the_last_good_one(tmp_path):
   env = {**os.environ, 'PYTHONPATH': str(ROOT)}
   done = subprocess.run([sys.executable, '-c', _FULL, str(tmp_path / 'c')], capture_output=True, text=True, env=env)
   assert 'could not be written' in done.stdout and 'step 1 is the last good one' in done.stdout, done.stderr[-2000:]
+  assert 'Traceback' not in done.stderr and [p.name for p in (tmp_path / 'c').iterdir()] == ['1']
   store = _open(tmp_path / 'c')
   assert store.latest() == 1
   state, *_ = store.restore(1, {'w': jax.ShapeDtypeStruct((1 << 18,), jnp.float32)}, {})

@@ -91,7 +91,13 @@ def abstract_variables(
 
 @functools.lru_cache(maxsize=64)  # tracing a large UNet takes a second
 def _abstract_variables(system: str, part: str, config: str, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
-  module = build(part, json.loads(config), system=system, dtype=jnp.dtype(dtype))
+  fields = json.loads(config)
+  try:
+    systems.get(system).parts[part].check(part, fields, '')
+  except (KeyError, SSRError) as error:
+    message = f'unknown part; known: {", ".join(systems.get(system).parts)}' if isinstance(error, KeyError) else error
+    raise SSRError(f"part '{part}': {message}; correct parts.{part}.config in {MODEL_FILE}") from error
+  module = build(part, fields, system=system, dtype=jnp.dtype(dtype))
   inputs = systems.get(system).parts[part].example(module)
   try:
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)

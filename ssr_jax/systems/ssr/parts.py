@@ -40,8 +40,8 @@ def _unet(module: Any) -> tuple[Any, ...]:
   return latents, jnp.zeros((1,), jnp.int32), conditions, context
 
 
-# Numbers of blocks, which are built and traced one by one, and of what is divided by. The largest published networks have
-# 24 layers; 64 of anything is traced in seconds.
+# Numbers of blocks, which are traced one by one, and of what is divided by. Published networks have up to 24 layers;
+# 64 of anything is traced in seconds.
 _COUNT, _DIVISOR = (0, 64), (1, 1024)
 _POSITIVE = (1, 8192)
 # A depth net's attention is over its whole input: scores of at most 1 GiB per head, at a patch of 8.

@@ -1,6 +1,7 @@
 """What the package says of itself: bounded requirements, a lock that fits them, licences of code and weights."""
 
 import importlib.metadata
+import json
 import pathlib
 import re
 import tomllib
@@ -47,6 +48,11 @@ def test_metadata_and_card_agree_on_the_licences():
   bundled = ROOT / 'ssr_jax' / 'weights' / 'bundled'
   card, terms = (bundled / 'MODEL_CARD.md').read_text(), (bundled / 'LICENSE').read_text()
   assert 'non-commercial' in card and 'non-commercial' in terms
+  for data in ('BSDS500', 'NYU', 'DIV2K', 'Flickr2K', 'ImageNet'):  # terms and card name the same data
+    trained = card.split('## Data')[1].split('## Limits')[0]
+    assert (data in trained) == (data in terms), data
+  for part in json.loads((bundled / 'model.json').read_text())['parts']:
+    assert re.search(rf'\b{part}\b', terms), part
   assert PROJECT['license'] == 'Apache-2.0 AND LicenseRef-ssr-jax-weights'
   assert set(PROJECT['license-files']) == {'LICENSE', 'ssr_jax/weights/bundled/LICENSE'}
   assert 'ssr_jax' in importlib.metadata.packages_distributions()

@@ -133,6 +133,11 @@ class Restorer:
     results = []
     for image, number in zip(images.values, seeds, strict=True):
       found = self.system.finish(self._restore_image(image, int(number), layout, plan, kept, ticks), plan)
+      for name, values in found.items():
+        if values is not None and not np.isfinite(np.sum(values)):  # no copy, as isfinite of each would make
+          raise SSRError(
+            f"model '{self.config['name']}': output '{name}' is not finite; verify the model or its weights"
+          )
       results.append({o.name: self._typed(o.kind, found.get(o.name), images.finish) for o in self.system.outputs})
     if images.single:
       found = results[0]

@@ -11,6 +11,7 @@ from typing import Any
 
 import flax.struct
 
+from ssr_jax.systems import fields
 from ssr_jax.types import SSRError
 
 Tree = Any
@@ -27,6 +28,8 @@ class Part:
     adjustable: attributes of the module that may differ from those that its weights were trained with, such as a
       working resolution.
     groups: {label: regular expression of variables, matched from their beginning}, which `ssr info` counts apart.
+    limits: {attribute: (lowest, highest)} of the numbers in a config, where `fields`'s own are too wide: what is built
+      or traced many times, and what is divided by.
   """
 
   families: Mapping[str, str]
@@ -34,6 +37,7 @@ class Part:
   optional: tuple[str, ...] = ()
   adjustable: tuple[str, ...] = ()
   groups: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  limits: fields.Limits = dataclasses.field(default_factory=dict)
 
   def build(self, name: str, family: str | None = None, **config: Any) -> Any:
     """Makes the Flax module.
@@ -46,16 +50,34 @@ class Part:
     Raises:
       SSRError: an unknown family or attribute; the message lists the known ones.
     """
-    family = next(iter(self.families)) if family is None else family
-    if family not in self.families:
-      raise SSRError(f'{name}: unknown family {family!r}; known: {", ".join(self.families)}')
-    module, _, cls = self.families[family].partition(':')
-    cls = getattr(importlib.import_module(module), cls)
+    cls = self._class(name, family)
     known = [field.name for field in dataclasses.fields(cls) if field.name not in ('parent', 'name')]
     unknown = [field for field in config if field not in known]
     if unknown:
       raise SSRError(f'{name}: unknown field {unknown[0]!r}; known: {", ".join(known)}')
     return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+
+  def check(self, name: str, config: Mapping[str, Any], where: str) -> None:
+    """Checks types and bounds of a config read from a file, before anything is built.
+
+    Args:
+      name: of the part, for messages.
+      config: 'family' and the module's attributes; plain JSON values.
+      where: name of the field that holds the config, for messages.
+
+    Raises:
+      SSRError: an unknown family or attribute, a wrong type, or a number out of bounds; the message names the field.
+    """
+    config = dict(config)
+    fields.check_module(self._class(name, config.pop('family', None)), config, self.limits, where)
+
+  def _class(self, name: str, family: Any) -> type:
+    """The class of a family's module; SSRError if there is no such family."""
+    family = next(iter(self.families)) if family is None else family
+    if not isinstance(family, str) or family not in self.families:
+      raise SSRError(f'{name}: unknown family {family!r}; known: {", ".join(self.families)}')
+    module, _, cls = self.families[family].partition(':')
+    return getattr(importlib.import_module(module), cls)
 
 
 KINDS = {
@@ -252,6 +274,7 @@ class System:
     parts: {name: Part}.
     outputs: what it returns; the last one is the answer.
     sections: defaults of the sections of model.json that are its own.
+    section_types: {section: type of `fields` that its content has}; a section without one is any object.
     stages: {name: Stage class}.
     Options: frozen dataclass of what a caller of `sample` may choose: bool, int, float or str; a field at None takes
       the model's own. Its fields' metadata make the command line's options: 'help', 'metavar', 'choices', and 'flags'
@@ -267,6 +290,7 @@ class System:
   sections: Mapping[str, Any]
   stages: Mapping[str, type[Stage]]
   Options: type
+  section_types: Mapping[str, Any] = {}
   sizes: Mapping[str, Mapping[str, Mapping[str, Any]]] = {}
   depth_part: str | None = None
 

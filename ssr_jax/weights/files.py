@@ -2,12 +2,19 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import hashlib
+import json
 import os
 import pathlib
+import stat
 import tempfile
+from typing import Any
 
 from ssr_jax.types import SSRError
+
+JSON_BYTES = 2**22
+"""Largest JSON file that is read; a model.json has some kilobytes, an index of shards some hundred."""
 
 
 def sha256(data: bytes) -> str:
@@ -21,15 +28,19 @@ def read_verified(path: pathlib.Path, expected: str, size: int) -> bytes:
   Args:
     path: the file.
     expected: its sha256.
-    size: its number of bytes, for the message.
+    size: its number of bytes.
 
   Raises:
-    SSRError: it cannot be read, or its sha256 is another one.
+    SSRError: it cannot be read, is no regular file, or its size or sha256 is another one.
   """
   try:
-    data = path.read_bytes()
+    _check_regular(path)
+    found = path.stat().st_size
+    data = path.read_bytes() if found == size else b''  # of any other size it is not the file
   except OSError as error:
     raise SSRError(f'{path}: cannot be read ({error.strerror}); restore it or install the package again') from error
+  if found != size:
+    raise SSRError(f'{path}: corrupted: {found} bytes, expected {size}; restore the file or install the package again')
   actual = sha256(data)
   if actual != expected:
     raise SSRError(
@@ -37,6 +48,53 @@ def read_verified(path: pathlib.Path, expected: str, size: int) -> bytes:
       'restore the file or install the package again'
     )
   return data
+
+
+def read_json(path: pathlib.Path, *, missing: str, invalid: str) -> Any:
+  """The content of a JSON file of at most `JSON_BYTES`; strict: no NaN, no infinity, no field twice.
+
+  Args:
+    path: the file.
+    missing: what to do if it cannot be read, for the message.
+    invalid: what to do if it is not JSON, for the message.
+
+  Raises:
+    SSRError: it cannot be read, is no regular file, is too large or is not JSON.
+  """
+  try:
+    _check_regular(path)
+    with path.open('rb') as file:
+      data = file.read(JSON_BYTES + 1)
+  except OSError as error:
+    raise SSRError(f'{path}: cannot be read ({error.strerror}); {missing}') from error
+  if len(data) > JSON_BYTES:
+    raise SSRError(f'{path}: larger than {JSON_BYTES >> 20} MiB; {invalid}')
+  try:
+    content = json.loads(data.decode('utf-8'), object_pairs_hook=_unique, parse_constant=_no_constant)
+    json.dumps(content, ensure_ascii=False).encode('utf-8')  # half a surrogate pair is no text
+  except RecursionError as error:
+    raise SSRError(f'{path}: nested too deeply; {invalid}') from error
+  except ValueError as error:
+    raise SSRError(f'{path}: not valid JSON ({error}); {invalid}') from error
+  return content
+
+
+def _check_regular(path: pathlib.Path) -> None:
+  """OSError unless it is a regular file: reading a pipe or a device can wait forever."""
+  if not stat.S_ISREG(path.stat().st_mode):
+    raise OSError(errno.EINVAL, 'not a regular file')
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) < len(pairs):
+    names = [name for name, _ in pairs]
+    raise ValueError(f"field '{next(n for n in names if names.count(n) > 1)}' twice in one object")
+  return found
+
+
+def _no_constant(name: str) -> None:
+  raise ValueError(f'{name} is no number of JSON')
 
 
 def write(path: pathlib.Path, data: bytes) -> None:

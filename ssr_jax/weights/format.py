@@ -34,12 +34,10 @@ import safetensors.numpy
 
 from ssr_jax import systems
 from ssr_jax.types import SSRError
-from ssr_jax.weights import files, precision
+from ssr_jax.weights import envelope, files, precision
 
-FORMAT = 1
-MODEL_FILE = 'model.json'
-
-_PART_FIELDS = ('config', 'file', 'sha256', 'bytes')
+FORMAT = envelope.FORMAT
+MODEL_FILE = envelope.MODEL_FILE
 
 
 # ---- variables -------------------------------------------------------------------------------------------------------
@@ -93,9 +91,19 @@ def abstract_variables(
 
 @functools.lru_cache(maxsize=64)  # tracing a large UNet takes a second
 def _abstract_variables(system: str, part: str, config: str, dtype: str) -> dict[str, jax.ShapeDtypeStruct]:
-  module = build(part, json.loads(config), system=system, dtype=jnp.dtype(dtype))
+  fields = json.loads(config)
+  try:
+    systems.get(system).parts[part].check(part, fields, '')
+  except (KeyError, SSRError) as error:
+    message = f'unknown part; known: {", ".join(systems.get(system).parts)}' if isinstance(error, KeyError) else error
+    raise SSRError(f"part '{part}': {message}; correct parts.{part}.config in {MODEL_FILE}") from error
+  module = build(part, fields, system=system, dtype=jnp.dtype(dtype))
   inputs = systems.get(system).parts[part].example(module)
-  variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  try:
+    variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
+  except Exception as error:  # fields that do not fit together can fail anywhere in the network
+    message = (str(error).splitlines() or [type(error).__name__])[0]
+    raise SSRError(f"part '{part}': {message}; correct parts.{part}.config in {MODEL_FILE}") from error
   if dtype != 'float32':
     leaves, structure = jax.tree.flatten(variables)
     program = jax.make_jaxpr(lambda *leaves: module.apply(structure.unflatten(leaves), *inputs))(*leaves).jaxpr
@@ -126,38 +134,10 @@ def read_config(directory: str | os.PathLike) -> dict[str, Any]:
   """The content of a directory's model.json, checked; the field 'system' is filled in where the file has none.
 
   Raises:
-    SSRError: the file is missing, is not JSON, or has another format, an unknown system, part or field, or a field
-      missing.
+    SSRError: the file is missing or is not JSON; for the rest see `envelope.check`.
   """
-  path = pathlib.Path(directory) / MODEL_FILE
-  try:
-    config = json.loads(path.read_text(encoding='utf-8'))
-  except OSError as error:
-    raise SSRError(f'{path}: cannot be read ({error.strerror}); is this a model directory?') from error
-  except ValueError as error:
-    raise SSRError(f'{path}: not valid JSON ({error}); restore the file') from error
-  if not isinstance(config, dict) or config.get('format') != FORMAT:
-    found = config.get('format') if isinstance(config, dict) else type(config).__name__
-    raise SSRError(f'{path}: format is {found!r}, this version reads {FORMAT}; get the matching ssr_jax or weights')
+  config = envelope.read(pathlib.Path(directory) / MODEL_FILE)
   system = config.get('system', systems.DEFAULT)
-  if not isinstance(system, str) or system not in systems.SYSTEMS:
-    known = ', '.join(systems.SYSTEMS)
-    raise SSRError(f'{path}: unknown system {system!r}; known: {known}; a newer ssr_jax may have it')
-  defaults = new_config('', system)
-  known = sorted({*defaults, 'notes'})
-  for field in sorted(defaults.keys() - config.keys() - {'system'}):
-    raise SSRError(f"{path}: field '{field}' is missing; restore the file")
-  for field in sorted(config.keys() - set(known)):
-    raise SSRError(f"{path}: unknown field '{field}'; known: {', '.join(known)}")
-  parts = systems.get(system).parts
-  for part, entry in config['parts'].items():
-    if part not in parts:
-      raise SSRError(f"{path}: unknown part '{part}'; known: {', '.join(parts)}")
-    for field in _PART_FIELDS:
-      if field not in entry:
-        raise SSRError(f"{path}: field 'parts.{part}.{field}' is missing; restore the file")
-    if pathlib.PurePath(entry['file']).name != entry['file']:
-      raise SSRError(f"{path}: field 'parts.{part}.file' must name a file beside it; got {entry['file']!r}")
   return {'format': FORMAT, 'name': config['name'], 'system': system, **config}
 
 
@@ -170,7 +150,7 @@ def update(directory: str | os.PathLike, **fields: Any) -> dict[str, Any]:
     the new content.
 
   Raises:
-    SSRError: an unknown field, or a directory that cannot be read or written.
+    SSRError: an unknown field, a value that `envelope.check` refuses, or a directory that cannot be read or written.
   """
   directory = pathlib.Path(directory)
   with files.locked(directory):
@@ -181,6 +161,7 @@ def update(directory: str | os.PathLike, **fields: Any) -> dict[str, Any]:
         raise SSRError(f"unknown field '{field}' of {MODEL_FILE}; known: {', '.join(known)}")
       old = model.get(field)
       model[field] = {**old, **value} if isinstance(value, Mapping) and isinstance(old, Mapping) else value
+    envelope.check(directory / MODEL_FILE, model)
     files.write(directory / MODEL_FILE, _dump(model))
   return model
 
@@ -249,8 +230,8 @@ def load_part(
     model: the result of `read_config(directory)`, if the caller has it already.
 
   Raises:
-    SSRError: the model has no such part, the file is missing or does not match its sha256, or its tensors do not match
-      the module that the part's config builds.
+    SSRError: the model has no such part, the file is missing or does not match its sha256, its tensors do not match
+      the module that the part's config builds, or one of them is not finite; the message names it.
   """
   directory = pathlib.Path(directory)
   model = read_config(directory) if model is None else model
@@ -265,7 +246,9 @@ def load_part(
   # Tracing a module to learn its shapes takes a second; `save_part` has done it for this config and these shapes.
   if entry.get('layout') != _layout(model['system'], part, entry['config'], tensors):
     _check_tensors(str(path), model['system'], part, entry['config'], tensors)
-  return unflatten({key: value.astype(_memory_dtype(value)) for key, value in tensors.items()})
+  tensors = {key: value.astype(_memory_dtype(value)) for key, value in tensors.items()}
+  _check_finite(path, tensors)
+  return unflatten(tensors)
 
 
 def copy_part(
@@ -330,6 +313,7 @@ def _put(
     model['parts'][part] = entry
     model['parts'] = {p: model['parts'][p] for p in systems.get(system).parts if p in model['parts']}
     text = _dump(model)  # before the first write, so that a value that is not JSON changes no file
+    envelope.check(directory / MODEL_FILE, json.loads(text))
     files.write(directory / entry['file'], data)
     files.write(directory / MODEL_FILE, text)
   return directory / entry['file']
@@ -374,6 +358,18 @@ def _check_tensors(
   ]
   if problems:
     raise SSRError(f"{where}: does not fit the config of part '{part}': {'; '.join(problems)}; both must match")
+
+
+def _check_finite(path: pathlib.Path, tensors: Mapping[str, np.ndarray]) -> None:
+  """SSRError, naming the tensor, if one of these has a value that is not finite."""
+  for name, value in tensors.items():
+    if not jnp.issubdtype(value.dtype, jnp.floating):
+      continue
+    flat = value.reshape(-1)
+    with np.errstate(all='ignore'):
+      finite = np.isfinite(np.dot(flat, flat))  # several times as fast as isfinite of each; can overflow itself
+    if not finite and not np.isfinite(value).all():
+      raise SSRError(f"{path}: tensor '{name}' has values that are not finite; restore the file or train it again")
 
 
 def _to_disk(key: str, value: np.ndarray) -> np.ndarray:

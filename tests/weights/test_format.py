@@ -223,7 +223,7 @@ def other_system(monkeypatch):
   module.Net = _Net
   part = base.Part({'plain': 'other_system.system:Net'}, lambda net: (jnp.zeros((1, 3)),), optional=('params/bn/',))
   module.SYSTEM = types.SimpleNamespace(
-    name='other', parts={'judge': part, 'net': part}, sections={'guidance': {'w': 2}}
+    name='other', parts={'judge': part, 'net': part}, sections={'guidance': {'w': 2}}, section_types={}
   )
   monkeypatch.setitem(sys.modules, 'other_system', package)
   monkeypatch.setitem(sys.modules, 'other_system.system', module)

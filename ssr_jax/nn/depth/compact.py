@@ -31,6 +31,9 @@ def normalise_depth(raw: jax.Array) -> jax.Array:
   return jnp.clip((raw - low) / jnp.maximum(high - low, 1e-6), 0, 1)
 
 
+_MAX_TOKENS = 4096  # of the attention, whose scores are tokens squared
+
+
 class CompactDepth(nn.Module):
   """A small encoder-decoder for relative inverse depth, meant for a CPU.
 
@@ -80,6 +83,11 @@ class CompactDepth(nn.Module):
       raise ValueError(f'resolution {height}x{width} is not a multiple of {step}, which {len(self.widths)} levels need')
     if len(self.blocks) != len(self.widths) - 1:
       raise ValueError(f'blocks has {len(self.blocks)} entries; {len(self.widths)} widths need one less')
+
+    if height * width > _MAX_TOKENS * step**2:
+      raise ValueError(
+        f'resolution {height}x{width} in {len(self.widths)} levels leaves more than {_MAX_TOKENS} tokens'
+      )
 
     x = jax.image.resize(image, (b, height, width, 3), 'linear', antialias=True)
     rows, columns = jnp.meshgrid(jnp.linspace(-1, 1, height), jnp.linspace(-1, 1, width), indexing='ij')

@@ -40,12 +40,28 @@ def _unet(module: Any) -> tuple[Any, ...]:
   return latents, jnp.zeros((1,), jnp.int32), conditions, context
 
 
+# Numbers of blocks, which are traced one by one, and of what is divided by. Published networks have up to 24 layers;
+# 64 of anything is traced in seconds.
+_COUNT, _DIVISOR = (0, 64), (1, 1024)
+_POSITIVE = (1, 8192)
+# A depth net's attention is over its whole input: scores of at most 1 GiB per head, at a patch of 8.
+_DEPTH_SIDE = (16, 1024)
+
 _VAE = Part(
   {'compact': 'ssr_jax.nn.vae:VAE'},
   _photo,
   groups={
     'encoder': 'params/(encoder|quant_conv|shortcut_in)/',
     'decoder': 'params/(?!(encoder|quant_conv|shortcut_in)/)',
+  },
+  limits={
+    'channels': _POSITIVE,
+    'latent_channels': (1, 64),
+    'encoder_blocks': _COUNT,
+    'decoder_blocks': _COUNT,
+    'groups': _DIVISOR,
+    'patch': (1, 16),
+    'scaling_factor': (1e-6, 1e6),  # latents are divided by it
   },
 )
 _AMF_UNET = Part(
@@ -58,6 +74,21 @@ _AMF_UNET = Part(
     'encoders': 'params/(kernel_encoder|depth_encoder|lr_encoder)/',
     'heads for training': 'params/reconstruction/',
   },
+  limits={
+    'channels': _POSITIVE,
+    'latent_channels': (1, 64),
+    'blocks': _COUNT,
+    'heads': _DIVISOR,
+    'head_dim': _DIVISOR,
+    'groups': _DIVISOR,
+    'amf_hidden': _POSITIVE,
+    'kernel_channels': _POSITIVE,
+    'depth_channels': _POSITIVE,
+    'lr_channels': _POSITIVE,
+    'lr_blocks': _COUNT,
+    'cross_attention_dim': _POSITIVE,
+    'prompt_tokens': (0, 1024),
+  },
 )
 
 PARTS = {
@@ -65,9 +96,37 @@ PARTS = {
     {'compact': 'ssr_jax.nn.depth.compact:CompactDepth', 'dpt': 'ssr_jax.nn.depth.dpt:DPT'},
     _photo,
     adjustable=('resolution',),
+    limits={
+      'resolution': _DEPTH_SIDE,
+      'widths': _POSITIVE,
+      'blocks': _COUNT,
+      'group': _DIVISOR,
+      'heads': _DIVISOR,
+      'patch': (8, 64),
+      'layers': (1, 64),
+      'taps': (0, 63),
+      'positions': (1, 128),
+      'eps': (0, 1),
+      'deviation': (1e-6, 1e6),
+    },
   ),
-  'dkenet': Part({'compact': 'ssr_jax.systems.ssr.dkenet:DKENet'}, _dkenet),
-  'nbsr': Part({'compact': 'ssr_jax.nn.rrdb:NBSR'}, _nbsr),
+  'dkenet': Part(
+    {'compact': 'ssr_jax.systems.ssr.dkenet:DKENet'},
+    _dkenet,
+    limits={'features': _POSITIVE, 'taps': (1, 4096)},
+  ),
+  'nbsr': Part(
+    {'compact': 'ssr_jax.nn.rrdb:NBSR'},
+    _nbsr,
+    limits={
+      'blocks': _COUNT,
+      'features': _POSITIVE,
+      'growth': _POSITIVE,
+      'components': (1, 4096),
+      'taps': (1, 4096),
+      'scale': (1, 16),
+    },
+  ),
   'vae': _VAE,
   'unet': _AMF_UNET,
   # The UNet, distilled to few steps, and the autoencoder with the decoder that was trained with it.

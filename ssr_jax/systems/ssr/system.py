@@ -14,6 +14,7 @@ from ssr_jax.systems.ssr import core
 from ssr_jax.systems.ssr import options as options_lib
 from ssr_jax.systems.ssr import plan as plan_lib
 from ssr_jax.systems.ssr.parts import PARTS
+from ssr_jax.systems.ssr.sections import SECTION_TYPES
 from ssr_jax.systems.ssr.sizes import SIZES
 from ssr_jax.systems.ssr.stages import STAGES
 from ssr_jax.systems.ssr.svkr import SVKR
@@ -34,6 +35,7 @@ class SSRSystem(System):
     Output('image', 'image', 'result'),
   )
   sections = plan_lib.SECTIONS
+  section_types = SECTION_TYPES
   stages = STAGES
   Options = options_lib.Options
   sizes = SIZES

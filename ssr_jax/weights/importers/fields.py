@@ -1,11 +1,11 @@
 """Reads JSON files of public checkpoints and checks the fields of a config.json against what our networks have."""
 
 from collections.abc import Mapping
-import json
 import pathlib
 from typing import Any
 
 from ssr_jax.types import SSRError
+from ssr_jax.weights import files
 
 Config = dict[str, Any]
 
@@ -16,12 +16,7 @@ def read_json(path: pathlib.Path) -> Config:
   Raises:
     SSRError: the file cannot be read or does not hold an object.
   """
-  try:
-    content = json.loads(path.read_text(encoding='utf-8'))
-  except OSError as error:
-    raise SSRError(f'{path}: cannot be read ({error.strerror}); fetch it and put it there') from error
-  except ValueError as error:
-    raise SSRError(f'{path}: not valid JSON ({error}); fetch it again') from error
+  content = files.read_json(path, missing='fetch it and put it there', invalid='fetch it again')
   if not isinstance(content, dict):
     raise SSRError(f'{path}: not a JSON object; fetch it again')
   return content

@@ -8,7 +8,7 @@ import collections
 from collections.abc import Callable, Iterator, Mapping
 import functools
 import io
-import json
+import math
 import pathlib
 import pickle
 import re
@@ -20,12 +20,18 @@ import numpy as np
 import safetensors
 
 from ssr_jax.types import SSRError
+from ssr_jax.weights.importers import pickles
+from ssr_jax.weights.importers.fields import read_json
 
 SUFFIXES = ('.safetensors', '.bin', '.pth', '.pt', '.ckpt')
 """File name suffixes of checkpoints."""
 
 _STEMS = ('diffusion_pytorch_model', 'model', 'pytorch_model')  # names that diffusers and transformers give the files
 _NESTED = ('params_ema', 'params', 'state_dict', 'model')  # keys under which BasicSR and others nest the state dict
+_MAX_NESTED = 4  # how often they can be nested in each other
+_MAX_TABLE = 2**25  # bytes of the pickles of a file; Stable Diffusion's have some hundred kilobytes
+_MAX_SHARING = 2  # how many times a file's bytes its tensors can have together: one that is there twice shares its data
+_MAX_TENSORS = 100_000
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 _STORAGES = {
@@ -102,8 +108,10 @@ def read(path: pathlib.Path) -> Tensors:
 def _sharded(index: pathlib.Path) -> Tensors:
   """The tensors of all shards of an index file."""
   try:
-    places = json.loads(index.read_text(encoding='utf-8'))['weight_map']
-  except (OSError, ValueError, KeyError, TypeError) as error:
+    places = read_json(index)['weight_map']
+    if not all(isinstance(shard, str) for shard in places.values()):
+      raise ValueError('a shard is no file name')
+  except (ValueError, KeyError, AttributeError) as error:  # SSRError is a ValueError
     raise SSRError(f'{index}: not an index of shards ({error}); fetch it again') from error
   readers = {}
   for shard in sorted(set(places.values())):
@@ -172,6 +180,12 @@ _ALLOWED = {
 }
 
 
+def _unpickle(path: pathlib.Path, file: IO[bytes]) -> Any:
+  """The next object in a file in memory, checked before it is loaded."""
+  pickles.check(file)
+  return _Unpickler(path, file).load()
+
+
 class _Unpickler(pickle.Unpickler):
   """Unpickles tensors in dicts and lists only: a pickle can call no function that `find_class` does not return."""
 
@@ -198,7 +212,7 @@ class _Unpickler(pickle.Unpickler):
       ValueError: something other than a storage.
     """
     name, kind, key, _, count, *_ = pid
-    if name != 'storage' or kind not in _STORAGES or not isinstance(count, int):
+    if name != 'storage' or kind not in _STORAGES or not isinstance(count, int) or count < 0:
       raise ValueError('an unknown kind of storage')
     return _Storage(kind, str(key), count)
 
@@ -214,22 +228,36 @@ def _pickled(path: pathlib.Path) -> Tensors:
     raise
   except Exception as error:  # a damaged pickle can raise any exception
     raise SSRError(f'{path}: not a PyTorch state dict ({type(error).__name__}: {error}); fetch it again') from error
-  while isinstance(tree, dict) and not any(isinstance(value, _Tensor) for value in tree.values()):
+  for _ in range(_MAX_NESTED):
+    if not isinstance(tree, dict) or any(isinstance(value, _Tensor) for value in tree.values()):
+      break
     inner = [tree[key] for key in _NESTED if isinstance(tree.get(key), dict)]
     if not inner:
       break
     tree = inner[0]
   if not isinstance(tree, dict) or not tree or not all(isinstance(value, _Tensor) for value in tree.values()):
     raise SSRError(f'{path}: holds no state dict (names and tensors only); save model.state_dict()')
+  _check_sizes(path, tree)
   return Tensors({str(name): functools.partial(_view, path, str(name), value, load) for name, value in tree.items()})
+
+
+def _check_sizes(path: pathlib.Path, tensors: Mapping[Any, _Tensor]) -> None:
+  """SSRError if tensors have impossible shapes, or together many more numbers than the file can hold."""
+  if len(tensors) > _MAX_TENSORS:
+    raise SSRError(f'{path}: {len(tensors):,} tensors; at most {_MAX_TENSORS:,} are read')
+  total = 0
+  for name, (storage, offset, size, stride) in tensors.items():
+    numbers = (offset, *size, *stride)
+    if not all(type(n) is int and n >= 0 for n in numbers) or len(size) != len(stride) or len(size) > 32:
+      raise SSRError(f'{path}: {name} has an impossible shape; fetch the file again')
+    total += math.prod(size) * np.dtype(_STORAGES[storage.kind]).itemsize
+  if total > _MAX_SHARING * path.stat().st_size:
+    raise SSRError(f'{path}: its tensors have {total:,} bytes, the file {path.stat().st_size:,}; fetch it again')
 
 
 def _view(path: pathlib.Path, name: str, tensor: _Tensor, load: Callable[[_Storage], np.ndarray]) -> np.ndarray:
   """The array that a tensor describes, checked against its storage."""
   _, offset, size, stride = tensor
-  numbers = (offset, *size, *stride)
-  if not all(isinstance(n, int) and n >= 0 for n in numbers) or len(size) != len(stride):
-    raise SSRError(f'{path}: {name} has an impossible shape; fetch the file again')
   try:
     storage = load(tensor.storage)
   except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
@@ -243,23 +271,32 @@ def _view(path: pathlib.Path, name: str, tensor: _Tensor, load: Callable[[_Stora
 def _open_zip(path: pathlib.Path, file: IO[bytes]) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
   """The pickled tree and the reader of its storages, from the zip archives of PyTorch 1.6 and later."""
   with zipfile.ZipFile(file) as archive:
+    for entry in archive.infolist():  # PyTorch compresses nothing; what is compressed could be of any size
+      if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+        raise ValueError(f'{entry.filename} is compressed')
     names = archive.namelist()
     (table,) = [name for name in names if name.endswith('/data.pkl') or name == 'data.pkl']
     prefix = table.removesuffix('data.pkl')
     little = f'{prefix}byteorder' not in names or archive.read(f'{prefix}byteorder') == b'little'
-    tree = _Unpickler(path, io.BytesIO(archive.read(table))).load()
+    if archive.getinfo(table).file_size > _MAX_TABLE:
+      raise ValueError(f'{table} is larger than {_MAX_TABLE >> 20} MiB')
+    tree = _unpickle(path, io.BytesIO(archive.read(table)))
   _check_order(path, little)
 
   def load(storage: _Storage) -> np.ndarray:
     with zipfile.ZipFile(path) as archive:
-      return np.frombuffer(archive.read(f'{prefix}data/{storage.key}'), _STORAGES[storage.kind], storage.length)
+      entry = archive.getinfo(f'{prefix}data/{storage.key}')
+      if entry.file_size > path.stat().st_size:
+        raise ValueError(f'{entry.filename} is larger than the file')
+      return np.frombuffer(archive.read(entry), _STORAGES[storage.kind], storage.length)
 
   return tree, load
 
 
 def _open_legacy(path: pathlib.Path, file: IO[bytes]) -> tuple[Any, Callable[[_Storage], np.ndarray]]:
   """As `_open_zip`, for files before PyTorch 1.6: five pickles, then the length and the bytes of each storage."""
-  magic, _, system, tree, keys = (_Unpickler(path, file).load() for _ in range(5))
+  head = io.BytesIO(file.read(_MAX_TABLE))
+  magic, _, system, tree, keys = (_unpickle(path, head) for _ in range(5))
   if magic != _LEGACY_MAGIC:
     raise ValueError('no magic number')
   _check_order(path, system.get('little_endian', True))
@@ -267,10 +304,14 @@ def _open_legacy(path: pathlib.Path, file: IO[bytes]) -> tuple[Any, Callable[[_S
   for tensor in _tensors(tree):
     kinds[tensor.storage.key] = np.dtype(_STORAGES[tensor.storage.kind])
   places = {}
+  end, place = path.stat().st_size, head.tell()
   for key in keys:
+    file.seek(place)
     count = int.from_bytes(file.read(8), 'little', signed=True)
-    places[str(key)] = file.tell(), count
-    file.seek(count * kinds[str(key)].itemsize, io.SEEK_CUR)
+    places[str(key)] = place + 8, count
+    place += 8 + count * kinds[str(key)].itemsize
+    if count < 0 or place > end:
+      raise ValueError(f'the data of storage {key} lie outside of the file')
 
   def load(storage: _Storage) -> np.ndarray:
     place, count = places[storage.key]
@@ -283,12 +324,17 @@ def _open_legacy(path: pathlib.Path, file: IO[bytes]) -> tuple[Any, Callable[[_S
 
 
 def _tensors(tree: Any) -> Iterator[_Tensor]:
-  """All tensors in nested dicts, lists and tuples."""
-  if isinstance(tree, _Tensor):
-    yield tree
-  elif isinstance(tree, (dict, list, tuple)):
-    for value in tree.values() if isinstance(tree, dict) else tree:
-      yield from _tensors(value)
+  """All tensors in nested dicts, lists and tuples; an object that is there many times is searched once."""
+  seen, waiting = {id(tree)}, [tree]
+  while waiting:
+    value = waiting.pop()
+    if isinstance(value, _Tensor):
+      yield value
+    elif isinstance(value, (dict, list, tuple)):
+      for inner in value.values() if isinstance(value, dict) else value:
+        if id(inner) not in seen:
+          seen.add(id(inner))
+          waiting.append(inner)
 
 
 def _check_order(path: pathlib.Path, little: bool) -> None:

@@ -1,14 +1,16 @@
-"""The bundled weights beat bicubic."""
+"""The bundled weights beat bicubic, a constant kernel and a ramp on photos that they have not seen (scikit-image)."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from skimage import data
 
 import ssr_jax
 from ssr_jax import metrics, xla
 from ssr_jax.degrade import Recipe, degrade
-from ssr_jax.image import resize
+from ssr_jax.image import kernels, resize
 
 PHOTOS = {'astronaut': (0, 180), 'coffee': (60, 160), 'chelsea': (20, 100), 'rocket': (150, 200)}
 
@@ -18,11 +20,11 @@ def model():
   return ssr_jax.load('compact')
 
 
-def _degraded(recipe):
-  """128x128 LR images of four photos, with everything known about them."""
+def _degraded(recipe, depth=None):
+  """64x64 LR images of four photos, with everything known about them."""
   hr = [np.pad(getattr(data, name)()[y : y + 256, x : x + 256], ((0, 0),) * 3) for name, (y, x) in PHOTOS.items()]
   hr = np.stack(hr).astype(np.float32) / 255
-  return hr, xla.jit(degrade, static_argnums=2)(jax.random.key(0), hr, Recipe.parse(recipe))
+  return hr, xla.jit(degrade, static_argnums=2)(jax.random.key(0), hr, Recipe.parse(recipe), depth)
 
 
 def test_restored_images_beat_bicubic(model):
@@ -34,6 +36,40 @@ def test_restored_images_beat_bicubic(model):
     for a, b, c in zip(restored, bicubic, hr, strict=True)
   ]
   assert min(gains) > 0.3 and np.mean(gains) > 1.0, gains
+
+
+RECIPES = ('smooth/no_noise', 'invariant/no_noise', 'motion/noise_jpeg', 'depth/no_noise', 'depth/isp')
+
+
+def test_kernels_beat_the_best_constant_kernel(model):
+  """The isotropic kernel, one for all of these images, with the highest kernel PSNR on these very images."""
+  depth = jnp.asarray(np.stack([_ramp(64, 64), _ramp(64, 64).T, 1 - _ramp(64, 64), 1 - _ramp(64, 64).T]))
+  truth, estimate = [], []
+  for recipe in RECIPES:
+    _, low = _degraded(recipe, depth if recipe.startswith('depth') else None)
+    truth.append(np.asarray(low.kernels))
+    estimate.append(model.sample(np.asarray(low.lr), steps=0).kernels)
+  truth, estimate = np.concatenate(truth), np.concatenate(estimate)
+  psnr = lambda kernels: -10 * np.log10(np.mean((np.asarray(kernels) - truth) ** 2))
+  variances = jnp.arange(0.75, 10, 0.25)
+  best = max(psnr(kernels.gaussian_kernels(v, v, 0.0, scale=4)) for v in variances)
+  assert psnr(estimate) > best + 0.5, (psnr(estimate), best)
+
+
+def test_depth_beats_a_ramp(model):
+  """Rank correlation with the measured disparity of the motorcycle, at LR size."""
+  photo, _, disparity = data.stereo_motorcycle()
+  lr = np.asarray(resize.resize(photo[None] / 255.0, (photo.shape[0] // 4, photo.shape[1] // 4)))[0]
+  depth = model.sample(np.clip(lr, 0, 1).astype(np.float32), steps=0, keep_kernels=False).depth[..., 0]
+  valid = np.isfinite(disparity)
+  rank = lambda estimate: stats.spearmanr(estimate[valid], disparity[valid])[0]
+  whole = np.asarray(resize.resize(jnp.asarray(depth)[None, ..., None], photo.shape[:2], 'bilinear'))[0, ..., 0]
+  assert rank(whole) > rank(_ramp(*photo.shape[:2])) + 0.01
+
+
+def _ramp(height, width):
+  """The best guess without looking: lower is nearer."""
+  return np.broadcast_to(np.linspace(0, 1, height, dtype=np.float32)[:, None], (height, width))
 
 
 def _bytes(image):

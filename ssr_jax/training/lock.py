@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 import contextlib
+import datetime
 import errno
 import os
 import pathlib
@@ -46,7 +47,8 @@ def _take(workdir: pathlib.Path) -> int:
   try:
     _flock(descriptor, workdir)
     os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f'process {os.getpid()} on {socket.gethostname()}'.encode(), 0)
+    since = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
+    os.pwrite(descriptor, f'process {os.getpid()} on {socket.gethostname()} since {since}'.encode(), 0)
   except OSError as error:
     os.close(descriptor)
     raise SSRError(f'--workdir={workdir}: cannot be written ({error.strerror}); name another one') from error

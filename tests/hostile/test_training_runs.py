@@ -1,5 +1,6 @@
 """One run, one workdir; fields that cannot be used; what a run is not continued with; runs that end in the middle."""
 
+import datetime
 import errno
 import json
 import os
@@ -62,8 +63,11 @@ def test_a_second_run_names_the_first_and_is_not_blocked_by_its_death(tmp_path):
   holder.kill()
   holder.communicate()
   with lock.held(place):
-    assert (place / 'lock').read_text().startswith(f'process {os.getpid()} on ')
-    with pytest.raises(SSRError, match=f'process {os.getpid()} on .* trains there'), lock.held(place):
+    holder_words = (place / 'lock').read_text()
+    assert holder_words.startswith(f'process {os.getpid()} on ')
+    since = datetime.datetime.fromisoformat(holder_words.split(' since ')[1])
+    assert 0 <= (datetime.datetime.now(datetime.UTC) - since).total_seconds() < 60
+    with pytest.raises(SSRError, match=f'process {os.getpid()} on .* since .* trains there'), lock.held(place):
       pytest.fail('two runs in a workdir')
   with lock.held(place):  # it ends with the block
     pass

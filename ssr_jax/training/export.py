@@ -41,7 +41,7 @@ def write(variables: Mapping[str, Any], about: Mapping[str, Any], directory: str
   """
   for part in about['parts']:
     for name, value in manifest.names(variables[part]).items():
-      if value.dtype.kind == 'f' and not np.isfinite(value).all():
+      if not manifest.finite_array(np.asarray(value)):
         raise SSRError(f'{directory}: not exported: {part}/{name} is not finite; export an earlier step')
   bad = [name for name, value in about['training'].get('validation', {}).items() if not math.isfinite(value)]
   if bad:

@@ -89,10 +89,9 @@ def make(tree: Tree, data: Any, about: Any, metrics: Mapping[str, float] | None)
 def not_finite(tree: Tree) -> str | None:
   """Name of the first weight, batch statistic or average that is not finite; None if all are."""
   for name, leaf in names(tree).items():
-    if name.split('/')[:1] == ['state'] and name.split('/')[1:2] and name.split('/')[1] in _FINITE:
-      value = _on_host(leaf)
-      if value.dtype.kind == 'f' and not np.isfinite(value).all():
-        return name
+    checked = any(name.startswith(f'state/{field}/') for field in _FINITE)
+    if checked and not finite_array(_on_host(leaf)):
+      return name
   return None
 
 
@@ -213,6 +212,11 @@ def _sha256_of_json(value: Any) -> str:
   """Of a JSON value as it is read back: tuples are lists, keys are strings."""
   value = json.loads(json.dumps(value))
   return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def finite_array(value: np.ndarray) -> bool:
+  """Whether all numbers of an array are finite; bfloat16, whose `kind` is not 'f', counts as a float."""
+  return not jax.numpy.issubdtype(value.dtype, np.floating) or bool(np.isfinite(value).all())
 
 
 def finite(metrics: Mapping[str, float]) -> bool:

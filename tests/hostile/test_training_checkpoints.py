@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -182,6 +183,19 @@ def test_an_average_that_is_not_finite_is_neither_saved_nor_exported(tmp_path):
   figure = ABOUT['export'] | {'training': {'validation': {'psnr': float('nan')}}}
   with pytest.raises(SSRError, match='the validation figure psnr is not finite'):
     export.write({'net': {'params': _state(4)['ema']['net']}}, figure, tmp_path / 'model')
+  assert not (tmp_path / 'model').exists()
+
+
+@pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32'])
+def test_a_nan_is_found_in_every_type_of_float(dtype, tmp_path):
+  """NumPy does not count bfloat16 among its own floats."""
+  state = _state(1)
+  state['ema']['net']['w'] = state['ema']['net']['w'].astype(jnp.dtype(dtype))
+  assert manifest.not_finite({'state': state}) is None
+  state['ema']['net']['w'][3, 4] = np.nan
+  assert manifest.not_finite({'state': state}) == 'state/ema/net/w'
+  with pytest.raises(SSRError, match='not exported: net/params/w is not finite'):
+    export.write({'net': {'params': state['ema']['net']}}, ABOUT['export'], tmp_path / 'model')
   assert not (tmp_path / 'model').exists()
 
 

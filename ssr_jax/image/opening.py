@@ -14,7 +14,6 @@ import os
 import pathlib
 import stat
 import threading
-from typing import BinaryIO
 import warnings
 
 from PIL import Image, UnidentifiedImageError
@@ -96,7 +95,7 @@ def first_line(error: BaseException) -> str:
   return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _file(source: str | os.PathLike | bytes, name: str) -> BinaryIO:
+def _file(source: str | os.PathLike | bytes, name: str) -> io.BufferedIOBase:
   """The opened file; SSRError where it is empty or not a regular file."""
   if isinstance(source, bytes):
     if not source:

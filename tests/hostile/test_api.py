@@ -174,7 +174,8 @@ def test_sixteen_bits_come_back(model):
 # -- Memory ------------------------------------------------------------------------------------------------------------
 
 
-def test_programs_of_few_size_classes_are_kept():
+def test_programs_of_few_size_classes_are_kept(monkeypatch):
+  monkeypatch.setattr(xla, '_lowered', None)  # else what is compiled again is not traced again
   model = runtime.Restorer(Enlarger(), {'name': 'enlarger', 'scale': 4}, {}, {})
   sides = [32, 64, 96, 128, 192]
   sizes = [(h, w) for h in sides for w in sides][: runtime.PROGRAMS + 4]

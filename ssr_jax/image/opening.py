@@ -95,7 +95,7 @@ def first_line(error: BaseException) -> str:
   return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _file(source: str | os.PathLike | bytes, name: str) -> io.BufferedIOBase:
+def _file(source: str | os.PathLike | bytes, name: str) -> io.BytesIO | io.BufferedReader:
   """The opened file; SSRError where it is empty or not a regular file."""
   if isinstance(source, bytes):
     if not source:

@@ -128,10 +128,11 @@ class Checkpoints:
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, {'state': state, 'constants': constants})
     try:
       facts = manifest.read_facts(where)
-      stored = facts.arrays or {name: tuple(x.shape) for name, x in manifest.names(manifest.metadata(where)).items()}
+      stored = {name: shape for name, (shape, _) in facts.arrays.items()}
+      stored = stored or {name: tuple(x.shape) for name, x in manifest.names(manifest.metadata(where)).items()}
     except manifest.Damaged as error:
       raise SSRError(f'{where}: damaged ({error}); run the same command again') from error
-    self._check_fit(where, target, {name: x[0] if facts.arrays else x for name, x in stored.items()})
+    self._check_fit(where, target, stored)
     found = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))['state']
     if facts.checksums is not None and manifest.checksums(found) != facts.checksums:
       raise SSRError(f'{where}: what was read is not what was saved; run the same command again')

@@ -13,6 +13,7 @@ import math
 import pathlib
 from typing import Any
 
+from etils import epath  # orbax's paths
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -151,13 +152,13 @@ def read_facts(directory: pathlib.Path) -> Contents:
 
 def metadata(directory: pathlib.Path) -> Tree:
   """Shapes and types of a checkpoint's arrays, as a tree of dicts and lists."""
-  return ocp.PyTreeCheckpointHandler().metadata(directory / 'state').tree
+  return ocp.PyTreeCheckpointHandler().metadata(epath.Path(directory / 'state')).tree
 
 
 def load(directory: pathlib.Path, wanted: Tree) -> Tree:
   """Reads some of a checkpoint's arrays into memory of the host; `wanted` is a part of its `metadata`."""
   return ocp.PyTreeCheckpointHandler().restore(
-    directory / 'state',
+    epath.Path(directory / 'state'),
     args=ocp.args.PyTreeRestore(
       wanted,
       restore_args=jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted),
@@ -189,7 +190,7 @@ def _check_group(tree: Tree, expected: Mapping[str, str] | None) -> None:
 def _read_json(directory: pathlib.Path, item: str) -> Any:
   if not (directory / item).is_dir():
     raise Damaged(f'{item} is missing')
-  value = ocp.JsonCheckpointHandler().restore(directory / item)
+  value = ocp.JsonCheckpointHandler().restore(epath.Path(directory / item))
   if not isinstance(value, dict):
     raise Damaged(f'{item} is damaged')
   return value
@@ -205,7 +206,7 @@ def _on_host(x: Any) -> np.ndarray:
 
 
 def _sha256(value: np.ndarray) -> str:
-  return hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8)).hexdigest()
+  return hashlib.sha256(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data).hexdigest()
 
 
 def _sha256_of_json(value: Any) -> str:

@@ -1,9 +1,11 @@
 """What the tests share: a tiny random model on disk, the photos in $SSR_DATA, and caches that end with the run."""
 
+import ctypes
 import gc
 import os
 import pathlib
 import subprocess
+import sys
 import tempfile
 
 # Tests compile hundreds of small programs that run once or twice: without LLVM's optimisations the suite takes a third
@@ -52,8 +54,12 @@ from ssr_jax.weights import format
 # No test uses the network; the hub's client reads this when it is imported.
 os.environ['HF_HUB_OFFLINE'] = '1'
 
+# A training program tells its process to keep freed memory. A test worker goes on after that, and would only grow.
+xla.keep_freed_memory = lambda: False
+
 # Compiling is most of what the tests do; what one test compiles serves the others.
 xla.enable_compilation_cache()
+xla._lowered = None  # but every test traces: many count on it, or look into what is traced
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _BEFORE = pytest.StashKey[set[str] | None]()
@@ -105,6 +111,10 @@ def _programs_are_freed():
   yield
   jax.clear_caches()
   gc.collect()
+  if sys.platform.startswith('linux'):
+    trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # glibc's
+    if trim is not None:
+      trim(0)
 
 
 @pytest.fixture(scope='session')

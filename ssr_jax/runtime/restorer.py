@@ -196,7 +196,9 @@ class Restorer:
   def _identity(self) -> str:
     """What `restore` depends on beside its arguments: the networks, and the system's code if it lies elsewhere."""
     code = pathlib.Path(inspect.getfile(type(self.system)))
-    own = hashlib.sha256(b''.join(path.read_bytes() for path in sorted(code.parent.rglob('*.py')))).hexdigest()
+    package = (code.parent / '__init__.py').exists()
+    files = sorted(code.parent.rglob('*.py')) if package else [code]
+    own = hashlib.sha256(b''.join(path.read_bytes() for path in files)).hexdigest()
     return f'{self.system.name} {own} {self.dtype} {dict(self.modules)!r}'
 
   @functools.cached_property

@@ -220,7 +220,7 @@ def test_bad_images(model, lr, words):
     ({'scale': 2}, 'scale 2'),
     ({'steps': 2.5}, 'steps 2.5'),
     ({'steps': 501}, 'more than the 500 that start 0.5 leaves'),
-    ({'start': 1.5}, 'start 1.5'),
+    ({'start': 1.5}, 'sampling.student.start'),
     ({'sampler': 'euler'}, "sampler 'euler'"),
     ({'colour_fix': 'hue'}, "colour_fix 'hue'"),
     ({'tile': 50}, 'tile 50'),
@@ -386,9 +386,12 @@ def test_colours_of_a_tall_image_are_those_of_the_whole(how):
   'section,complaint',
   [
     ({'steps': 1}, 'sampling.student has steps; it needs steps, start, noise, wavelet_levels, chroma_levels, strength'),
-    (STUDENT | {'start': 1.5}, 'start 1.5'),
-    (STUDENT | {'start': 0.5, 'wavelet_levels': 0, 'chroma_levels': None, 'strength': 1}, 'wavelet_levels 0'),
-    (STUDENT | {'start': 0.5, 'noise': 2}, 'sampling.student.noise 2 in model.json'),
+    (STUDENT | {'start': 1.5}, 'sampling.student.start'),
+    (
+      STUDENT | {'start': 0.5, 'wavelet_levels': 0, 'chroma_levels': None, 'strength': 1},
+      'sampling.student.wavelet_levels',
+    ),
+    (STUDENT | {'start': 0.5, 'noise': 2}, 'sampling.student.noise'),
   ],
 )
 def test_a_wrong_student_section_is_said_at_loading(with_student, section, complaint):

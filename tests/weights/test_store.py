@@ -32,18 +32,27 @@ def test_unknown_models_and_broken_model_files(tmp_path):
     format.save_part(tmp_path, 'nbsr', {}, {})
 
 
-def test_the_published_bundled_model_loads_unchanged():
-  """Its model.json was written before there was the field 'system'."""
+def test_the_bundled_model_loads_unchanged():
   published = json.loads((store.resolve('compact') / format.MODEL_FILE).read_text())
   model = store.load_model('compact')
-  assert model.config == {'system': 'ssr'} | published
+  assert model.config == published
   assert list(model.variables) == list(published['parts'])
   for part, entry in published['parts'].items():
     tensors = format.flatten(model.variables[part])
     assert sum(x.size for name, x in tensors.items() if name.startswith('params/')) == entry['parameters']
     assert {x.dtype for x in tensors.values()} == {np.dtype(np.float32)}
   assert store.verify('compact') == dict.fromkeys(published['parts'])
-  assert set(published) == set(format.new_config('compact', systems.DEFAULT)) - {'system'}
+  assert set(published) == set(format.new_config('compact', systems.DEFAULT))
+
+
+def test_a_model_without_a_system_is_read_as_one_of_ssr(tiny_model_dir, tmp_path):
+  """Models written before 0.2 have no such field."""
+  shutil.copytree(tiny_model_dir, tmp_path / 'old')
+  file = tmp_path / 'old' / format.MODEL_FILE
+  config = json.loads(file.read_text())
+  del config['system']
+  file.write_text(json.dumps(config))
+  assert store.load_model(tmp_path / 'old').config['system'] == 'ssr'
 
 
 def test_names_and_paths_of_a_model(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Models by name: the bundled one, imported ones, and what is no model."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest

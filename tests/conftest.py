@@ -59,7 +59,6 @@ xla.keep_freed_memory = lambda: False
 
 # Compiling is most of what the tests do; what one test compiles serves the others.
 xla.enable_compilation_cache()
-xla._lowered = None  # but every test traces: many count on it, or look into what is traced
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _BEFORE = pytest.StashKey[set[str] | None]()
@@ -115,6 +114,12 @@ def _programs_are_freed():
     trim = getattr(ctypes.CDLL(None), 'malloc_trim', None)  # glibc's
     if trim is not None:
       trim(0)
+
+
+@pytest.fixture(autouse=True)
+def _every_test_traces(monkeypatch):
+  """Traced programs from disk are for the tests that ask for them: others count traces, or put spies into a model."""
+  monkeypatch.setattr(xla, '_lowered', None)
 
 
 @pytest.fixture(scope='session')

@@ -219,7 +219,7 @@ def test_bad_images(model, lr, words):
     ({'scale': 2}, 'scale 2'),
     ({'steps': 2.5}, 'steps 2.5'),
     ({'steps': 501}, 'more than the 500 that start 0.5 leaves'),
-    ({'start': 1.5}, 'sampling.student.start'),
+    ({'start': 1.5}, 'start 1.5'),
     ({'sampler': 'euler'}, "sampler 'euler'"),
     ({'colour_fix': 'hue'}, "colour_fix 'hue'"),
     ({'tile': 50}, 'tile 50'),

@@ -45,7 +45,10 @@ def test_one_bad_file_is_named_and_the_rest_done(photos, tmp_path, capsys, monke
   Image.new('RGB', (3, 80)).save(photos / 'thin.png')
   assert _command(monkeypatch, photos, tmp_path / 'out', models=('bicubic',), recipes=('smooth/no_noise',)) == 1
   written = capsys.readouterr()
-  assert 'broken.png: cannot be read' in written.err and 'thin.png: 3x80 pixels' in written.err
+  assert (
+    'broken.png: cannot be read, not an image of a known format' in written.err
+    and 'thin.png: 3x80 pixels' in written.err
+  )
   assert 'failed: 2 of 4' in written.out and '| smooth/no_noise | bicubic |' in written.out
 
 

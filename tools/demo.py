@@ -58,7 +58,7 @@ def run(folder: pathlib.Path, model_name: str, steps: int | None) -> None:
   xla.enable_compilation_cache()
   folder.mkdir(parents=True, exist_ok=True)
   model = ssr_jax.load(model_name)
-  if steps is None and not model.generates:
+  if steps is None and not set(model.required()) <= set(model.modules):
     print(f"model '{model_name}' has no diffusion part: showing the restored image")
     steps = 0
 

@@ -16,7 +16,7 @@ def test_it_writes_its_pictures_and_prints_the_mean(restores_only, tiny_model_di
   if restores_only:
     model = tmp_path / 'restorer'
     for part in ('depth', 'dkenet', 'nbsr'):
-      format.copy_part(tiny_model_dir, model, part)
+      format.copy_part(tiny_model_dir, part, model)
   monkeypatch.setattr(demo, 'SIDE', 128)
   photos = demo.photos()
   monkeypatch.setattr(demo, 'photos', lambda: {name: photos[name] for name in ('coffee', 'motorcycle')})

@@ -47,6 +47,8 @@ def losses() -> ConfigDict:
   loss = ConfigDict()
   loss.kernel = 1e4  # MANet: L1 on 1e4 K
   loss.kernel_squared = 0.0  # kernel: mean squared error of the taps; near 1e6 it weighs as much as the L1
+  # nbsr: share of a batch that is restored with kernels that the frozen depth net and DKENet estimate.
+  loss.estimated = 0.0
   loss.detail = 0.5  # vae, distill: differences between neighbours at three scales
   loss.kl = 1e-6
   loss.latent_noise = 0.0  # vae: largest standard deviation of noise on latents, of the latents' own

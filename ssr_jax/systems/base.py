@@ -175,7 +175,7 @@ class Stage:
 
   Attributes:
     trains: the trained parts that are exported.
-    needs: the frozen parts.
+    needs: the frozen parts; of a stage that is made, those that its config needs.
     metric: the validation scalar that decides which weights are better.
     higher_is_better: its direction.
     depth: whether batches have true depth: 'needs' it (of rendered scenes where the source has none), 'uses' what there
@@ -206,6 +206,12 @@ class Stage:
       inherited: the model that the frozen parts come from.
     """
     raise NotImplementedError
+
+  @classmethod
+  def needed(cls, config: Any) -> tuple[str, ...]:
+    """The frozen parts with this config; `needs`, unless a field of the stage asks for more."""
+    del config
+    return cls.needs
 
   def init(self, key: Any) -> tuple[Tree, Tree, Tree]:
     """Fresh variables: (params, batch statistics, constants), {part: tree} each."""

@@ -43,6 +43,7 @@ class ConfigStage(Stage):
       SSRError: a part that the config or that model lacks, or a field that cannot be used.
     """
     self.config = config
+    self.needs = self.needed(config)
     self.dtype = nn.dtype_of(config.train.dtype, 'config.train.dtype')
     self.recipe = read_recipe(config)
     trained = {part: self.build(part) for part in self.trains}

@@ -19,7 +19,7 @@ def build(config: Any) -> Stage:
   if config.stage not in known:
     raise SSRError(f'config.stage is {config.stage!r}; name one after the colon of --config: {", ".join(known)}')
   stage = known[config.stage]
-  return stage(config, inherited(config) if stage.needs else Inherited(None, {}))
+  return stage(config, inherited(config) if stage.needed(config) else Inherited(None, {}))
 
 
 def inherited(config: Any) -> Inherited:

@@ -9,7 +9,9 @@ import pytest
 
 from ssr_jax.image.resize import upscale
 from ssr_jax.systems.ssr.stages import common as stage_common
+from ssr_jax.systems.ssr.stages import nbsr
 from ssr_jax.systems.ssr.svkr import SVKR
+from ssr_jax.types import SSRError
 from tests.systems.ssr import wiring
 
 
@@ -150,6 +152,56 @@ def test_nbsr_gets_the_lr_image_and_nearly_its_kernels(tiny_model_dir, monkeypat
 
 
 # -- The same at once, without networks or compilation -----------------------------------------------------------------
+
+
+def test_nbsr_restores_a_share_of_the_batch_with_estimated_kernels(tiny_model_dir, monkeypatch):
+  """DKENet sees the LR images of that share and their depth; validation is by estimates alone, for all images."""
+  stage = wiring.stage('nbsr', tiny_model_dir, **{'loss.estimated': 0.5, 'recipe.field': 'smooth'})
+  assert stage.needs == ('depth', 'dkenet') and stage.trains == ('nbsr',)
+  low = stage.degrade(wiring.BATCH)
+  seen, asked = [], []
+
+  def dkenet(lr, depth):
+    asked.append((lr, depth))
+    return jnp.full((*lr.shape[:3], 441), 1 / 441) * (1 + depth)
+
+  networks = {
+    'depth': lambda image: image[..., 1:2],
+    'dkenet': dkenet,
+    'nbsr': lambda lr, k: seen.append((lr, k)) or wiring.HR / 255.0,
+  }
+  wiring.replace(monkeypatch, stage, **networks)
+  ctx = wiring.context(params={'nbsr': {}})
+  _, (scalars, _) = stage.loss(ctx, wiring.BATCH)
+  assert set(scalars) == {'psnr'} and len(asked) == 1
+  np.testing.assert_array_equal(asked[0][0], low.lr[:1])
+  assert asked[0][1].shape == (1, 16, 16, 1)
+  np.testing.assert_array_equal(seen[0][0], low.lr)
+  np.testing.assert_allclose(seen[0][1][:1], (1 + asked[0][1]) / 441 * np.ones(441, np.float32), rtol=1e-5)
+  error = jnp.abs(seen[0][1][1] - low.kernels[1]).max()
+  assert error <= 0.21 * jnp.abs(low.kernels[0] - low.kernels[1]).max()
+
+  values = stage.validate(ctx, wiring.BATCH)
+  assert set(values) == {'psnr', 'true_psnr', 'bicubic_psnr'} and len(asked[1][0]) == 2
+  np.testing.assert_array_equal(seen[1][1], low.kernels)
+  np.testing.assert_allclose(seen[2][1], (1 + asked[1][1]) / 441 * np.ones(441, np.float32), rtol=1e-5)
+
+
+def test_nbsr_without_estimates_reads_no_other_model(tiny_model_dir):
+  stage = wiring.stage('nbsr', tiny_model_dir, parts_from='a model that does not exist')
+  assert stage.needs == () and set(stage.modules) == {'nbsr'}
+  for share in (-0.1, 1.5, float('nan')):
+    with pytest.raises(SSRError, match='config.loss.estimated'):
+      wiring.stage('nbsr', tiny_model_dir, **{'loss.estimated': share})
+
+
+def test_half_of_the_fields_are_disturbed_by_up_to_a_fifth_evenly():
+  """The amount and the coin are independent: of one key, no amount would exceed a tenth."""
+  kernels = jnp.eye(2)[jnp.arange(4000) % 2][:, None, None]  # the next image's kernels are orthogonal
+  amount = np.asarray(nbsr.disturb(jax.random.key(0), kernels))[np.arange(4000), 0, 0, 1 - np.arange(4000) % 2]
+  touched = amount[amount > 0]
+  assert abs(len(touched) / 4000 - 0.5) < 0.03
+  np.testing.assert_allclose(np.quantile(touched, [0.25, 0.5, 0.75, 1]), [0.05, 0.1, 0.15, 0.2], atol=0.01)
 
 
 @pytest.mark.parametrize('name', ['kernel', 'nbsr', 'svkr'])

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping
 import dataclasses
 import io as iolib
+import json
 import os
 import pathlib
 import time
@@ -22,8 +23,8 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     'upscale',
     parents=[common],
     help='super-resolve images, x4',
-    description='Makes images four times as large. Writes PNG, JPEG or WebP; orientation, colour profile, EXIF, '
-    'transparency and gray are kept.',
+    description='Makes images four times as large. Writes PNG, TIFF, JPEG, WebP or AVIF; orientation, colour profile, '
+    'EXIF, XMP, resolution, transparency, gray and, in PNG and TIFF, 16 bits are kept.',
   )
   up.add_argument('inputs', nargs='+', metavar='IN', help='image files and folders of images')
   up.add_argument(
@@ -31,7 +32,7 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     '--output',
     required=True,
     metavar='OUT',
-    help='a folder; or, for one input file, a file name ending in .png, .jpg or .webp',
+    help=f'a folder; or, for one input file, a file name ending in {", ".join(io.WRITABLE)}',
   )
   up.add_argument('-r', '--recursive', action='store_true', help='include subfolders of folders')
   up.add_argument('--model', default='compact', help="'compact', or the path of a model directory (default: compact)")
@@ -63,12 +64,19 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     help="also write NAME_figure.png: LR, the model's estimates (depth, kernels, restored image), result",
   )
   up.add_argument(
-    '--format', choices=('png', 'jpg', 'webp'), help='format of files in an output folder (default: as the input)'
+    '--format',
+    choices=('png', 'tif', 'jpg', 'webp', 'avif'),
+    help='format of files in an output folder (default: as the input)',
   )
   up.add_argument(
-    '--quality', type=int, default=95, metavar='Q', help='quality of JPEG and WebP, 1 to 100 (default: 95)'
+    '--quality', type=int, default=95, metavar='Q', help='quality of JPEG, WebP and AVIF, 1 to 100 (default: 95)'
   )
   up.add_argument('--tile', type=int, metavar='N', help='largest LR side without tiling; smaller needs less memory')
+  up.add_argument(
+    '--no-metadata',
+    action='store_true',
+    help="write pixels, colour profile and nothing else: neither the input's EXIF and XMP, nor model and settings",
+  )
   up.add_argument('--overwrite', action='store_true', help='replace outputs that exist')
   up.add_argument('--skip-existing', action='store_true', help='skip inputs whose output exists')
   up.add_argument('-q', '--quiet', action='store_true', help='print errors only')
@@ -117,6 +125,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
     return console.say(str(error), 1)
   # Report wrong options once, not for each image.
   model.check(**{k: v for k, v in _options(arguments).items() if k != 'seed'})
+  made_by = None if arguments.no_metadata else _made_by(model, arguments)
   hidden = True if arguments.quiet else None  # None: hidden if stderr is no terminal
   bar = tqdm(total=sum(total.values()), unit='px', unit_scale=True, disable=hidden, leave=False)
   try:
@@ -130,7 +139,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
           bar.update(goal - total[job.source] * (tiles - tiles_done) / tiles - bar.n)
 
         try:
-          height, width, notes = _upscale_one(model, job, arguments, progress)
+          height, width, notes = _upscale_one(model, job, arguments, made_by, progress)
         except Exception as error:
           terminal.check_stopped()
           if arguments.debug and not isinstance(error, SSRError):
@@ -152,7 +161,26 @@ def _upscale(arguments: argparse.Namespace) -> int:
   return 1 if failed else 0
 
 
-def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[str]]:
+def _made_by(model, arguments: argparse.Namespace) -> str:
+  """What EXIF's ProcessingSoftware says of a result: program, model, checksums of its weights, settings."""
+  import ssr_jax
+
+  options = _options(arguments)
+  seed = options.pop('seed')
+  plan = model.check(**options)
+  system = {field.name for field in dataclasses.fields(model.system.Options)}
+  parts = model.required(**{name: value for name, value in options.items() if name in system})
+  said = {
+    'model': model.config['name'],
+    'sha256': {part: model.config['parts'][part]['sha256'] for part in parts},
+    'dtype': model.dtype,
+    'seed': seed,
+    **{name: getattr(plan, name) for name in sorted(system)},
+  }
+  return f'ssr_jax {ssr_jax.__version__} {json.dumps(said)}'
+
+
+def _upscale_one(model, job: _Job, arguments, made_by: str | None, progress) -> tuple[int, int, list[str]]:
   """Reads, super-resolves and writes one image; returns the result's height, width and notes on lost metadata."""
   from ssr_jax import runtime
 
@@ -161,7 +189,9 @@ def _upscale_one(model, job: _Job, arguments, progress) -> tuple[int, int, list[
   io.check_format(job.target, height, width)  # fail before the model runs
   result = model.sample(picture.rgb, progress=progress, keep_kernels=arguments.figures, **_options(arguments))
   alpha = None if picture.alpha is None else io.upscale_alpha(picture.alpha, model.config['scale'])
-  larger = dataclasses.replace(picture, rgb=result.image, alpha=alpha)
+  larger = dataclasses.replace(picture, rgb=result.image, alpha=alpha, made_by=made_by)
+  if arguments.no_metadata:
+    larger = dataclasses.replace(larger, exif=None, xmp=None, dpi=None)
   sheet = None
   if job.figure:  # drawn before anything is written, so that a failure writes neither file
     from ssr_jax.evaluation.report import figures

@@ -1,7 +1,8 @@
 """Reads and writes image files with what they hold besides pixels.
 
-Orientation is applied. ICC profile, EXIF, alpha and gray are kept, and 16-bit gray stays 16-bit. A damaged EXIF block
-counts as none. A file is written under another name and then renamed, so that nobody sees half of it.
+Orientation is applied. ICC profile, EXIF, XMP, resolution, alpha and gray are kept, and 16 bits and floats stay what
+they are in the formats that hold them; `deep` has what Pillow cannot do with these. A damaged EXIF block counts as
+none. A file is written under another name and then renamed, so that nobody sees half of it.
 """
 
 import contextlib
@@ -13,27 +14,28 @@ import pathlib
 import secrets
 
 import numpy as np
-from PIL import Image, ImageCms
+from PIL import Image, PngImagePlugin
 
-from ssr_jax.image import opening
+from ssr_jax.image import deep, metadata, opening
 from ssr_jax.types import SSRError
 
-READABLE = ('.png', '.jpg', '.jpeg', '.webp', '.bmp', '.tif', '.tiff')
+READABLE = ('.png', '.jpg', '.jpeg', '.jfif', '.webp', '.avif', '.bmp', '.tif', '.tiff')
 """Suffixes that count as images inside a folder; a file named by itself is recognised by its content."""
-WRITABLE = {'.png': 'PNG', '.jpg': 'JPEG', '.jpeg': 'JPEG', '.webp': 'WEBP'}
-_LONGEST = {'JPEG': 65500, 'WEBP': 16383}
+WRITABLE = {
+  '.png': 'PNG',
+  '.jpg': 'JPEG',
+  '.jpeg': 'JPEG',
+  '.jfif': 'JPEG',
+  '.webp': 'WEBP',
+  '.avif': 'AVIF',
+  '.tif': 'TIFF',
+  '.tiff': 'TIFF',
+}
+_LONGEST = {'JPEG': 65500, 'WEBP': 16383, 'AVIF': 65536}
+_LOSSY = ('JPEG', 'WEBP', 'AVIF')
+_WIDTH, _HEIGHT = 256, 257  # TIFF's tags
+_BITS_HELD = {'PNG': 16, 'TIFF': 32}  # of a sample; the others hold 8
 _GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # any weights would do for an image that is gray up to rounding
-_ORIENTATION, _EXIF_IFD, _WIDTH, _HEIGHT, _BITS = 0x0112, 0x8769, 0xA002, 0xA003, 0x0102  # tags
-_TURNS = {
-  2: Image.Transpose.FLIP_LEFT_RIGHT,
-  3: Image.Transpose.ROTATE_180,
-  4: Image.Transpose.FLIP_TOP_BOTTOM,
-  5: Image.Transpose.TRANSPOSE,
-  6: Image.Transpose.ROTATE_270,
-  7: Image.Transpose.TRANSVERSE,
-  8: Image.Transpose.ROTATE_90,
-}  # what makes an image of an EXIF orientation upright
-_SIDEWAYS = (5, 6, 7, 8)
 
 
 @dataclasses.dataclass
@@ -41,21 +43,27 @@ class Picture:
   """An image file's content.
 
   Attributes:
-    rgb: [h, w, 3], uint8, or float32 in [0, 1] where the file has 16 bits.
-    alpha: [h, w] uint8, or None.
+    rgb: [h, w, 3], uint8; float32 in [0, 1] where `bits` is above 8.
+    alpha: [h, w] like `rgb`, or None.
     gray: whether the file was gray; rgb then holds it three times.
-    deep: whether the file was gray with 16 bits.
+    bits: of a sample of the file: 8; 16; or 32, floating-point numbers.
     icc: ICC profile, or None.
     exif: EXIF block without its orientation, or None.
+    xmp: XMP packet, or None.
+    dpi: (x, y) in pixels per inch, or None.
+    made_by: what made the picture, for EXIF's ProcessingSoftware; None writes nothing.
     notes: what could not be kept of the file, one line each.
   """
 
   rgb: np.ndarray
   alpha: np.ndarray | None = None
   gray: bool = False
-  deep: bool = False
+  bits: int = 8
   icc: bytes | None = None
   exif: bytes | None = None
+  xmp: bytes | None = None
+  dpi: tuple[float, float] | None = None
+  made_by: str | None = None
   notes: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -68,10 +76,23 @@ def size(path: str | os.PathLike, upright: bool = False) -> tuple[int, int] | No
   """
   try:
     with opening.opened(path) as image:
-      turned = upright and image.getexif().get(_ORIENTATION, 1) in _SIDEWAYS
-      return (image.width, image.height) if turned else (image.height, image.width)
+      found = image.height, image.width
+      if image.format == 'TIFF':  # Pillow swaps them itself
+        found = image.tag_v2[_HEIGHT], image.tag_v2[_WIDTH]  # pyright: ignore[reportAttributeAccessIssue]
+      turned = upright and image.getexif().get(metadata.ORIENTATION, 1) in metadata.SIDEWAYS
+  except opening.UnknownFormat:
+    data = deep.read_tiff(path)
+    if data is None:
+      return None
+    try:
+      with opening.guarded(str(path)):
+        found = deep.size(data)
+        turned = upright and deep.about(data)[1].get(metadata.ORIENTATION, 1) in metadata.SIDEWAYS
+    except SSRError:
+      return None
   except SSRError:
     return None
+  return (found[1], found[0]) if turned else found
 
 
 def read(path: str | os.PathLike, max_pixels: int | None = None) -> Picture:
@@ -84,14 +105,12 @@ def read(path: str | os.PathLike, max_pixels: int | None = None) -> Picture:
   Raises:
     SSRError: no file, not an image, damaged, animated, too large, or pixels of a kind that is not handled.
   """
-  with opening.opened(path) as image:
-    return _picture(image, str(path), max_pixels)
+  return _read(path, str(path), max_pixels)
 
 
 def decode(data: bytes, name: str, max_pixels: int | None = None) -> Picture:
   """The same as `read` for the bytes of a file; `name` is used in error messages."""
-  with opening.opened(data, name) as image:
-    return _picture(image, name, max_pixels)
+  return _read(data, name, max_pixels)
 
 
 def convert(image: Image.Image, name: str, max_pixels: int | None = None) -> Picture:
@@ -101,12 +120,12 @@ def convert(image: Image.Image, name: str, max_pixels: int | None = None) -> Pic
 
 
 def write(path: str | os.PathLike, picture: Picture, quality: int = 95, replace: bool = True) -> list[str]:
-  """Writes a picture in the format of the suffix (.png, .jpg, .webp); no half-written file is left behind.
+  """Writes a picture in the format of the suffix, one of `WRITABLE`; no half-written file is left behind.
 
   Args:
     path: the folder must exist.
     picture: its `notes` are ignored.
-    quality: of JPEG and WebP, 1 to 100.
+    quality: of JPEG, WebP and AVIF, 1 to 100.
     replace: as of `write_bytes`.
 
   Returns:
@@ -118,27 +137,24 @@ def write(path: str | os.PathLike, picture: Picture, quality: int = 95, replace:
   path = pathlib.Path(path)
   height, width = picture.rgb.shape[:2]
   form = check_format(path, height, width)
-  notes = []
-  image = _encode(picture, form, notes)
-  options = {}
-  if picture.icc and not (picture.gray and form == 'WEBP'):  # a gray profile is wrong for WebP, which has no gray
-    options['icc_profile'] = picture.icc
-  if picture.exif:
-    try:
-      options['exif'] = _exif_of_size(picture.exif, width, height)
-    except Exception:  # of many types, where the block is damaged
-      notes.append('its EXIF block is damaged and was dropped')
-  if form != 'PNG':
-    options['quality'] = quality
-  if form == 'JPEG' and quality >= 90:
-    options['subsampling'] = 0
-  buffer = io.BytesIO()
+  notes: list[str] = []
+  values = _samples(picture, form, notes)
+  about = metadata.About(picture.icc, xmp=picture.xmp, dpi=picture.dpi)
+  if form == 'WEBP' and picture.gray:
+    about.icc = None  # a gray profile is wrong for WebP, which has no gray
   try:
-    image.save(buffer, form, **options)
+    about.exif = metadata.exif_of_size(picture.exif, width, height, picture.made_by)
+  except Exception:  # of many types, where the block is damaged
+    notes.append('its EXIF block is damaged and was dropped')
+  try:
+    if values.dtype != np.uint8 or form == 'TIFF':
+      data = deep.encode(values, form, about)
+    else:
+      data = _encoded(_image(values, form), form, about, quality)
   except Exception as error:
     reason = opening.first_line(error)
     raise SSRError(f'{path}: cannot be encoded as {form} ({reason}); write a .png') from error
-  write_bytes(path, buffer.getvalue(), replace)
+  write_bytes(path, data, replace)
   return notes
 
 
@@ -213,36 +229,91 @@ def _rename_to_new(old: pathlib.Path, new: pathlib.Path) -> None:
 
 
 def upscale_alpha(alpha: np.ndarray, scale: int) -> np.ndarray:
-  """Alpha [h, w] uint8 -> [s*h, s*w], bicubic."""
+  """Alpha [h, w], uint8 or float32 in [0, 1], -> [s*h, s*w], bicubic."""
   height, width = alpha.shape
-  return np.asarray(Image.fromarray(alpha).resize((scale * width, scale * height), Image.Resampling.BICUBIC))
+  larger = np.asarray(Image.fromarray(alpha).resize((scale * width, scale * height), Image.Resampling.BICUBIC))
+  return larger if alpha.dtype == np.uint8 else np.clip(larger, 0, 1)
+
+
+def _read(source: str | os.PathLike | bytes, name: str, max_pixels: int | None) -> Picture:
+  try:
+    with opening.opened(source, name) as image:
+      return _picture(image, name, max_pixels)
+  except opening.UnknownFormat:
+    data = deep.read_tiff(source)
+    if data is None:
+      raise
+  with opening.guarded(name):
+    height, width = deep.size(data)
+    _check_pixels(name, height, width, max_pixels)
+    return _of_samples(data, name, *deep.about(data))
+
+
+def _check_pixels(name: str, height: int, width: int, max_pixels: int | None) -> None:
+  if max_pixels and width * height > max_pixels:
+    raise SSRError(f'{name}: {width}x{height} pixels, more than {max_pixels}; scale it down or cut it up')
 
 
 def _picture(image: Image.Image, name: str, max_pixels: int | None) -> Picture:
   """Decodes an image of Pillow's, upright."""
-  if max_pixels and image.width * image.height > max_pixels:
-    raise SSRError(f'{name}: {image.width}x{image.height} pixels, more than {max_pixels}; scale it down or cut it up')
+  _check_pixels(name, image.height, image.width, max_pixels)
   # A phone's MPO file is a photo with a preview behind it, not an animation.
   if getattr(image, 'is_animated', False) and image.format != 'MPO':
     frames = getattr(image, 'n_frames', 'several')
     raise SSRError(f'{name}: has {frames} frames; save one frame as a still image')
   notes = []
-  if image.mode in ('RGB', 'RGBA', 'LA') and _is_deep(image):
-    notes.append('16-bit colour was read as 8-bit')
+  if image.mode == 'F' or (image.mode in ('RGB', 'RGBA', 'LA', 'CMYK') and deep.is_deep(image)):
+    file = getattr(image, 'fp', None)
+    if image.format in ('PNG', 'TIFF') and file is not None:
+      file.seek(0)
+      data = file.read()
+      if image.format == 'TIFF':
+        return _of_samples(data, name, *deep.about(data))
+      file.seek(0)
+      image.load()  # Pillow reads what lies behind the pixels
+      return _of_samples(data, name, metadata.of_image(image), image.getexif())
+    if image.mode != 'F':
+      notes.append('16-bit colour was read as 8-bit')
   image.load()
-  exif, turn = None, None
+  exif, orientation = None, 1
   try:  # the photo is readable even if its EXIF block is damaged; Pillow raises many types here
-    turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    orientation = image.getexif().get(metadata.ORIENTATION, 1)
   except Exception:
     notes.append('its EXIF block is damaged: the orientation is not known')
   try:
-    exif = _exif(image)
+    exif = metadata.exif_block(image)
   except Exception:
     notes.append('its EXIF block is damaged and was dropped')
-  if turn is not None:
-    image = image.transpose(turn)
+  about = metadata.of_image(image)
+  if orientation in metadata.TURNS:
+    image = image.transpose(metadata.TURNS[orientation])
   picture = _decode(name, image, exif)
   picture.notes[:0] = notes
+  picture.xmp, picture.dpi = about.xmp, about.upright_dpi(orientation)
+  return picture
+
+
+def _of_samples(data: bytes, name: str, about: metadata.About, exif: Image.Exif) -> Picture:
+  """Decodes a PNG or TIFF file of more than 8 bits a sample, upright."""
+  values, whole = deep.decode(data, name)
+  bits = 16 if values.dtype == np.uint16 else 32
+  values = values.astype(np.float32) / 65535 if bits == 16 else values
+  orientation = exif.get(metadata.ORIENTATION, 1)
+  if orientation in metadata.TURNS:
+    planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(values, -1, 0)]
+    values = np.stack([np.asarray(plane.transpose(metadata.TURNS[orientation])) for plane in planes], -1)
+  channels = values.shape[-1]
+  gray, alpha = channels < 3, values[..., -1] if channels in (2, 4) else None
+  if alpha is not None and (alpha == 1).all():
+    alpha = None
+  rgb = np.repeat(values[..., :1], 3, -1) if gray else values[..., :3].copy()
+  picture = Picture(rgb, alpha, gray, bits, about.icc, xmp=about.xmp, dpi=about.upright_dpi(orientation))
+  if not whole:
+    picture.notes.append('values outside of 0 to 1 were clipped')
+  try:
+    picture.exif = metadata.without_structure(exif)
+  except Exception:  # of many types, where the block is damaged
+    picture.notes.append('its EXIF block is damaged and was dropped')
   return picture
 
 
@@ -254,13 +325,13 @@ def _decode(name: str, image: Image.Image, exif: bytes | None) -> Picture:
       raise SSRError(f'{name}: 32-bit image; save it with 8 or 16 bits')
     gray = values.astype(np.float32) / 65535
     clear = image.info.get('transparency')  # the value of transparent pixels; Pillow's conversions ignore it
-    alpha = np.where(values == clear, 0, 255).astype(np.uint8) if isinstance(clear, int) else None
-    return Picture(np.repeat(gray[..., None], 3, -1), alpha, gray=True, deep=True, icc=icc, exif=exif)
+    alpha = np.where(values == clear, 0, 1).astype(np.float32) if isinstance(clear, int) else None
+    return Picture(np.repeat(gray[..., None], 3, -1), alpha, gray=True, bits=16, icc=icc, exif=exif)
   if image.mode == 'F':
-    raise SSRError(f'{name}: floating-point image; save it with 8 or 16 bits')
+    raise SSRError(f'{name}: floating-point image that is not a TIFF file; save it as one, or with 8 or 16 bits')
   notes = []
   if image.mode in ('CMYK', 'LAB', 'YCbCr', 'HSV'):
-    image, icc = _to_srgb(image, icc), None
+    image, icc = metadata.to_srgb(image, icc), None
     notes.append('colours were converted to sRGB')
   gray = image.mode in ('1', 'L', 'LA', 'La')
   if image.mode not in ('LA', 'La', 'PA', 'RGBA', 'RGBa') and 'transparency' not in image.info:
@@ -270,70 +341,60 @@ def _decode(name: str, image: Image.Image, exif: bytes | None) -> Picture:
   return Picture(rgba[..., :3].copy(), alpha, gray, icc=icc, exif=exif, notes=notes)
 
 
-def _encode(picture: Picture, form: str, notes: list[str]) -> Image.Image:
+def _samples(picture: Picture, form: str, notes: list[str]) -> np.ndarray:
+  """What a file of this format gets of a picture: [h, w, 1 to 4], uint8, uint16 or float32."""
   rgb, alpha = picture.rgb, picture.alpha
-  if rgb.dtype != np.uint8:
-    if picture.gray and picture.deep and form == 'PNG' and alpha is None:
-      return Image.fromarray(np.rint(np.clip(rgb, 0, 1) @ _GRAY * 65535).astype(np.uint16))
-    if picture.deep and form == 'PNG':
-      notes.append('gray with transparency was written with 8 bits')
-    elif picture.deep:
-      notes.append(f'{form} holds 8 bits; 16 bits need .png')
-    rgb = np.rint(np.clip(rgb, 0, 1) * 255).astype(np.uint8)
+  held = _BITS_HELD.get(form, 8)
+  if picture.bits > held:
+    better = '.tif' if picture.bits > 16 else '.png or .tif'
+    notes.append(f'{form} holds {held} bits; {picture.bits} bits need {better}')
   if alpha is not None and form == 'JPEG':
     notes.append('JPEG holds no transparency; it was dropped (use .png or .webp)')
     alpha = None
-  image = Image.fromarray(rgb)
+  planes = [rgb if alpha is None else np.dstack([_floats(rgb), _floats(alpha)])]
   if picture.gray:
-    image = Image.fromarray(np.rint(rgb.astype(np.float32) @ _GRAY).astype(np.uint8))
-  if alpha is not None:
-    image.putalpha(Image.fromarray(alpha))
-  if form == 'WEBP' and image.mode in ('L', 'LA'):  # WebP has no gray
+    planes = [_floats(rgb) @ _GRAY, *([] if alpha is None else [_floats(alpha)])]
+  values = np.dstack(planes)
+  bits = min(picture.bits, held)
+  if values.dtype == np.uint8:
+    return values
+  if bits == 32:
+    return np.clip(values, 0, 1)
+  top, dtype = (65535, np.uint16) if bits == 16 else (255, np.uint8)
+  return np.rint(np.clip(values, 0, 1) * top).astype(dtype)
+
+
+def _floats(image: np.ndarray) -> np.ndarray:
+  return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
+
+
+def _image(values: np.ndarray, form: str) -> Image.Image:
+  """An image of Pillow's of uint8 samples [h, w, 1 to 4]."""
+  image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
+  if form in ('WEBP', 'AVIF') and image.mode in ('L', 'LA'):  # they have no gray
     image = image.convert('RGB' if image.mode == 'L' else 'RGBA')
   return image
 
 
-def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
-  if icc and image.mode == 'CMYK':
-    with contextlib.suppress(ImageCms.PyCMSError, OSError):
-      profile = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-      # It returns None only where it changes the image in place.
-      return ImageCms.profileToProfile(image, profile, ImageCms.createProfile('sRGB'), outputMode='RGB') or image
-  if image.mode == 'LAB':
-    transform = ImageCms.buildTransform(ImageCms.createProfile('LAB'), ImageCms.createProfile('sRGB'), 'LAB', 'RGB')
-    return ImageCms.applyTransform(image, transform) or image
-  return image.convert('RGB')
-
-
-def _exif(image: Image.Image) -> bytes | None:
-  """The EXIF block without orientation; None where there is none."""
-  exif = image.getexif()
-  if image.info.get('exif'):  # read anew: Pillow takes a block that it has once failed to read for an empty one
-    exif = Image.Exif()
-    exif.load(image.info['exif'])
-  orientation = exif.pop(_ORIENTATION, None)
-  try:
-    return exif.tobytes() if len(exif) else None
-  finally:  # the image may be the caller's
-    if orientation is not None:
-      exif[_ORIENTATION] = orientation
-
-
-def _exif_of_size(block: bytes, width: int, height: int) -> bytes:
-  """The EXIF block with the picture's new size, where it states one."""
-  exif = Image.Exif()
-  exif.load(block)
-  details = exif.get_ifd(_EXIF_IFD)
-  for tag, value in ((_WIDTH, width), (_HEIGHT, height)):
-    if tag in details:
-      details[tag] = value
-  return exif.tobytes()
-
-
-def _is_deep(image: Image.Image) -> bool:
-  """Whether the file has more than 8 bits per sample, as far as its header says; before the image is decoded."""
-  if image.format == 'TIFF':
-    return max(getattr(image, 'tag_v2', {}).get(_BITS, (1,))) > 8
-  if image.format == 'PPM':
-    return any(isinstance(tile.args, tuple) and max(tile.args[-1:]) > 255 for tile in getattr(image, 'tile', ()))
-  return any(';16' in str(tile.args) for tile in getattr(image, 'tile', ()))
+def _encoded(image: Image.Image, form: str, about: metadata.About, quality: int) -> bytes:
+  options = {}
+  if about.icc:
+    options['icc_profile'] = about.icc
+  if about.exif:
+    options['exif'] = about.exif
+  if about.dpi and form in ('PNG', 'JPEG'):
+    options['dpi'] = about.dpi
+  if about.xmp and form == 'PNG':
+    options['pnginfo'] = PngImagePlugin.PngInfo()
+    options['pnginfo'].add_itxt('XML:com.adobe.xmp', about.xmp.decode('utf-8', 'replace'))
+  elif about.xmp:
+    options['xmp'] = about.xmp
+  if form in _LOSSY:
+    options['quality'] = quality
+  if form == 'JPEG' and quality >= 90:
+    options['subsampling'] = 0
+  if form == 'AVIF' and quality >= 90:
+    options['subsampling'] = '4:4:4'
+  buffer = io.BytesIO()
+  image.save(buffer, form, **options)
+  return buffer.getvalue()

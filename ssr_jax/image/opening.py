@@ -41,6 +41,10 @@ FORMATS = {
 logging.getLogger('PIL').addHandler(logging.NullHandler())
 
 
+class UnknownFormat(SSRError):
+  """The file is not of a format in `FORMATS`, or of a variant that Pillow does not know."""
+
+
 @contextlib.contextmanager
 def opened(source: str | os.PathLike | bytes, name: str | None = None) -> Iterator[Image.Image]:
   """A context with a Pillow image whose pixels are not decoded yet, `guarded` until it is left.
@@ -69,7 +73,8 @@ def guarded(name: str) -> Iterator[None]:
   except SSRError:
     raise
   except UnidentifiedImageError as error:  # its message has a memory address, which differs between processes
-    raise SSRError(f'{name}: cannot be read, not an image of a known format; give a PNG, JPEG or WebP file') from error
+    line = f'{name}: cannot be read, not an image of a known format; give a PNG, JPEG or WebP file'
+    raise UnknownFormat(line) from error
   except Image.DecompressionBombError as error:
     raise SSRError(f'{name}: the image is too large; scale it down or cut it up') from error
   except MemoryError as error:

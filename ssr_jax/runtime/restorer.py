@@ -104,7 +104,7 @@ class Restorer:
 
     Args:
       lr: [h, w, 3] or [b, h, w, 3], uint8, uint16 or float in [0, 1], any size up to `MAX_PIXELS` pixels. Or one image
-        as a path or a PIL image, which becomes uint8 RGB (gray of 16 bits: float32): orientation is applied,
+        as a path or a PIL image, which becomes uint8 RGB (of more than 8 bits: float32): orientation is applied,
         transparency and colour profile are ignored; `ssr upscale` keeps them.
       seed: of the diffusion noise. One number is used for every image of a batch, so that an image gets the same result
         alone and in a batch; a sequence gives each image its own. Unused by a student that starts without noise.

@@ -1,6 +1,8 @@
 """The command line as a user meets it: files, folders, exit codes, what is kept."""
 
 import csv
+import hashlib
+import json
 import os
 import pathlib
 import signal
@@ -12,6 +14,7 @@ from PIL import Image
 import pytest
 from skimage import data
 
+import ssr_jax
 from ssr_jax import cli
 from ssr_jax.image import io
 
@@ -253,3 +256,39 @@ def test_as_a_program(tmp_path):
   process.send_signal(signal.SIGINT)
   _, err = process.communicate(timeout=30)
   assert process.returncode == 130 and err == 'ssr: stopped\n'
+
+
+def test_sixteen_bits_reach_the_model_and_the_output(ssr, tmp_path):
+  """Two images that differ in the low bytes alone have different results, by less than a level of 8 bits."""
+  draw = np.random.default_rng(0)
+  high = np.asarray(data.chelsea()[100:130, 100:140]).astype(np.uint16) << 8
+  for name in ('a', 'b'):
+    values = (high + draw.integers(0, 256, high.shape)).astype(np.float32) / 65535
+    io.write(tmp_path / f'{name}.png', io.Picture(values, bits=16))
+  assert ssr(tmp_path / 'a.png', tmp_path / 'b.png', '-o', tmp_path / 'out', '--format', 'tif') == 0
+  a, b = (io.read(tmp_path / 'out' / f'{name}.tif') for name in ('a', 'b'))
+  assert a.bits == b.bits == 16 and a.rgb.shape == (120, 160, 3) and not a.notes
+  assert 1 / 65535 < np.abs(a.rgb - b.rgb).mean() < 1 / 255
+  assert len(np.unique(np.rint(a.rgb * 65535) % 257)) > 200  # not 8 bits in a 16-bit file
+
+
+def test_results_say_what_made_them_unless_asked_not_to(ssr, tiny_model_dir, tmp_path):
+  exif = Image.Exif()
+  exif[0x010F] = 'Maker'
+  photo = Image.fromarray(data.chelsea()[100:130, 100:140])
+  photo.save(tmp_path / 'a.jpg', exif=exif, icc_profile=b'profile', dpi=(300, 300), xmp=b'<x/>')
+  for suffix in ('jpg', 'png', 'tif', 'webp', 'avif'):
+    assert ssr(tmp_path / 'a.jpg', '-o', tmp_path / 'out' / f'a.{suffix}', '--seed', '5', '--overwrite', '-q') == 0
+    with Image.open(tmp_path / 'out' / f'a.{suffix}') as image:
+      tags = image.getexif()
+    program, version, settings = tags[0x000B].split(' ', 2)
+    settings = json.loads(settings)
+    assert (tags[0x010F], program, settings['seed'], settings['steps']) == ('Maker', 'ssr_jax', 5, 0)
+    assert version == ssr_jax.__version__ and set(settings['sha256']) == {'depth', 'dkenet', 'nbsr'}
+    for part, digest in settings['sha256'].items():
+      assert digest == hashlib.sha256((tiny_model_dir / f'{part}.safetensors').read_bytes()).hexdigest()
+    assert io.read(tmp_path / 'out' / f'a.{suffix}').xmp
+
+    assert ssr(tmp_path / 'a.jpg', '-o', tmp_path / 'out' / f'b.{suffix}', '--no-metadata', '-q') == 0
+    bare = io.read(tmp_path / 'out' / f'b.{suffix}')
+    assert (bare.exif, bare.xmp, bare.dpi, bare.icc) == (None, None, None, b'profile')

@@ -23,14 +23,15 @@ class BadRecord(SSRError):
 def decode_image(data: bytes, name: str) -> np.ndarray:
   """Decodes an image file to RGB, uint8 [H, W, 3].
 
-  The EXIF orientation is applied, unless the EXIF block is damaged; alpha is dropped, 16 bits are rounded to 8.
+  The EXIF orientation is applied, unless the EXIF block is damaged; alpha is dropped; all is rounded to 8 bits.
 
   Args:
     data: the bytes of the file.
     name: of the file, for error messages.
 
   Raises:
-    BadRecord: the file is not an image, is damaged, has several frames, or has floating-point pixels.
+    BadRecord: the file is not an image, is damaged, has several frames, or has floating-point pixels
+      of another range than 0 to 1.
   """
   try:
     rgb = image_io.decode(data, name).rgb

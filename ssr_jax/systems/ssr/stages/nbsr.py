@@ -15,9 +15,9 @@ from ssr_jax.types import Array, SSRError
 class NBSRStage(common.KernelBasis, common.SSRStage):
   """Charbonnier loss on the image restored with inexact kernels.
 
-  `config.loss.estimated` of each batch is restored with the kernels that a trained depth net and DKENet estimate on its
-  LR images, the first estimate of SVKR. On photos from cameras these are wrong more often than `disturb` makes them, and
-  NBSR learns what they can be trusted with.
+  The share `config.loss.estimated` of each batch is restored with the kernels that a trained depth net and DKENet
+  estimate on its LR images, the first estimate of SVKR. On photos from cameras these are wrong more often than `disturb`
+  makes them, and NBSR learns what they can be trusted with.
   """
 
   trains = ('nbsr',)

@@ -16,7 +16,7 @@ class NBSRStage(common.KernelBasis, common.SSRStage):
   """Charbonnier loss on the image restored with inexact kernels.
 
   The share `config.loss.estimated` of each batch is restored with the kernels that a trained depth net and DKENet
-  estimate on its LR images, the first estimate of SVKR. On photos from cameras these are wrong more often than `disturb`
+  estimate on its LR images, the first estimate of SVKR. On photos from cameras they are wrong more often than `disturb`
   makes them, and NBSR learns what they can be trusted with.
   """
 

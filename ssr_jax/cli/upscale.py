@@ -7,6 +7,7 @@ import io as iolib
 import json
 import os
 import pathlib
+import re
 import time
 from typing import Any
 
@@ -22,9 +23,9 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   up = commands.add_parser(
     'upscale',
     parents=[common],
-    help='super-resolve images, x4',
-    description='Makes images four times as large. Writes PNG, TIFF, JPEG, WebP or AVIF; orientation, colour profile, '
-    'EXIF, XMP, resolution, transparency, gray and, in PNG and TIFF, 16 bits are kept.',
+    help='super-resolve images',
+    description='Makes images four times as large, or of another size. Writes PNG, TIFF, JPEG, WebP or AVIF; '
+    'orientation, colour profile, EXIF, XMP, resolution, transparency, gray and, in PNG and TIFF, 16 bits are kept.',
   )
   up.add_argument('inputs', nargs='+', metavar='IN', help='image files and folders of images')
   up.add_argument(
@@ -43,7 +44,18 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     metavar='N',
     help='seed of the diffusion noise; no effect for a student without noise, see --steps (default: 0)',
   )
-  up.add_argument('--scale', type=int, default=4, metavar='S', help='must be the scale of the model (default: 4)')
+  up.add_argument(
+    '--scale',
+    type=float,
+    metavar='S',
+    help="of the result, 1 to 8; 1 restores at the input's size (default: the model's)",
+  )
+  up.add_argument(
+    '--size',
+    type=_size,
+    metavar='WxH|N',
+    help='the largest size that fits into W x H pixels, or whose longer side is N, instead of a scale',
+  )
   for option in _options_of_systems().values():
     how = {name: option.metadata.get(name) for name in ('metavar', 'choices', 'help')}
     if option.kind is bool:
@@ -97,7 +109,25 @@ class _Job:
     return {'output': self.target, **({'figure': self.figure} if self.figure else {})}
 
 
+def _size(text: str) -> tuple[int, int]:
+  """(width, height) of the box that '640x480' or '640' names."""
+  found = re.fullmatch(r'(\d+)(?:x(\d+))?', text.lower())
+  box = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+  if min(box) < 1:
+    raise argparse.ArgumentTypeError(f'{text!r}: give WIDTHxHEIGHT or one number, in pixels')
+  return box
+
+
+def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+  """The largest (height, width) of the aspect ratio of `size`, (height, width), within a box (width, height)."""
+  height, width = size
+  factor = min(box[0] / width, box[1] / height)
+  return max(1, round(factor * height)), max(1, round(factor * width))
+
+
 def _upscale(arguments: argparse.Namespace) -> int:
+  if arguments.scale is not None and arguments.size:
+    raise SSRError('--scale and --size exclude each other; give one')
   if not 1 <= arguments.quality <= 100:
     raise SSRError(f'--quality {arguments.quality}: must be from 1 to 100')
   for flag, (option, value, _) in _flags_of_systems().items():
@@ -166,7 +196,7 @@ def _made_by(model, arguments: argparse.Namespace) -> str:
   import ssr_jax
 
   options = _options(arguments)
-  seed = options.pop('seed')
+  seed, scale = options.pop('seed'), options.pop('scale', None)
   plan = model.check(**options)
   system = {field.name for field in dataclasses.fields(model.system.Options)}
   parts = model.required(**{name: value for name, value in options.items() if name in system})
@@ -175,6 +205,7 @@ def _made_by(model, arguments: argparse.Namespace) -> str:
     'sha256': {part: model.config['parts'][part]['sha256'] for part in parts},
     'dtype': model.dtype,
     'seed': seed,
+    **({} if scale is None else {'scale': scale}),
     **{name: getattr(plan, name) for name in sorted(system)},
   }
   return f'ssr_jax {ssr_jax.__version__} {json.dumps(said)}'
@@ -185,10 +216,13 @@ def _upscale_one(model, job: _Job, arguments, made_by: str | None, progress) -> 
   from ssr_jax import runtime
 
   picture = io.read(job.source, max_pixels=runtime.MAX_PIXELS)
-  height, width = (model.config['scale'] * side for side in picture.rgb.shape[:2])
+  options = _options(arguments)
+  if arguments.size:
+    options['size'] = _fitted(picture.rgb.shape[:2], arguments.size)
+  height, width = model.result_size(picture.rgb.shape[:2], options.get('scale'), options.get('size'))
   io.check_format(job.target, height, width)  # fail before the model runs
-  result = model.sample(picture.rgb, progress=progress, keep_kernels=arguments.figures, **_options(arguments))
-  alpha = None if picture.alpha is None else io.upscale_alpha(picture.alpha, model.config['scale'])
+  result = model.sample(picture.rgb, progress=progress, keep_kernels=arguments.figures, **options)
+  alpha = None if picture.alpha is None else io.resize_alpha(picture.alpha, (height, width))
   larger = dataclasses.replace(picture, rgb=result.image, alpha=alpha, made_by=made_by)
   if arguments.no_metadata:
     larger = dataclasses.replace(larger, exif=None, xmp=None, dpi=None)
@@ -240,7 +274,7 @@ def _given(arguments: argparse.Namespace, flag: str) -> bool:
 
 def _options(arguments) -> dict:
   """Arguments of `Restorer.sample`, without the options that were not given."""
-  options = {'seed': arguments.seed, 'scale': arguments.scale}
+  options = {'seed': arguments.seed} | ({} if arguments.scale is None else {'scale': arguments.scale})
   given = {name: getattr(arguments, name) for name in _options_of_systems()}
   options |= {name: value for name, value in given.items() if value is not None}
   options |= {o.name: value for flag, (o, value, _) in _flags_of_systems().items() if _given(arguments, flag)}

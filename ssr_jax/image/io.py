@@ -228,10 +228,9 @@ def _rename_to_new(old: pathlib.Path, new: pathlib.Path) -> None:
     os.replace(old, new)
 
 
-def upscale_alpha(alpha: np.ndarray, scale: int) -> np.ndarray:
-  """Alpha [h, w], uint8 or float32 in [0, 1], -> [s*h, s*w], bicubic."""
-  height, width = alpha.shape
-  larger = np.asarray(Image.fromarray(alpha).resize((scale * width, scale * height), Image.Resampling.BICUBIC))
+def resize_alpha(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+  """Alpha [h, w], uint8 or float32 in [0, 1], -> [*size], bicubic."""
+  larger = np.asarray(Image.fromarray(alpha).resize((size[1], size[0]), Image.Resampling.BICUBIC))
   return larger if alpha.dtype == np.uint8 else np.clip(larger, 0, 1)
 
 

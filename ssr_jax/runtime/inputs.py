@@ -1,6 +1,6 @@
 """The arguments of `Restorer.sample` and `load`: what a caller may give, and one line about anything else."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import numbers
 import operator
 import os
@@ -98,6 +98,41 @@ def typed(name: str, value: Any, kind: type) -> Any:
   if isinstance(value, accepted) and (kind is bool or not isinstance(value, bool | np.bool_)):
     return kind(value)
   raise SSRError(f'{name} {_shown(value)}: must be {_WORDS[kind]}')
+
+
+SCALES = (1, 8)
+"""The least and the largest scale of a result."""
+
+
+def target(scale: Any, size: Any, lr: tuple[int, int] | None, native: int) -> tuple[int, int]:
+  """(height, width) of a result.
+
+  Args:
+    scale: of the result; None takes the model's.
+    size: (height, width) instead; None takes the scale's.
+    lr: (height, width) of the image; None checks only what needs no image.
+    native: the model's scale.
+
+  Raises:
+    SSRError: both are given, one is of another kind, or the result is out of `SCALES`.
+  """
+  if scale is not None and size is not None:
+    raise SSRError('scale and size exclude each other; give one')
+  low, high = SCALES
+  if size is None:
+    scale = native if scale is None else typed('scale', scale, float)
+    if not low <= scale <= high:
+      raise SSRError(f'scale {scale:g}: must be from {low} to {high}')
+    h, w = lr or (1, 1)
+    return round(scale * h), round(scale * w)
+  if not isinstance(size, Sequence) or isinstance(size, str) or len(size) != 2:
+    raise SSRError(f'size {_shown(size)}: must be (height, width) of the result')
+  height, width = (typed('size', side, int) for side in size)
+  h, w = lr or (height, width)
+  if height < 1 or width < 1 or not (low * h <= height <= high * h and low * w <= width <= high * w):
+    words = f'size {width}x{height}: must be {low} to {high} times the size of the image'
+    raise SSRError(words if lr is None else f'{words}, {w}x{h}')
+  return height, width
 
 
 def options(cls: type, given: Mapping[str, Any]) -> Any:

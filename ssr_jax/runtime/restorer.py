@@ -24,7 +24,7 @@ from ssr_jax.diffusion.noise import NoiseField
 from ssr_jax.image import tiles
 from ssr_jax.runtime import inputs
 from ssr_jax.runtime.blend import Blend
-from ssr_jax.systems.base import System, Tree, Window
+from ssr_jax.systems.base import Output, System, Tree, Window
 from ssr_jax.types import Array, SSRError
 from ssr_jax.weights import format, store
 
@@ -94,7 +94,8 @@ class Restorer:
     lr: Any,
     *,
     seed: int | Sequence[int] = 0,
-    scale: int = 4,
+    scale: float | None = None,
+    size: tuple[int, int] | None = None,
     keep_kernels: bool = True,
     tile: int = TILE,
     progress: Callable[[int, int], None] | None = None,
@@ -108,7 +109,9 @@ class Restorer:
         transparency and colour profile are ignored; `ssr upscale` keeps them.
       seed: of the diffusion noise. One number is used for every image of a batch, so that an image gets the same result
         alone and in a batch; a sequence gives each image its own. Unused by a student that starts without noise.
-      scale: must be the model's.
+      scale: of the result, 1 to 8; default the model's. The model makes its own scale, and the result is resized from
+        it, bicubically and antialiased, before it is rounded. 1 restores an image at the size that it has.
+      size: (H, W) of the result instead of a scale, each 1 to 8 times the image's.
       keep_kernels: False drops outputs of the kind 'kernels', which take 1.8 kB per LR pixel.
       tile: largest LR side that runs in one piece, one of `bucket`'s sizes, 64 or more. Larger images run as
         overlapping tiles.
@@ -122,11 +125,12 @@ class Restorer:
     Raises:
       SSRError: an invalid argument, or a part that the model lacks; the message names it.
     """
-    plan = self.check(scale=scale, tile=tile, **options)
+    plan = self.check(scale=scale, size=size, tile=tile, **options)
     progress, keep_kernels = inputs.progress(progress), inputs.typed('keep_kernels', keep_kernels, bool)
     images = inputs.Images(lr, MAX_PIXELS)
     b, h, w, _ = images.values.shape
     seeds = inputs.seeds(seed, b)
+    target = inputs.target(scale, size, (h, w), self.config['scale'])
     layout = _Layout.of(h, w, tile, self.system.alignment(self.modules, plan))
     ticks = _Ticks(progress, b * layout.tiles * self._passes(layout, plan))
     kept = tuple(o.name for o in self.system.outputs if keep_kernels or o.kind != 'kernels')
@@ -138,7 +142,8 @@ class Restorer:
           raise SSRError(
             f"model '{self.config['name']}': output '{name}' is not finite; verify the model or its weights"
           )
-      results.append({o.name: self._typed(o.kind, found.get(o.name), images.finish) for o in self.system.outputs})
+      found = {o.name: self._sized(o, found.get(o.name), target) for o in self.system.outputs}
+      results.append({o.name: self._typed(o.kind, found[o.name], images.finish) for o in self.system.outputs})
     if images.single:
       found = results[0]
     else:
@@ -146,6 +151,13 @@ class Restorer:
     answer = found.pop(self.system.outputs[-1].name)
     assert answer is not None, f'{self.system.name} returned no image'
     return Result(answer, found)
+
+  @staticmethod
+  def _sized(output: Output, array: np.ndarray | None, target: tuple[int, int]) -> np.ndarray | None:
+    """An output at the size asked for; depth and maps keep their range, as bilinear weights are not negative."""
+    if array is None or output.at_lr or array.shape[:2] == target:
+      return array
+    return resized(array, target, 'bicubic' if output.kind == 'image' else 'bilinear')
 
   @staticmethod
   def _typed(kind: str, array: np.ndarray | None, finish: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
@@ -160,10 +172,10 @@ class Restorer:
     variables = {part: self.variables[part] for part in plan.parts}
     view = self.system.view_size(self.modules, plan)
     if layout.tiles > 1 and view is not None:
-      context = self._prepare(variables, shrink(lr, view)[None], plan=plan)
+      context = self._prepare(variables, resized(lr, view)[None], plan=plan)
       for _ in range(self._passes(layout, plan) - 1):
         seen = self._pass(lr, seed, layout, context, variables, plan, (), ticks)['view']
-        context = self._advance(variables, context, shrink(seen, view)[None], plan=plan)
+        context = self._advance(variables, context, resized(seen, view)[None], plan=plan)
     return self._pass(lr, seed, layout, context, variables, plan, kept, ticks)
 
   def _pass(self, lr, seed, layout: '_Layout', context, variables, plan, kept, ticks) -> dict[str, np.ndarray]:
@@ -221,7 +233,15 @@ class Restorer:
     """The parts that `sample` needs with these options; the model may lack some."""
     return self.system.required(self.config, self.modules, self._options(options))
 
-  def check(self, *, scale: int = 4, tile: int = TILE, **options: Any) -> Any:
+  def result_size(
+    self, lr: tuple[int, int], scale: float | None = None, size: tuple[int, int] | None = None
+  ) -> tuple[int, int]:
+    """(height, width) of the result of an image of `lr`, (height, width); the others and errors as of `sample`."""
+    return inputs.target(scale, size, lr, self.config['scale'])
+
+  def check(
+    self, *, scale: float | None = None, size: tuple[int, int] | None = None, tile: int = TILE, **options: Any
+  ) -> Any:
     """Checks the options of `sample` without an image.
 
     Returns:
@@ -230,10 +250,9 @@ class Restorer:
     Raises:
       SSRError: an invalid option, or parts that the model lacks for it.
     """
-    scale, tile = inputs.typed('scale', scale, int), inputs.typed('tile', tile, int)
+    tile = inputs.typed('tile', tile, int)
     plan = self.system.plan(self.config, self.modules, self._options(options))
-    if scale != self.config['scale']:
-      raise SSRError(f"scale {scale}: model '{self.config['name']}' makes {self.config['scale']} only; use that")
+    inputs.target(scale, size, None, self.config['scale'])
     if tile != bucket(tile) or tile < 2 * OVERLAP:
       raise SSRError(f'tile {tile}: not a size that tiles have; use {max(bucket(tile), 2 * OVERLAP)}')
     return plan
@@ -347,7 +366,8 @@ def pad(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
   return np.pad(image, grow, mode='reflect') if any(high for _, high in grow) else image
 
 
-def shrink(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """Resizes [h, w, c] float32 bilinearly, antialiased; on the host, where a new size needs no compilation."""
+def resized(image: np.ndarray, shape: tuple[int, int], method: str = 'bilinear') -> np.ndarray:
+  """Resizes [h, w, c] float32, antialiased, like `image.resize`; on the host, where a new size needs no compilation."""
+  how = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}[method]
   planes = (Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)) for c in range(image.shape[-1]))
-  return np.stack([np.asarray(p.resize((shape[1], shape[0]), Image.Resampling.BILINEAR)) for p in planes], -1)
+  return np.stack([np.asarray(plane.resize((shape[1], shape[0]), how)) for plane in planes], -1)

@@ -292,3 +292,29 @@ def test_results_say_what_made_them_unless_asked_not_to(ssr, tiny_model_dir, tmp
     assert ssr(tmp_path / 'a.jpg', '-o', tmp_path / 'out' / f'b.{suffix}', '--no-metadata', '-q') == 0
     bare = io.read(tmp_path / 'out' / f'b.{suffix}')
     assert (bare.exif, bare.xmp, bare.dpi, bare.icc) == (None, None, None, b'profile')
+
+
+def test_results_of_any_size(ssr, photos, tmp_path, capsys):
+  """--size keeps the aspect ratio; the alpha channel has the size of the colours."""
+  alpha = np.tile(np.linspace(0, 255, 40).astype(np.uint8), (30, 1))
+  Image.fromarray(np.dstack([data.chelsea()[100:130, 100:140], alpha])).save(tmp_path / 'cat.png')
+  for options, size in (
+    (('--scale', '1'), (40, 30)),
+    (('--scale', '2.5'), (100, 75)),
+    (('--size', '200'), (200, 150)),
+    (('--size', '1000x90'), (120, 90)),
+  ):
+    assert ssr(tmp_path / 'cat.png', '-o', tmp_path / 'out.png', '--overwrite', '-q', *options) == 0
+    with Image.open(tmp_path / 'out.png') as image:
+      assert image.size == size and image.mode == 'RGBA', options
+  assert ssr(tmp_path / 'cat.png', '-o', tmp_path / 'new.png', '--size', '30') == 1
+  assert 'size 30x22: must be 1 to 8 times the size of the image, 40x30' in capsys.readouterr().err
+  for options, words in (
+    (('--size', '4x'), 'give WIDTHxHEIGHT'),
+    (('--size', 'x4'), 'give WIDTHxHEIGHT'),
+    (('--scale', '9'), 'scale 9: must be from 1 to 8'),
+    (('--scale', '2', '--size', '60'), 'exclude each other'),
+  ):
+    assert ssr(tmp_path / 'cat.png', '-o', tmp_path / 'new.png', *options) == 2
+    assert words in capsys.readouterr().err
+  assert not (tmp_path / 'new.png').exists()

@@ -69,7 +69,7 @@ def test_alpha_is_kept_where_the_format_can(tmp_path):
     assert not io.write(tmp_path / f'b{suffix}', picture)
     np.testing.assert_array_equal(io.read(tmp_path / f'b{suffix}').alpha, pixels[..., 3])
   assert 'transparency' in io.write(tmp_path / 'b.jpg', picture)[0]
-  up = io.upscale_alpha(picture.alpha, 4)
+  up = io.resize_alpha(picture.alpha, (48, 68))
   want = Image.fromarray(pixels[..., 3]).resize((68, 48), Image.Resampling.BICUBIC)
   np.testing.assert_array_equal(up, np.asarray(want))
 

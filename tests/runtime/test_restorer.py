@@ -216,7 +216,7 @@ def test_bad_images(model, lr, words):
 @pytest.mark.parametrize(
   'options, words',
   [
-    ({'scale': 2}, 'scale 2'),
+    ({'scale': 9}, 'scale 9'),
     ({'steps': 2.5}, 'steps 2.5'),
     ({'steps': 501}, 'more than the 500 that start 0.5 leaves'),
     ({'start': 1.5}, 'start 1.5'),

@@ -181,3 +181,46 @@ def test_eight_bits_are_the_nearest(off):
 def test_kernels_that_are_not_kept_are_none_and_the_rest_stays():
   found = _run(Ruler(), _photo(9, 9), keep_kernels=False)
   assert found.coarse is None and found.where.shape == (36, 36, 2)
+
+
+# -- Other sizes than the model's --------------------------------------------------------------------------------------
+
+
+def _by_hand(length, target):
+  """[target, length]: Pillow's bicubic along one axis, by its definition: Keys' kernel, a = -1/2, widened to shrink."""
+  stretch = max(1, length / target)
+  centres = (np.arange(target)[:, None] + 0.5) * length / target
+  x = np.abs(np.arange(length) + 0.5 - centres) / stretch
+  weights = np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
+  return weights / weights.sum(1, keepdims=True)
+
+
+@pytest.mark.parametrize('scale', [1, 1.5, 2, 3, 4, 5.3, 8])
+def test_a_result_of_another_scale_is_the_models_resized(scale):
+  lr = _photo(20, 30)
+  found = _run(Ruler(), lr, scale=scale)
+  H, W = round(scale * 20), round(scale * 30)
+  assert found.image.shape == (H, W, 3) and found.where.shape == (H, W, 2) and found.coarse.shape == (20, 30, 2)
+  own = lr.repeat(SCALE, 0).repeat(SCALE, 1)
+  wanted = np.einsum('ij,kl,jlc->ikc', _by_hand(20 * SCALE, H), _by_hand(30 * SCALE, W), own, optimize=True)
+  np.testing.assert_allclose(found.image, np.clip(wanted, 0, 1), atol=1e-5)
+  if scale == SCALE:
+    np.testing.assert_array_equal(found.image, own)
+  np.testing.assert_array_equal(_run(Ruler(), lr, size=(H, W)).image, found.image)
+
+
+def test_rounding_to_8_bit_comes_after_the_resize():
+  lr = np.rint(255 * _photo(20, 30)).astype(np.uint8)
+  found = _run(Ruler(), lr, scale=1.5)
+  own = lr.repeat(SCALE, 0).repeat(SCALE, 1)
+  wanted = np.einsum(
+    'ij,kl,jlc->ikc', _by_hand(20 * SCALE, 30), _by_hand(30 * SCALE, 45), own.astype(float), optimize=True
+  )
+  assert found.image.dtype == np.uint8
+  assert np.abs(found.image - np.clip(wanted, 0, 255)).max() <= 0.5 + 1e-3
+
+
+def test_a_batch_has_the_size_of_its_images():
+  found = _run(Ruler(), np.stack([_photo(20, 30), _photo(20, 30, 1)]), scale=2)
+  assert found.image.shape == (2, 40, 60, 3)
+  np.testing.assert_array_equal(found.image[1], _run(Ruler(), _photo(20, 30, 1), scale=2).image)

@@ -108,9 +108,7 @@ def _steps(part: str, training: Mapping[str, Any]) -> int:
   return training.get('steps', 0) + training.get('earlier_steps', {}).get(part, 0)
 
 
-def check_same_meaning(
-  place: str, config: Any, stage: Stage, about: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
+def check_same_meaning(place: str, config: Any, stage: Stage, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   """SSRError where the config would read weights otherwise than they were trained.
 
   Shapes do not tell: the number of a norm's groups or what a UNet predicts leave none of them different.

@@ -333,7 +333,8 @@ def _exif_of_size(block: bytes, width: int, height: int) -> bytes:
 def _is_deep(image: Image.Image) -> bool:
   """Whether the file has more than 8 bits per sample, as far as its header says; before the image is decoded."""
   if image.format == 'TIFF':
-    return max(getattr(image, 'tag_v2', {}).get(_BITS, (1,))) > 8
+    bits = getattr(image, 'tag_v2', {}).get(_BITS)
+    return isinstance(bits, tuple) and any(isinstance(n, int) and n > 8 for n in bits)  # damaged ones are anything
   if image.format == 'PPM':
     return any(isinstance(tile.args, tuple) and max(tile.args[-1:]) > 255 for tile in getattr(image, 'tile', ()))
   return any(';16' in str(tile.args) for tile in getattr(image, 'tile', ()))

@@ -14,6 +14,7 @@ import os
 import pathlib
 import stat
 import threading
+import traceback
 import warnings
 
 from PIL import Image, UnidentifiedImageError
@@ -61,7 +62,8 @@ def opened(source: str | os.PathLike | bytes, name: str | None = None) -> Iterat
 def guarded(name: str) -> Iterator[None]:
   """A context that Pillow's errors leave as an SSRError, which names the file, and in which its warnings are ignored.
 
-  Nothing but work of Pillow's belongs into it: every exception counts as damage of the file.
+  What Pillow raises counts as damage of the file, of whatever type it is. What our own code raises in this context is a
+  mistake of ours and passes through, except for the errors of the operating system and a lack of memory.
   """
   try:
     with _without_warnings:
@@ -77,8 +79,18 @@ def guarded(name: str) -> Iterator[None]:
   except Exception as error:  # Pillow's readers raise almost every type on damaged bytes
     if isinstance(error, OSError) and error.errno is not None:
       raise SSRError(f'{name}: cannot be read ({error.strerror}); check the path') from error
+    if not _from_pillow(error):
+      raise
     what = f'damaged or truncated ({first_line(error)})'
     raise SSRError(f'{name}: cannot be read as an image, {what}; get the file again') from error
+
+
+def _from_pillow(error: BaseException) -> bool:
+  """Whether Pillow raised an exception, or something that Pillow called: its code ran below the last of ours."""
+  frames = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
+  packages = [name.partition('.')[0] for name in frames]
+  last = max((i for i, package in enumerate(packages) if package == __package__.partition('.')[0]), default=-1)
+  return 'PIL' in packages[last + 1 :]
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:

@@ -24,7 +24,7 @@ NAME = 'manifest'
 """The item of a checkpoint that holds it."""
 
 _FORMAT = 1
-_FINITE = tuple(f'state/{field}/' for field in ('params', 'stats', 'ema', 'ema_stats')) + ('constants/',)
+_FINITE = ('state/params/', 'state/stats/', 'state/ema/', 'state/ema_stats/', 'constants/')
 """Where a NaN must not be: not in the optimiser's state, which no export holds."""
 
 

@@ -89,7 +89,7 @@ def _from_pillow(error: BaseException) -> bool:
   """Whether Pillow raised an exception, or something that Pillow called: its code ran below the last of ours."""
   frames = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
   packages = [name.partition('.')[0] for name in frames]
-  last = max((i for i, package in enumerate(packages) if package == __package__.partition('.')[0]), default=-1)
+  last = max((i for i, package in enumerate(packages) if package == __name__.partition('.')[0]), default=-1)
   return 'PIL' in packages[last + 1 :]
 
 

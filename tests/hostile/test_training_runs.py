@@ -2,6 +2,7 @@
 
 import datetime
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -72,6 +73,35 @@ def test_a_second_run_names_the_first_and_is_not_blocked_by_its_death(tmp_path):
       pytest.fail('two runs in a workdir')
   with lock.held(place):  # it ends with the block
     pass
+
+
+def _flock_that_fails(monkeypatch, number):
+  def flock(*unused):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_locks_is_told_and_the_run_goes_on(number, tmp_path, monkeypatch, capsys):
+  _flock_that_fails(monkeypatch, number)
+  place = tmp_path / 'run'
+  said = f'--workdir={place}: cannot be locked ({os.strerror(number)}): nothing keeps a second run out of there'
+  with lock.held(place):
+    assert capsys.readouterr().err == said + '\n'
+  holder = (place / 'lock').read_text()
+  assert holder.startswith(f'process {os.getpid()} on ')
+  with lock.held(place):
+    assert capsys.readouterr().err == f'{said}; see that {holder} has ended\n'
+
+
+def test_a_lock_that_fails_otherwise_is_refused_with_the_reason(tmp_path, monkeypatch):
+  _flock_that_fails(monkeypatch, errno.EIO)
+  with (
+    pytest.raises(SSRError, match=r'run: its lock cannot be taken \(Input/output error\)'),
+    lock.held(tmp_path / 'run'),
+  ):
+    pytest.fail('not locked')
 
 
 def test_train_takes_the_lock_before_it_reads_anything(tmp_path, photos):

@@ -5,6 +5,7 @@ the tags that it knows. TIFF is written here, with Pillow's class of TIFF direct
 Pillow writes either EXIF or XMP.
 """
 
+import contextlib
 import functools
 import io
 import os
@@ -38,7 +39,8 @@ def read_tiff(source: str | os.PathLike | bytes) -> bytes | None:
 def is_deep(image: Image.Image) -> bool:
   """Whether the file has more than 8 bits per sample, as far as its header says; before the image is decoded."""
   if image.format == 'TIFF':
-    return max(getattr(image, 'tag_v2', {}).get(258, (1,))) > 8
+    bits = getattr(image, 'tag_v2', {}).get(258)
+    return isinstance(bits, tuple) and any(isinstance(n, int) and n > 8 for n in bits)  # damaged ones are anything
   if image.format == 'PPM':
     return any(isinstance(tile.args, tuple) and max(tile.args[-1:]) > 255 for tile in getattr(image, 'tile', ()))
   return any(';16' in str(tile.args) for tile in getattr(image, 'tile', ()))
@@ -98,8 +100,8 @@ def about(data: bytes) -> tuple[About, Image.Exif]:
   exif.load_from_fp(io.BytesIO(data))
   icc, xmp = (tags.get(tag) for tag in (34675, 700))
   dpi = None
-  if {282, 283} <= tags.keys() and tags.get(296, 2) in (2, 3):
-    inches = 1 if tags.get(296, 2) == 2 else 2.54
+  with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # absent or damaged tags
+    inches = {2: 1, 3: 2.54}[tags.get(296, 2)]
     dpi = plausible_dpi(float(tags[282]) * inches, float(tags[283]) * inches)
   return About(_block(icc), xmp=_block(xmp), dpi=dpi), exif
 

@@ -14,6 +14,7 @@ import os
 import pathlib
 import stat
 import threading
+import traceback
 import warnings
 
 from PIL import Image, UnidentifiedImageError
@@ -37,6 +38,7 @@ FORMATS = {
 }
 """{Pillow's name of a format that is read: its suffixes}."""
 
+_DECODERS = {'PIL', 'pyvips'}
 # Without a handler Python prints Pillow's messages to stderr, where they name no file.
 logging.getLogger('PIL').addHandler(logging.NullHandler())
 
@@ -63,9 +65,10 @@ def opened(source: str | os.PathLike | bytes, name: str | None = None) -> Iterat
 
 @contextlib.contextmanager
 def guarded(name: str) -> Iterator[None]:
-  """A context that Pillow's errors leave as an SSRError, which names the file, and in which its warnings are ignored.
+  """A context that a decoder's errors leave as an SSRError, which names the file, and without Pillow's warnings.
 
-  Nothing but work of Pillow's belongs into it: every exception counts as damage of the file.
+  What Pillow or libvips raises counts as damage of the file, of whatever type it is. What our own code raises in this
+  context is a mistake of ours and passes through, except for errors of the operating system and a lack of memory.
   """
   try:
     with _without_warnings:
@@ -82,8 +85,18 @@ def guarded(name: str) -> Iterator[None]:
   except Exception as error:  # Pillow's readers raise almost every type on damaged bytes
     if isinstance(error, OSError) and error.errno is not None:
       raise SSRError(f'{name}: cannot be read ({error.strerror}); check the path') from error
+    if not _from_decoder(error):
+      raise
     what = f'damaged or truncated ({first_line(error)})'
     raise SSRError(f'{name}: cannot be read as an image, {what}; get the file again') from error
+
+
+def _from_decoder(error: BaseException) -> bool:
+  """Whether a decoder raised an exception, or something that it called: its code ran below the last of ours."""
+  frames = [frame.f_globals.get('__name__', '') for frame, _ in traceback.walk_tb(error.__traceback__)]
+  packages = [name.partition('.')[0] for name in frames]
+  last = max((i for i, package in enumerate(packages) if package == __name__.partition('.')[0]), default=-1)
+  return not _DECODERS.isdisjoint(packages[last + 1 :])
 
 
 def read_bytes(path: str | os.PathLike) -> bytes:

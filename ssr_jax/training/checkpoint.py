@@ -127,23 +127,21 @@ class Checkpoints:
     where = self._directory / str(step)
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, {'state': state, 'constants': constants})
     try:
-      facts = manifest.read_facts(where)
-      stored = {name: shape for name, (shape, _) in facts.arrays.items()}
-      stored = stored or {name: tuple(x.shape) for name, x in manifest.names(manifest.metadata(where)).items()}
+      facts = manifest.read_shapes(where)
     except manifest.Damaged as error:
       raise SSRError(f'{where}: damaged ({error}); run the same command again') from error
-    self._check_fit(where, target, stored)
+    self._check_fit(where, target, facts.arrays)  # orbax does not compare shapes, and converts types
     found = self._manager.restore(step, args=ocp.args.Composite(state=ocp.args.StandardRestore(target)))['state']
     if facts.checksums is not None and manifest.checksums(found) != facts.checksums:
       raise SSRError(f'{where}: what was read is not what was saved; run the same command again')
     return found['state'], found['constants'], facts.data, facts.about
 
-  def _check_fit(self, where: pathlib.Path, target: Tree, stored: Mapping[str, tuple[int, ...]]) -> None:
+  def _check_fit(self, where: pathlib.Path, target: Tree, stored: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
     """SSRError unless a checkpoint has the arrays that the config makes."""
-    ours = {name: tuple(leaf.shape) for name, leaf in manifest.names(target).items()}
+    ours = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in manifest.names(target).items()}
     for name in sorted(ours.keys() | stored.keys()):
       if ours.get(name) != stored.get(name):
-        a, b = (str(shapes.get(name, 'absent')) for shapes in (stored, ours))
+        a, b = (' '.join(map(str, arrays.get(name, ('absent',)))) for arrays in (stored, ours))
         raise SSRError(
           f'{where}: does not fit the config ({name} is {a}, the config says {b}); go on with the config it was '
           'written with, or name another --workdir'

@@ -7,11 +7,14 @@ import errno
 import os
 import pathlib
 import socket
+import sys
 
 from ssr_jax.training import distributed
-from ssr_jax.types import SSRError
+from ssr_jax.types import SSRError, one_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+"""What flock says on a file system that has no locks, or whose server for them is away."""
 
 
 @contextlib.contextmanager
@@ -19,7 +22,8 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
   """Creates a workdir and holds its lock, on process 0 for all processes of a run.
 
   The lock is the kernel's, on the open file WORKDIR/lock: it ends with the process that holds it, however that ends.
-  The file stays and names the last holder.
+  The file stays and names the last holder. On a file system without locks a run goes on with a warning: it could not
+  train there at all otherwise, and the file still says who was there last.
 
   Raises:
     SSRError: another process trains there, the workdir cannot be written, or its disk is full in the body of the
@@ -59,12 +63,32 @@ def _take(workdir: pathlib.Path) -> int:
 
 
 def _flock(descriptor: int, workdir: pathlib.Path) -> None:
+  """Takes the lock; where there is none to take, says so and who was there last, and the run goes on."""
   try:
     import fcntl
-  except ImportError:  # not a POSIX system
-    return
-  try:
-    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-  except BlockingIOError:
-    holder = os.pread(descriptor, 200, 0).decode(errors='replace') or 'another process'
-    raise SSRError(f'--workdir={workdir}: {holder} trains there; wait for it, or name another one') from None
+  except ImportError:
+    reason = 'this system has none'
+  else:
+    try:
+      return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      holder = _holder(descriptor) or 'another process'
+      raise SSRError(f'--workdir={workdir}: {holder} trains there; wait for it, or name another one') from None
+    except OSError as error:
+      if error.errno not in _NO_LOCKS:
+        raise SSRError(
+          f'--workdir={workdir}: its lock cannot be taken ({error.strerror}); look at its disk, or name another one'
+        ) from error
+      reason = error.strerror
+  last = _holder(descriptor)
+  ended = f'; see that {last} has ended' if last else ''
+  print(
+    f'--workdir={workdir}: cannot be locked ({reason}): nothing keeps a second run out of there{ended}',
+    file=sys.stderr,
+    flush=True,
+  )
+
+
+def _holder(descriptor: int) -> str:
+  """What the lock's file says of the last process that held it; '' for a new file."""
+  return one_line(os.pread(descriptor, 200, 0).decode(errors='replace'))

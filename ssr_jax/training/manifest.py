@@ -24,7 +24,8 @@ NAME = 'manifest'
 """The item of a checkpoint that holds it."""
 
 _FORMAT = 1
-_FINITE = ('params', 'stats', 'ema', 'ema_stats')  # fields of a state that must not hold a NaN
+_FINITE = ('state/params/', 'state/stats/', 'state/ema/', 'state/ema_stats/', 'constants/')
+"""Where a NaN must not be: not in the optimiser's state, which no export holds."""
 
 
 class Damaged(Exception):
@@ -88,10 +89,9 @@ def make(tree: Tree, data: Any, about: Any, metrics: Mapping[str, float] | None)
 
 
 def not_finite(tree: Tree) -> str | None:
-  """Name of the first weight, batch statistic or average that is not finite; None if all are."""
+  """Name of the first weight, batch statistic, average or constant that is not finite; None if all are."""
   for name, leaf in names(tree).items():
-    checked = any(name.startswith(f'state/{field}/') for field in _FINITE)
-    if checked and not finite_array(_on_host(leaf)):
+    if name.startswith(_FINITE) and not finite_array(_on_host(leaf)):
       return name
   return None
 
@@ -105,24 +105,38 @@ def read(directory: pathlib.Path) -> Contents:
   Raises:
     Damaged: something is missing, cannot be read, or is not what was saved.
   """
-  facts = read_facts(directory)
+  facts = read_shapes(directory)
   try:
-    stored = metadata(directory)
-    found = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in names(stored).items()}
-    if facts.checksums is not None and found != facts.arrays:
-      name = next(n for n in sorted(found.keys() | facts.arrays.keys()) if found.get(n) != facts.arrays.get(n))
-      raise Damaged(f'array {name} is {found.get(name)}, the manifest says {facts.arrays.get(name)}')
-    for group in _groups(stored):
+    for group in _groups(metadata(directory)):
       _check_group(load(directory, group), facts.checksums)
   except _NOT_DAMAGE:
     raise
   except Exception as error:  # whatever orbax and tensorstore raise for a garbled file
     raise Damaged(_line(error)) from error
+  return facts
+
+
+def read_shapes(directory: pathlib.Path) -> Contents:
+  """`read` without the arrays' data, with the shapes and types that the arrays have.
+
+  Raises:
+    Damaged: as `read`; also where the manifest says other shapes than the arrays have.
+  """
+  facts = read_facts(directory)
+  try:
+    found = {name: (tuple(leaf.shape), str(leaf.dtype)) for name, leaf in names(metadata(directory)).items()}
+  except _NOT_DAMAGE:
+    raise
+  except Exception as error:
+    raise Damaged(_line(error)) from error
+  if facts.checksums is not None and found != facts.arrays:
+    name = next(n for n in sorted(found.keys() | facts.arrays.keys()) if found.get(n) != facts.arrays.get(n))
+    raise Damaged(f'array {name} is {found.get(name)}, the manifest says {facts.arrays.get(name)}')
   return dataclasses.replace(facts, arrays=found)
 
 
 def read_facts(directory: pathlib.Path) -> Contents:
-  """`read` without the arrays' data: the JSON items, which are small.
+  """`read` without the arrays: the JSON items, which are small. The shapes are what the manifest says, unchecked.
 
   Raises:
     Damaged: as `read`.

@@ -46,12 +46,17 @@ _SAID = [
   'train.weight_decay',
 ]
 
+_ABSENT = object()
+
 # Places. What lies there counts, and `check_content` compares it.
 _PLACES = ('data.train', 'init_from', 'parts_from')
 
 
 def changes(workdir: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
   """Compares the config of a checkpoint with that of the run that goes on from it.
+
+  A field that the checkpoint's config lacks is said, not refused: a newer version of the program brings fields, and
+  what there was before it has no value to compare. One that only the checkpoint's config has did have a value.
 
   Args:
     workdir: of the run, for messages.
@@ -62,19 +67,18 @@ def changes(workdir: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> 
     what has changed, 'field=new (was old)', of fields that may change but should be known.
 
   Raises:
-    SSRError: a field has changed that the result depends on.
+    SSRError: a field has changed or is gone that the result depends on.
   """
   old, new = _flat(before), _flat(now)
-  differ = [name for name in sorted(old.keys() & new.keys()) if old[name] != new[name]]
-  said = [name for name in differ if name in _SAID or name in _PLACES]
-  bad = [name for name in differ if name not in said and not _free(name)]
+  differ = [name for name in sorted(old | new) if not _free(name) and old.get(name, _ABSENT) != new.get(name, _ABSENT)]
+  bad = [name for name in differ if name in old and name not in _SAID and name not in _PLACES]
   if bad:
-    words = ', '.join(f'{name}={new[name]} (was {old[name]})' for name in bad)
+    words = ', '.join(_words(name, old, new) for name in bad)
     raise SSRError(
       f'{workdir}: its checkpoint was made with another config: {words}; go on with the old value, or start a new run '
       f'from its weights with --config.init_from={workdir} and another --workdir'
     )
-  return [f'{name}={new[name]} (was {old[name]})' for name in said]
+  return [_words(name, old, new) for name in differ]
 
 
 def check_content(workdir: Any, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
@@ -106,10 +110,16 @@ def _free(name: str) -> bool:
   return any(name == field or name.startswith(f'{field}.') for field in _FREE)
 
 
+def _words(name: str, old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+  value = f'{name}={new[name]}' if name in new else f'no {name}'
+  return f'{value} (was {old[name]})' if name in old else f'{value} (its checkpoint has no such field)'
+
+
 def _flat(tree: Mapping[str, Any], path: str = '') -> dict[str, Any]:
+  """{path joined by '.': value}; an empty section has none."""
   found: dict[str, Any] = {}
   for name, value in tree.items():
-    if isinstance(value, Mapping) and value:
+    if isinstance(value, Mapping):
       found |= _flat(value, f'{path}{name}.')
     else:
       found[f'{path}{name}'] = value

@@ -61,7 +61,7 @@ def start_from(config: Any, stage: Stage, first: Callable[[], Tree], resumed: bo
     return start
   if config.init_from:
     start.origin, variables, about = read_initial(config.init_from, config.system, stage.trains)
-    start.inherited = check_same_meaning(config, stage, about)
+    start.inherited = check_same_meaning(f'init_from={config.init_from}', config, stage, about)
     start.earlier, start.parent = about['steps'], about['name']
     for part in stage.trains:
       for name, tree in (('params', params), ('batch_stats', stats), ('constants', constants)):
@@ -108,15 +108,16 @@ def _steps(part: str, training: Mapping[str, Any]) -> int:
   return training.get('steps', 0) + training.get('earlier_steps', {}).get(part, 0)
 
 
-def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def check_same_meaning(place: str, config: Any, stage: Stage, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
   """SSRError where the config would read weights otherwise than they were trained.
 
   Shapes do not tell: the number of a norm's groups or what a UNet predicts leave none of them different.
 
   Args:
+    place: where the weights come from, for messages.
     config: of this run.
     stage: of this run.
-    about: from `read_initial`.
+    about: has 'parts' and 'sections' as from `read_initial`.
 
   Returns:
     {part: {field: value}} of the fields that are measured, not configured.
@@ -130,13 +131,11 @@ def check_same_meaning(config: Any, stage: Stage, about: Mapping[str, Any]) -> d
       if name in stage.measures.get(part, ()):
         inherited.setdefault(part, {})[name] = b
       elif a != b and name not in systems.get(config.system).parts[part].adjustable:
-        raise SSRError(
-          f'init_from={config.init_from}: config.model.{part}.{name} is {a}, the weights were trained with {b}'
-        )
+        raise SSRError(f'{place}: config.model.{part}.{name} is {a}, the weights were trained with {b}')
   try:
     stage.check_sections(about['sections'])
   except SSRError as error:
-    raise SSRError(f'init_from={config.init_from}: {error}') from error
+    raise SSRError(f'{place}: {error}') from error
   return inherited
 
 

@@ -32,7 +32,7 @@ from ssr_jax.training import (
   stages,
 )
 from ssr_jax.training import state as state_lib
-from ssr_jax.training.start import start_from
+from ssr_jax.training.start import check_same_meaning, start_from
 from ssr_jax.types import SSRError
 
 
@@ -116,6 +116,7 @@ class Run:
   def _check_same_run(self, facts: Mapping[str, Any]) -> None:
     """SSRError where the run that goes on from a checkpoint would not be the one that its log describes."""
     changed = resume.changes(self.workdir, facts.get('config', {}), json.loads(self.config.to_json_best_effort()))
+    check_same_meaning(str(self.workdir), self.config, self.stage, facts['export'])  # a module's defaults, too
     resume.check_content(self.workdir, facts.get('content', {}), self.content)
     self.changes = facts.get('changes', []) + [f'step {self.first_step}: {change}' for change in changed]
     if changed and self.is_primary:

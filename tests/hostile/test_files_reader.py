@@ -5,6 +5,7 @@ import io as iolib
 import os
 import pathlib
 import struct
+import types
 import warnings
 
 import numpy as np
@@ -12,7 +13,7 @@ from PIL import EpsImagePlugin, Image
 import pytest
 
 from ssr_jax.data import sources
-from ssr_jax.image import io, opening
+from ssr_jax.image import deep, io, opening
 from ssr_jax.types import SSRError
 
 _PIXELS = np.random.default_rng(0).integers(0, 256, (20, 24, 3), np.uint8)
@@ -139,11 +140,36 @@ def test_an_error_of_any_type_names_the_file(tmp_path, monkeypatch):
     def fail(*_, error=error, **__):
       raise error
 
-    monkeypatch.setattr('PIL.PngImagePlugin.PngImageFile.load', fail)
+    monkeypatch.setattr('PIL.ImageFile.ImageFile.load_prepare', fail)  # which Pillow's `load` calls
     with pytest.raises(SSRError, match='a.png: .*(as an image|memory)'):
       io.read(tmp_path / 'a.png')
     with pytest.raises(sources.BadRecord, match='a.png: '):
       sources.from_spec(f'folder:{tmp_path}')[0]
+
+
+def test_a_mistake_of_ours_is_not_called_damage(tmp_path, monkeypatch):
+  """Neither where our code raises, nor where NumPy does that our code calls; a lack of memory is one line anyway."""
+  (tmp_path / 'a.png').write_bytes(_encoded('PNG'))
+
+  def ours(image):
+    return {}[image.mode]
+
+  def numpys(image):
+    return np.linalg.inv(np.asarray(image)[..., 0])
+
+  for helper, kind in ((ours, KeyError), (numpys, np.linalg.LinAlgError)):
+    code = types.FunctionType(helper.__code__, vars(io))  # as if it stood there
+    monkeypatch.setattr(deep, 'is_deep', code)
+    for read in (
+      io.read,
+      lambda path: io.decode(path.read_bytes(), 'a'),
+      lambda path: io.convert(Image.open(path), 'a'),
+    ):
+      with pytest.raises(kind):
+        read(tmp_path / 'a.png')
+  monkeypatch.setattr(deep, 'is_deep', lambda image: np.zeros(10**15))
+  with pytest.raises(SSRError, match='a.png: the image needs more memory than there is'):
+    io.read(tmp_path / 'a.png')
 
 
 def test_damaged_exif_costs_the_exif_only(tmp_path):

@@ -176,8 +176,13 @@ def test_an_average_that_is_not_finite_is_neither_saved_nor_exported(tmp_path):
   broken['ema']['net']['w'][3, 4] = np.nan
   with pytest.raises(SSRError, match='step 4: ema/net/w is not finite.*step 3 is the last good one'):
     store.save(4, broken, CONSTANTS, {}, ABOUT)
+  wrong = {'net': {'pca': np.array([0, np.inf, 2], np.float32)}}
+  with pytest.raises(SSRError, match='step 4: constants/net/pca is not finite.*step 3 is the last good one'):
+    store.save(4, _state(4), wrong, {}, ABOUT)
   store.close()
   assert _steps(folder) == [2, 3]
+  with pytest.raises(SSRError, match='not exported: net/constants/pca is not finite'):
+    export.write({'net': {'constants': wrong['net']}}, ABOUT['export'], tmp_path / 'model')
   with pytest.raises(SSRError, match='not exported: net/params/w is not finite'):
     export.write({'net': {'params': broken['ema']['net']}}, ABOUT['export'], tmp_path / 'model')
   figure = ABOUT['export'] | {'training': {'validation': {'psnr': float('nan')}}}
@@ -237,12 +242,32 @@ def test_one_from_before_there_were_manifests_is_read_with_a_line(two, tmp_path,
   store.close()
 
 
+@pytest.mark.parametrize('shape', [(20, 50), (40, 60)])
+def test_a_forged_manifest_does_not_pass_an_array_for_one_of_another_shape(shape, two, tmp_path):
+  """Orbax does not compare shapes, and a checksum does not tell them."""
+  folder = pathlib.Path(shutil.copytree(two, tmp_path / 'checkpoints'))
+  store = _open(folder)
+  path = folder / '2' / manifest.NAME / 'metadata'
+  body = json.loads(path.read_text())
+  del body['sha256']
+  body['arrays']['state/params/net/w']['shape'] = list(shape)
+  path.write_text(json.dumps(body | {'sha256': manifest._sha256_of_json(body)}))
+  target = _state(0)
+  target['params']['net']['w'] = np.zeros(shape, np.float32)
+  with pytest.raises(SSRError, match=r'/2: damaged .array state/params/net/w is \(\(40, 50\).*the manifest says'):
+    store.restore(2, target, CONSTANTS)
+  store.close()
+
+
 def test_another_config_is_no_damage(two, tmp_path):
   folder = pathlib.Path(shutil.copytree(two, tmp_path / 'checkpoints'))
   store = _open(folder)
   other = _state(0)
   other['params']['net']['w'] = np.zeros((3, 3), np.float32)
   with pytest.raises(SSRError, match=r'does not fit the config .state/params/net/w is \(40, 50\)'):
+    store.restore(2, other, CONSTANTS)
+  other['params']['net']['w'] = np.zeros((40, 50), np.float16)
+  with pytest.raises(SSRError, match=r'net/w is \(40, 50\) float32, the config says \(40, 50\) float16'):
     store.restore(2, other, CONSTANTS)
   store.close()
   assert _steps(folder) == [1, 2]

@@ -2,6 +2,7 @@
 
 import datetime
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from ssr_jax.data import sources
 from ssr_jax.training import fields, lock, resume, trainer
 from ssr_jax.types import SSRError
 from tests.systems.toy import config as toy_config
+from tests.systems.toy import network
 
 _HOLDER = """
 import fcntl, sys, time
@@ -71,6 +73,35 @@ def test_a_second_run_names_the_first_and_is_not_blocked_by_its_death(tmp_path):
       pytest.fail('two runs in a workdir')
   with lock.held(place):  # it ends with the block
     pass
+
+
+def _flock_that_fails(monkeypatch, number):
+  def flock(*unused):
+    raise OSError(number, os.strerror(number))
+
+  monkeypatch.setattr(fcntl, 'flock', flock)
+
+
+@pytest.mark.parametrize('number', [errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL])
+def test_a_file_system_without_locks_is_told_and_the_run_goes_on(number, tmp_path, monkeypatch, capsys):
+  _flock_that_fails(monkeypatch, number)
+  place = tmp_path / 'run'
+  said = f'--workdir={place}: cannot be locked ({os.strerror(number)}): nothing keeps a second run out of there'
+  with lock.held(place):
+    assert capsys.readouterr().err == said + '\n'
+  holder = (place / 'lock').read_text()
+  assert holder.startswith(f'process {os.getpid()} on ')
+  with lock.held(place):
+    assert capsys.readouterr().err == f'{said}; see that {holder} has ended\n'
+
+
+def test_a_lock_that_fails_otherwise_is_refused_with_the_reason(tmp_path, monkeypatch):
+  _flock_that_fails(monkeypatch, errno.EIO)
+  with (
+    pytest.raises(SSRError, match=r'run: its lock cannot be taken \(Input/output error\)'),
+    lock.held(tmp_path / 'run'),
+  ):
+    pytest.fail('not locked')
 
 
 def test_train_takes_the_lock_before_it_reads_anything(tmp_path, photos):
@@ -203,8 +234,50 @@ def test_what_may_change_is_said_and_what_changes_nothing_is_not():
     f'train.learning_rate=1e-05 (was {before["train"]["learning_rate"]})',
     'train.steps=9 (was 2)',
   ]
-  del before['data']['places']  # a field that is younger than the checkpoint
-  assert resume.changes('DIR', before, _json(tiny.get_config('kernel'))) == []
+
+
+def test_a_field_or_section_that_came_is_said_and_one_that_went_is_refused():
+  now = _json(tiny.get_config('kernel'))
+  came = _json(tiny.get_config('kernel'))
+  del came['data']['places'], came['eval'], came['mesh']['fsdp'], came['model']['nbsr']
+  came['svkr'] = {}  # an empty section has no fields
+  fields_ = [f'{section}.{name}' for section in ('model.nbsr', 'svkr') for name in _at(now, section)]
+  assert resume.changes('DIR', came, now) == [
+    f'{name}={_at(now, name)} (its checkpoint has no such field)' for name in sorted(['data.places', *fields_])
+  ]
+  for path in ('data.places', 'recipe.mode', 'recipe', 'model.dkenet', 'model.dkenet.features', 'svkr', 'loss'):
+    *parents, last = path.split('.')
+    went = _json(tiny.get_config('kernel'))
+    del _at(went, '.'.join(parents))[last]
+    with pytest.raises(SSRError, match=rf'another config: (no {path}.* \(was .*\)(, )?)+; go on with the old value'):
+      resume.changes('DIR', now, went)
+  went = _json(tiny.get_config('kernel'))
+  del went['eval'], went['mesh'], went['debug'], went['train']['warmup']
+  assert resume.changes('DIR', now, went) == [f'no train.warmup (was {now["train"]["warmup"]})']
+
+
+def _at(tree, path):
+  for name in path.split('.') if path else ():
+    tree = tree[name]
+  return tree
+
+
+def test_what_a_field_that_came_means_is_compared_with_the_modules_default(photos, tmp_path, monkeypatch, capsys):
+  class Residual(network.Residual):
+    slope: float = 0.0  # no shape depends on it
+
+  monkeypatch.setattr(network, 'Residual', Residual)
+  config = _config(photos, train__steps=1, train__batch_size=2)
+  assert trainer.train(config, str(tmp_path / 'run')) == 0
+  config = _config(photos, train__steps=2, train__batch_size=2)
+  config.model.residual.slope = 0.5
+  with pytest.raises(SSRError, match=r'run: config.model.residual.slope is 0.5, the weights were trained with 0.0'):
+    trainer.train(config, str(tmp_path / 'run'))
+  config.model.residual.slope = 0.0
+  capsys.readouterr()
+  assert trainer.train(config, str(tmp_path / 'run')) == 0
+  said = 'goes on with model.residual.slope=0.0 (its checkpoint has no such field), train.steps=2 (was 1)'
+  assert said in capsys.readouterr().out
 
 
 def test_other_photos_and_other_frozen_weights_are_refused_wherever_they_lie(photos, tmp_path):

@@ -253,13 +253,13 @@ def test_weights_are_not_read_as_what_they_are_not(photos, tiny_model_dir):
   """Neither the schedule nor a norm's groups show in any shape."""
   config = _config('diffusion', photos, tiny_model_dir, init_from='there')
   about = {'parts': {'unet': config.model.unet.to_dict()}, 'sections': {'schedule': {}}}
-  assert start.check_same_meaning(config, stages.build(config), about) == {}
+  assert start.check_same_meaning('there', config, stages.build(config), about) == {}
   other = common.apply(config.copy_and_resolve_references(), {'schedule.prediction': 'v'})
   with pytest.raises(SSRError, match="there: config.schedule.prediction is 'v', the UNet was trained with 'eps'"):
-    start.check_same_meaning(other, stages.build(other), about)
+    start.check_same_meaning('there', other, stages.build(other), about)
   other = common.apply(config.copy_and_resolve_references(), {'model.unet.groups': 1})
   with pytest.raises(SSRError, match='config.model.unet.groups is 1, the weights were trained with'):
-    start.check_same_meaning(other, stages.build(other), about)
+    start.check_same_meaning('there', other, stages.build(other), about)
 
 
 def test_asked_to_stop_before_the_first_step_it_claims_nothing(photos, tiny_model_dir, tmp_path, monkeypatch, capsys):

@@ -210,3 +210,22 @@ def test_files_that_could_both_be_meant_are_refused(folders, capsys):
   assert cli.main(['metrics', str(hr), str(sr)]) == 2
   err = capsys.readouterr().err
   assert 'a_SR.png' in err and 'a_x4.png' in err and 'both fit' in err and 'a_HR.png' in err
+
+
+def test_published_values_by_the_command(data_dir, tmp_path):
+  """OSEDiff's images of DRealSR and the metrics that its authors published; all 93 are in docs/results.md."""
+  if not pristine.LIVE.is_file():
+    pytest.skip(f'{pristine.LIVE} is absent: set SSR_DATA to the folder of the test data')
+  with open(data_dir / 'drealsr' / 'osediff_metrics.csv') as file:
+    published_rows = list(csv.DictReader(file))[5::24]
+  for folder in ('hr', 'osediff'):
+    (tmp_path / folder).mkdir()
+    for row in published_rows:
+      (tmp_path / folder / row['image']).symlink_to((data_dir / 'drealsr' / folder / row['image']).resolve())
+  table = tmp_path / 'scores.csv'
+  options = ['--metrics', 'psnr,ssim,niqe', '--niqe-model', str(pristine.LIVE), '--csv', str(table)]
+  assert cli.main(['metrics', str(tmp_path / 'hr'), str(tmp_path / 'osediff'), *options]) == 0
+  ours = {f'{row["image"]}.png': row for row in csv.DictReader(table.open())}
+  for row in published_rows:
+    for name, tolerance in (('psnr', 1e-3), ('ssim', 1e-3), ('niqe', 2e-2)):
+      assert float(ours[row['image']][name]) == pytest.approx(float(row[name]), abs=tolerance), (row['image'], name)

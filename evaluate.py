@@ -17,8 +17,8 @@ per image exclude compilation.
 
 Fields of config.eval: dataset; metrics; models, out of bicubic and the variants of the model's system, of SSR restored
 (the image before diffusion) and result (after diffusion); model, a name or a directory; dtype of its networks; recipes
-such as 'smooth/no_noise'; seed; niqe_params, the pristine model of NIQE, without which NIQE is left out; limit, how
-many photos, 0 for all; pictures, how many; sampling, options of the model's sampler.
+such as 'smooth/no_noise'; seed; niqe_params, the pristine model of NIQE, if not the imported or the package's own one;
+limit, how many photos, 0 for all; pictures, how many; sampling, options of the model's sampler.
 """
 
 import sys

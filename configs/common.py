@@ -100,7 +100,7 @@ def base(stage: str, system: str) -> ConfigDict:
   config.eval.dtype = 'float32'  # or 'bfloat16', of its networks' computation
   config.eval.recipes = ('smooth/no_noise', 'smooth/noise_jpeg')
   config.eval.seed = 0
-  config.eval.niqe_params = ''  # NIQE's pristine model, an .npz with mu_pris_param and cov_pris_param
+  config.eval.niqe_params = ''  # NIQE's pristine model, an .npz; '': the imported one, else ours
   config.eval.limit = 0  # number of images; 0 for all
   config.eval.pictures = 4
   # Options of `Restorer.sample`; None takes the model's default.

@@ -21,6 +21,7 @@ _EXAMPLES = """examples:
   ssr info ssr                                   a system: its parts, options, stages and sizes
   ssr info compact                               a model: its parts, training, operations
   ssr metrics hr/ out/ --metrics psnr,ssim --csv scores.csv
+  ssr metrics out/ --metrics niqe                without originals
   ssr degrade photos/ -o set/ --recipe smooth/noise_jpeg --seed 0   LR images for a benchmark
   ssr data check folder:photos/ --min-side 128   find images that are unfit for training
   ssr data pack folder:photos/ shards/           ArrayRecord shards, which load faster from a shared disk

@@ -1,14 +1,32 @@
-"""`ssr metrics`: scores images against their originals."""
+"""`ssr metrics`: scores images that exist, with or without their originals."""
 
 import argparse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
 import math
+import os
 import pathlib
+from typing import Any
 
 import numpy as np
 
-from ssr_jax.cli import console, terminal
+from ssr_jax.cli import console, pairs, terminal
 from ssr_jax.image import io
 from ssr_jax.types import SSRError, one_line
+
+Job = tuple[pathlib.Path | None, pathlib.Path]
+"""An original, None where there is none, and the image to score."""
+
+_EXAMPLES = """examples:
+  ssr metrics hr/ out/                              PSNR and SSIM on Y, by file name
+  ssr metrics hr/ out/ --metrics psnr,ssim --space rgb --crop 4
+  ssr metrics hr/ out/ --metrics psnr,gmsd,haarpsi,log_spectrum,niqe --csv scores.csv --markdown scores.md
+  ssr metrics out/ --metrics niqe                   no originals needed
+  ssr metrics out/ --metrics seam --seam-tile 512,64
+
+names: 0801.png belongs to 0801.png; where there is none, to 0801x4.png, 0801_SR.png, 0801-x4_out.png and the like;
+two files that could be meant are an error.
+"""
 
 
 def add(commands, common: argparse.ArgumentParser) -> None:
@@ -16,91 +34,243 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   score = commands.add_parser(
     'metrics',
     parents=[common],
-    help='score images against their originals',
-    description='Scores images against originals of the same file name; suffixes may differ. PSNR and SSIM are on Y '
-    'of YCbCr.',
+    help='score images, against their originals or without',
+    usage='ssr metrics [options] [HR_DIR] SR_DIR',
+    description='Scores images of any origin. PSNR and SSIM are on Y of YCbCr unless --space says otherwise.',
+    epilog=_EXAMPLES,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  score.add_argument('hr', metavar='HR_DIR', help='folder of the originals')
-  score.add_argument('sr', metavar='SR_DIR', help='folder of the images to score')
-  score.add_argument('--metrics', default='psnr,ssim', metavar='LIST', help='names, with commas (default: psnr,ssim)')
-  score.add_argument('--csv', metavar='FILE', help='write a table: image, the metrics; last row mean')
+  score.add_argument(
+    'folders', nargs='+', metavar='DIR', help='the folder of the originals, if there are any; that of the images'
+  )
+  score.add_argument(
+    '--metrics', metavar='LIST', help='names, with commas (default: psnr,ssim; without originals niqe)'
+  )
+  score.add_argument('--csv', metavar='FILE', help='write a table: image, the metrics; last row mean; - is stdout')
+  score.add_argument('--json', metavar='FILE', help='write images, means and how they were measured; - is stdout')
+  score.add_argument('--markdown', metavar='FILE', help='write the table as Markdown; - is stdout')
   score.add_argument('--crop', type=int, default=0, metavar='N', help='border left out, in pixels (default: 0)')
-  score.add_argument('--niqe-model', metavar='FILE', help="NIQE's pristine model, an .npz file")
+  score.add_argument('--space', choices=('y', 'rgb'), default='y', help='of PSNR and SSIM (default: y)')
+  score.add_argument(
+    '--niqe-model', metavar='FILE', help="NIQE's pristine model, an .npz file (default: the imported one, else ours)"
+  )
+  score.add_argument(
+    '--seam-tile', metavar='N[,M]', help='for seam: side of the tiles and their overlap in pixels of the images'
+  )
+  score.add_argument('--jobs', type=int, metavar='N', help='images scored at once (default: the number of cores)')
+  score.add_argument('-q', '--quiet', action='store_true', help='no progress bar')
   score.set_defaults(command=_score)
 
 
 def _score(arguments: argparse.Namespace) -> int:
-  from ssr_jax import metrics
   from ssr_jax.evaluation.report import tables
 
-  names = [name.strip() for name in arguments.metrics.split(',') if name.strip()]
-  scorers = _load(names, {'niqe': arguments.niqe_model})
-  pairs, failed = _pairs(pathlib.Path(arguments.hr), pathlib.Path(arguments.sr))
+  outputs = {form: getattr(arguments, form) for form in ('csv', 'json', 'markdown')}
+  _check(arguments, outputs)
+  names = [name.strip() for name in (arguments.metrics or '').split(',') if name.strip()]
+  names = names or (['psnr', 'ssim'] if len(arguments.folders) == 2 else ['niqe'])
+  tile = _tile(arguments.seam_tile)
+  scorers = _load(names, len(arguments.folders) == 2, tile is not None, arguments.niqe_model)
+  jobs, failures = _jobs([pathlib.Path(folder) for folder in arguments.folders])
+  for line in failures:
+    console.say(line)
+
+  options = {'crop': arguments.crop, 'space': arguments.space}
   rows = []
-  for original, scored in pairs:
-    try:
-      reference, image = io.read(original).rgb, io.read(scored).rgb
-      if reference.shape != image.shape:
-        raise SSRError(f'{scored}: {_size(image)}, but {original} is {_size(reference)}; sizes must be the same')
-      values = metrics.score(scorers, image=image, reference=reference, crop=arguments.crop)
-    except Exception as error:
-      terminal.check_stopped()
-      if arguments.debug and not isinstance(error, SSRError):
-        raise
-      failed += 1
-      console.say(console.line_of(error, original))
-    else:
-      rows.append({'image': one_line(original.stem), **values})
-      if unknown := [name for name, value in values.items() if math.isnan(value)]:
-        console.say(f'{scored}: no {", ".join(unknown)} for this image; the mean leaves it out')
+  with console.progress_bar(len(jobs), arguments) as progress:
+    results = _in_order(lambda job: _values(scorers, job, tile, options), jobs, arguments.jobs or _cores())
+    for index, ((original, image), result) in enumerate(zip(jobs, results, strict=True)):
+      progress(index + 1, len(jobs))
+      if isinstance(result, Exception):
+        terminal.check_stopped()
+        if arguments.debug and not isinstance(result, SSRError):
+          raise result
+        failures.append(console.line_of(result, original or image))
+        console.say(failures[-1])
+        continue
+      rows.append({'image': one_line((original or image).stem), **result})
+      if unknown := [name for name, value in result.items() if math.isnan(value)]:
+        console.say(f'{image}: no {", ".join(unknown)} for this image; the mean leaves it out')
   if rows:
     rows.append({'image': 'mean', **tables.means(rows, (), names)[0]})
-  _print(rows, names, [metric.digits for metric in scorers.values()])
-  if arguments.csv:
-    io.write_bytes(arguments.csv, tables.to_csv(rows, ('image', *names)).encode())
-  return 1 if failed else 0
+
+  heads = {name: scorer.heading(arguments.space) for name, scorer in scorers.items()}
+  texts: dict[str, Callable[[], str]] = {
+    'csv': lambda: tables.to_csv(rows, ('image', *names)),
+    'json': lambda: tables.to_json(_report(arguments, heads, rows, failures)),
+    'markdown': lambda: _markdown(rows, scorers, heads),
+  }
+  if '-' not in outputs.values():
+    _print(rows, scorers, heads)
+  for form, target in outputs.items():
+    if target == '-':
+      print(texts[form](), end='')
+    elif target:
+      io.write_bytes(target, texts[form]().encode())
+  return 1 if failures else 0
 
 
-def _load(names: list[str], weights: dict[str, str | None]):
+def _check(arguments: argparse.Namespace, outputs: Mapping[str, str | None]) -> None:
+  """SSRError for options that do not fit together."""
+  if len(arguments.folders) > 2:
+    raise SSRError(f'{arguments.folders[2]}: one folder too many; give [HR_DIR] SR_DIR')
+  if list(outputs.values()).count('-') > 1:
+    raise SSRError('only one of --csv, --json and --markdown can go to stdout (-); give the others a file')
+  if arguments.jobs is not None and arguments.jobs < 1:
+    raise SSRError(f'--jobs {arguments.jobs}: must be at least 1')
+  if arguments.crop < 0:
+    raise SSRError(f'--crop {arguments.crop}: must not be negative')
+
+
+def _load(names: list[str], originals: bool, tiles: bool, niqe_model: str | None):
   """The metrics ready to use.
 
   Raises:
-    SSRError: an unknown metric, one that needs more than two images, or weights that are missing or cannot be read.
+    SSRError: an unknown metric, one that lacks an input, or weights that are missing or cannot be read.
   """
   from ssr_jax import metrics
+  from ssr_jax.weights import published
 
   for name, metric in metrics.get(names).items():
-    lacking = sorted(set(metric.needs) - {'image', 'reference'})
+    lacking = sorted(set(metric.needs) - {'image', 'reference', 'borders'})
     if lacking:
-      raise SSRError(f"metric '{name}' needs {', '.join(lacking)}, which two folders do not hold; leave it out")
-    if metric.weights and not weights.get(name):
-      raise SSRError(f"metric '{name}' needs its {metric.weights}; give --{name}-model FILE")
+      raise SSRError(f"metric '{name}' needs {', '.join(lacking)}, which folders of images do not hold; leave it out")
+    if 'reference' in metric.needs and not originals:
+      raise SSRError(f"metric '{name}' needs the originals: ssr metrics HR_DIR SR_DIR; or leave it out")
+    if 'borders' in metric.needs and not tiles:
+      raise SSRError(f"metric '{name}' needs to know the tiles; give --seam-tile N or N,OVERLAP")
+  weights = {name: published.of_metric(name) for name in names} | ({'niqe': niqe_model} if niqe_model else {})
   return metrics.load(names, weights)
 
 
-def _pairs(hr: pathlib.Path, sr: pathlib.Path) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], int]:
-  """(original, image to score) by file name, and the number of originals without an image, each named on stderr.
+def _tile(text: str | None) -> tuple[int, int] | None:
+  """--seam-tile as (side, overlap).
 
   Raises:
-    SSRError: a folder does not exist, or has no images.
+    SSRError: it is none.
   """
-  for folder in (hr, sr):
+  if text is None:
+    return None
+  numbers = text.split(',')
+  if len(numbers) > 2 or not all(number.strip().isdecimal() for number in numbers):
+    raise SSRError(f'--seam-tile {text}: give the side of the tiles, or side,overlap, such as 512,64')
+  side, overlap = int(numbers[0]), int(numbers[1]) if len(numbers) == 2 else 0
+  if side < 16 or overlap >= side:
+    raise SSRError(f'--seam-tile {text}: the side must be at least 16, the overlap below the side')
+  return side, overlap
+
+
+def _jobs(folders: Sequence[pathlib.Path]) -> tuple[list[Job], list[str]]:
+  """What to score, and one line for each original without an image.
+
+  Raises:
+    SSRError: a folder does not exist or has no images, or it is not clear which files belong together.
+  """
+  for folder in folders:
     if not folder.is_dir():
       raise SSRError(f'{folder}: not a folder')
-  originals, scored = ({path.stem: path for path in console.images(folder, False)} for folder in (hr, sr))
-  for stem, original in originals.items():
-    if stem not in scored:
-      line = SSRError(f'{sr}: no image named {stem}; names must be those of {hr}')
-      console.say(console.line_of(line, original))
-  pairs = [(original, scored[stem]) for stem, original in originals.items() if stem in scored]
-  return pairs, len(originals) - len(pairs)
+  found = [console.images(folder, False) for folder in folders]
+  if len(found) == 1:
+    return [(None, path) for path in found[0]], []
+  paired = pairs.match(*found)
+  if paired.images:
+    others = f' and {len(paired.images) - 1} more' if len(paired.images) > 1 else ''
+    console.say(f'{paired.images[0]}{others}: no original in {folders[0]}; left out')
+  lines = [
+    f'{original}: {folders[1]}: no image named {original.stem}; names must be those of {folders[0]}'
+    for original in paired.originals
+  ]
+  return list(paired.matched), lines
 
 
-def _print(rows: list[dict], names: list[str], digits: list[int]) -> None:
+def _values(scorers, job: Job, tile: tuple[int, int] | None, options: Mapping[str, Any]) -> dict[str, float]:
+  """The metrics of one image.
+
+  Raises:
+    SSRError: a file that cannot be read, or sizes that differ.
+    ValueError: an image that is too small for a metric.
+  """
+  from ssr_jax import metrics
+  from ssr_jax.metrics import seam
+
+  original, scored = job
+  image, reference = io.read(scored).rgb, None
+  if original is not None:
+    reference = io.read(original).rgb
+    if reference.shape != image.shape:
+      raise SSRError(f'{scored}: {_size(image)}, but {original} is {_size(reference)}; sizes must be the same')
+  borders = tile and seam.borders(image.shape[:2], *tile)
+  return metrics.score(scorers, image=image, reference=reference, borders=borders, **options)
+
+
+def _in_order(function: Callable[[Job], Any], jobs: Sequence[Job], workers: int) -> Iterator[Any]:
+  """The results of `function`, or the errors that it raised, in the order of the jobs.
+
+  Threads, because the metrics spend their time in NumPy and SciPy, which let other threads run; processes would each
+  need a second to import them, and survive a parent that Ctrl-C ends. At most two jobs a worker wait at any time.
+  """
+  if workers == 1:
+    yield from (_attempt(function, job) for job in jobs)
+    return
+  pool = futures.ThreadPoolExecutor(min(workers, max(len(jobs), 1)), 'ssr-metrics')
+  try:
+    waiting: list[futures.Future] = []
+    for job in jobs:
+      waiting.append(pool.submit(_attempt, function, job))
+      if len(waiting) > 2 * workers:
+        yield waiting.pop(0).result()
+    for future in waiting:
+      yield future.result()
+  finally:
+    pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _attempt(function: Callable[[Job], Any], job: Job) -> Any:
+  try:
+    return function(job)
+  except Exception as error:
+    return error
+
+
+def _cores() -> int:
+  """The cores that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+def _print(rows: Sequence[Mapping[str, Any]], scorers: Mapping[str, Any], heads: Mapping[str, str]) -> None:
+  for name, scorer in scorers.items():
+    if scorer.weights:
+      console.tell(f'{name}: {heads[name]}')
   width = max([len(row['image']) for row in rows] + [5])
-  print('image'.ljust(width), *(name.rjust(12) for name in names))
+  print('image'.ljust(width), *(name.rjust(12) for name in scorers))
   for row in rows:
-    print(row['image'].ljust(width), *(f'{row[name]:12.{places}f}' for name, places in zip(names, digits, strict=True)))
+    print(row['image'].ljust(width), *(f'{row[name]:12.{scorer.digits}f}' for name, scorer in scorers.items()))
+
+
+def _markdown(rows: Sequence[Mapping[str, Any]], scorers: Mapping[str, Any], heads: Mapping[str, str]) -> str:
+  arrows = {name: '↑' if scorer.higher_is_better else '↓' for name, scorer in scorers.items()}
+  lines = ['| image | ' + ' | '.join(f'{heads[name]} {arrows[name]}' for name in scorers) + ' |']
+  lines.append('|---|' + '---:|' * len(scorers))
+  for row in rows:
+    cells = ['–' if math.isnan(row[name]) else f'{row[name]:.{scorer.digits}f}' for name, scorer in scorers.items()]
+    lines.append('| ' + ' | '.join([row['image'].replace('|', r'\|'), *cells]) + ' |')
+  return '\n'.join(lines) + '\n'
+
+
+def _report(arguments: argparse.Namespace, heads: Mapping[str, str], rows: list, failures: list[str]) -> dict[str, Any]:
+  """The content of --json."""
+  return {
+    'protocol': {
+      'originals': arguments.folders[0] if len(arguments.folders) == 2 else None,
+      'images': arguments.folders[-1],
+      'crop': arguments.crop,
+      'tile': arguments.seam_tile,
+      'metrics': heads,
+    },
+    'images': rows[:-1],
+    'mean': rows[-1] if rows else None,
+    'failures': [one_line(line) for line in failures],
+  }
 
 
 def _size(image: np.ndarray) -> str:

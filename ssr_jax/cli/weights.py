@@ -46,14 +46,16 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
   action = actions.add_parser(
     'import',
     parents=[common],
-    help='import public weights into a model',
-    description='Writes the networks of Stable Diffusion 1.5 or 2.1, DPT, Depth Anything V2 or MANet into a model.',
+    help='import public weights into a model, or those of a metric',
+    description='Writes the networks of Stable Diffusion 1.5 or 2.1, DPT, Depth Anything V2 or MANet into a model. '
+    '`ssr weights import niqe FILE` keeps the published pristine model of NIQE, which is the default from then on.',
   )
   action.add_argument(
     'source',
     metavar='SOURCE',
     help='a folder in the layout of diffusers or transformers, a file, a name from `ssr weights list`, or a hub id',
   )
+  action.add_argument('file', nargs='?', metavar='FILE', help="with SOURCE niqe: the metric's published file")
   action.add_argument(
     '--as',
     dest='name',
@@ -165,8 +167,18 @@ def _path(arguments: argparse.Namespace) -> int:
 
 
 def _import(arguments: argparse.Namespace) -> int:
-  from ssr_jax.weights import importers, store
+  from ssr_jax.weights import importers, published, store
 
+  entry = published.PUBLISHED.get(arguments.source)
+  if entry and entry.metric:
+    if arguments.name or arguments.prompt:
+      raise SSRError(f'{arguments.source}: weights of a metric, which become no part of a model; leave the options out')
+    path = published.install(arguments.source, arguments.file or published.fetch(arguments.source))
+    print(f"written to {path}; the metric '{entry.metric}' reads it by default")
+    return 0
+  if arguments.file:
+    known = ', '.join(name for name, entry in published.PUBLISHED.items() if entry.metric)
+    raise SSRError(f'{arguments.file}: a second name goes with the weights of a metric ({known}) only; leave it out')
   source = pathlib.Path(arguments.source)
   name = arguments.name or (source.stem if source.suffix in importers.SUFFIXES else source.name)
   if name in store.BUNDLED:

@@ -8,6 +8,7 @@ import jax
 
 from ssr_jax import metrics as metrics_lib
 from ssr_jax.types import SSRError
+from ssr_jax.weights import published
 
 SCALE = 4
 """HR size divided by LR size."""
@@ -80,18 +81,27 @@ class Settings:
     """Loads the metrics.
 
     Returns:
-      The metrics, without those whose weights the config does not name; and a line for each of the latter.
+      The metrics, without those that have no weights; and a line for each of the latter. Weights are those that the
+      config names, else those that `ssr weights import` wrote, else the package's own.
 
     Raises:
       SSRError: weights that cannot be read.
     """
+    weights = self._files()
     missing = [
-      name for name, metric in metrics_lib.get(self.metrics).items() if metric.weights and not self.weights.get(name)
+      name
+      for name, metric in metrics_lib.get(self.metrics).items()
+      if metric.weights and not metric.bundled and not weights.get(name)
     ]
     notes = [
       f'{name} is left out: eval.{_WEIGHTS[name]} names no {metrics_lib.METRICS[name].weights}' for name in missing
     ]
-    return metrics_lib.load([name for name in self.metrics if name not in missing], self.weights), notes
+    return metrics_lib.load([name for name in self.metrics if name not in missing], weights), notes
+
+  def _files(self) -> dict[str, Any]:
+    """The weights of each metric that has some: those that the config names, else those that were imported."""
+    weighted = [name for name in self.metrics if metrics_lib.METRICS[name].weights]
+    return {name: self.weights.get(name) or published.of_metric(name) for name in weighted}
 
 
 def describe(settings: Settings, images: int, degraded: bool, model: str) -> dict[str, str]:
@@ -109,10 +119,16 @@ def describe(settings: Settings, images: int, degraded: bool, model: str) -> dic
   return {
     'dataset': f'{settings.dataset}, {images} images',
     'model': model,
-    'measured': _MEASURED,
+    'measured': _measured(settings),
     'degradation': f'seed {settings.seed} and file name' if degraded else 'none: LR images as given',
     'seconds': f'per image, calls that compiled nothing; {jax.default_backend()}, jax {jax.__version__}',
   }
+
+
+def _measured(settings: Settings) -> str:
+  """What all metrics have in common, and the weights of those that the package has weights for, by heading."""
+  named = [name for name in settings.metrics if metrics_lib.METRICS[name].bundled]
+  return '; '.join([_MEASURED, *(m.heading() for m in metrics_lib.load(named, settings._files()).values())])
 
 
 def words(value: str | Sequence[str]) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Image quality metrics: one file each, one registry.
 
 Each file has the formula as a pure function and a `Metric` that calls it. Arrays may be NumPy's or JAX's, float in
-[0, 1] or uint8; all metrics but LR-PSNR's blur are computed in float64 on the host. The numbers published in this field
-are taken from 8-bit images, so the caller should round to 8 bit first.
+[0, 1] or uint8; all metrics but LR-PSNR's blur are computed in float64 on the host (`pixels`). The numbers published in
+this field are taken from 8-bit images, so the caller should round to 8 bit first.
 
 `depth_errors` is not in the registry: it gives four numbers at once, and compares depth maps, not images.
 """
@@ -12,7 +12,7 @@ import math
 import os
 from typing import Any
 
-from ssr_jax.metrics import kernel_psnr, lr_psnr, niqe, psnr, ssim
+from ssr_jax.metrics import gmsd, haarpsi, kernel_psnr, log_spectrum, lr_psnr, niqe, psnr, seam, ssim
 from ssr_jax.metrics.base import Inputs, Metric
 from ssr_jax.types import SSRError
 
@@ -23,6 +23,10 @@ METRICS: Mapping[str, type[Metric]] = {
   for metric in (
     psnr.PSNR,
     ssim.SSIM,
+    gmsd.GMSD,
+    haarpsi.HaarPSI,
+    log_spectrum.LogSpectrum,
+    seam.Seam,
     lr_psnr.LRPSNR,
     kernel_psnr.KernelPSNR,
     niqe.NIQE,

@@ -12,7 +12,9 @@ Inputs = Mapping[str, Any]
 
   image          [H, W, 3] uint8 or float in [0, 1], the image to score
   reference      [H, W, 3] uint8 or float in [0, 1], the original (HR)
-  crop           pixels left out on every side of `image` and `reference`; default 0
+  crop           pixels left out on every side of `image` and `reference`, by metrics that compare the two; default 0
+  space          what PSNR and SSIM are measured on, 'y' (default) or 'rgb'
+  borders        (rows, columns) at which tiles of `image` meet: of each tile but the first, its first row or column
   lr_clean       [h, w, 3] float in [0, 1], the LR image before noise, JPEG and rounding
   kernels        [h, w, k*k], estimated blur kernels
   true_kernels   [h, w, k*k], the kernels that made the LR image
@@ -27,7 +29,8 @@ class Metric(abc.ABC):
     label: column heading, with the unit.
     higher_is_better: whether larger values are better.
     needs: names of the `Inputs` without which there is no value.
-    weights: what `load` reads from a file, in words; empty for a metric that needs no file.
+    weights: what `load` reads from a file, in words; empty for a metric that reads no file.
+    bundled: whether the package has such a file, which `load` reads where none is given.
     digits: decimals to print.
   """
 
@@ -36,6 +39,7 @@ class Metric(abc.ABC):
   higher_is_better: ClassVar[bool]
   needs: ClassVar[tuple[str, ...]]
   weights: ClassVar[str] = ''
+  bundled: ClassVar[bool] = False
   digits: ClassVar[int] = 2
 
   @classmethod
@@ -62,6 +66,11 @@ class Metric(abc.ABC):
     Raises:
       ValueError: shapes that do not fit together, or an image that is too small.
     """
+
+  def heading(self, space: str = 'y') -> str:
+    """Column heading of values measured in this space; it names the weights where other weights give other values."""
+    del space
+    return self.label
 
   @classmethod
   def lacks(cls, inputs: Inputs) -> tuple[str, ...]:

@@ -44,7 +44,7 @@ def lr_psnr(reference: ArrayLike, kernels: ArrayLike, lr_clean: ArrayLike) -> fl
   if (h, w) != tuple(lr_clean.shape[:2]):
     raise ValueError(f'kernels for {h}x{w} pixels do not fit an LR image of {lr_clean.shape[0]}x{lr_clean.shape[1]}')
   again = _blur_downsample(_float(reference)[None], jnp.asarray(kernels, jnp.float32)[None], scale)
-  return psnr(np.clip(np.asarray(again[0]), 0, 1), _float(lr_clean))
+  return psnr(np.clip(np.asarray(again[0]), 0, 1), _float(lr_clean), textbook=True)
 
 
 _blur_downsample = functools.partial(jax.jit, static_argnums=2)(blur.blur_downsample)

@@ -1,10 +1,10 @@
-"""Structural similarity on luma (Wang et al. 2004)."""
+"""Structural similarity, on luma or RGB (Wang et al. 2004)."""
 
 import numpy as np
 from scipy import ndimage
 
+from ssr_jax.metrics import pixels
 from ssr_jax.metrics.base import Inputs, Metric
-from ssr_jax.metrics.psnr import luma_pair
 from ssr_jax.types import ArrayLike
 
 _RADIUS = 5
@@ -12,7 +12,7 @@ _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 
 
 class SSIM(Metric):
-  """SSIM on Y; see `ssim`."""
+  """SSIM, on Y unless 'space' says otherwise; see `ssim`."""
 
   name = 'ssim'
   label = 'SSIM-Y'
@@ -21,12 +21,18 @@ class SSIM(Metric):
   digits = 4
 
   def __call__(self, inputs: Inputs) -> float:
-    """SSIM of 'image' against 'reference', without 'crop' pixels on every side."""
-    return ssim(inputs['image'], inputs['reference'], inputs.get('crop') or 0)
+    """SSIM of 'image' against 'reference' in 'space', without 'crop' pixels on every side."""
+    return ssim(inputs['image'], inputs['reference'], inputs.get('crop') or 0, inputs.get('space') or 'y')
+
+  def heading(self, space: str = 'y') -> str:
+    """See `Metric.heading`."""
+    return f'SSIM-{pixels.SPACES[space]}'
 
 
-def ssim(image: ArrayLike, reference: ArrayLike, crop: int = 0, textbook: bool = False) -> float:
-  """Mean SSIM on MATLAB's Y: 11x11 Gaussian window, sigma 1.5, valid region, population covariance, no downsampling.
+def ssim(image: ArrayLike, reference: ArrayLike, crop: int = 0, space: str = 'y', textbook: bool = False) -> float:
+  """Mean SSIM: 11x11 Gaussian window, sigma 1.5, valid region, population covariance, no downsampling.
+
+  It is measured on MATLAB's Y (16 to 235), or on R, G and B, each by itself, and averaged.
 
   The numbers published in this field come from pyiqa, which rounds Y to integers and replaces a negative
   contrast-structure term by zero. The latter changes the mean by up to 0.006 where an image has texture that the
@@ -36,6 +42,7 @@ def ssim(image: ArrayLike, reference: ArrayLike, crop: int = 0, textbook: bool =
     image: RGB [H, W, 3], uint8 or float in [0, 1].
     reference: RGB of the same size.
     crop: pixels left out on every side.
+    space: 'y' or 'rgb'.
     textbook: neither round nor clip, as Wang et al. define SSIM and scikit-image computes it.
 
   Returns:
@@ -44,11 +51,17 @@ def ssim(image: ArrayLike, reference: ArrayLike, crop: int = 0, textbook: bool =
   Raises:
     ValueError: the sizes differ, or a side has fewer than 11 pixels after the crop.
   """
-  x, y = luma_pair(image, reference, crop)
-  if min(x.shape) <= 2 * _RADIUS:
-    raise ValueError(f'SSIM needs at least 11x11 pixels; got {x.shape[0]}x{x.shape[1]}')
+  pixels.check_pair(image, reference)
+  x, y = pixels.planes(image, crop, space), pixels.planes(reference, crop, space)
+  if min(x.shape[1:]) <= 2 * _RADIUS:
+    raise ValueError(f'SSIM needs at least 11x11 pixels; got {x.shape[1]}x{x.shape[2]}')
   if not textbook:
     x, y = np.round(x), np.round(y)
+  return float(np.mean([_ssim(a, b, textbook) for a, b in zip(x, y, strict=True)]))
+
+
+def _ssim(x: np.ndarray, y: np.ndarray, textbook: bool) -> float:
+  """Mean SSIM of two planes [H, W]."""
   mean_x, mean_y = _window(x), _window(y)
   var_x = _window(x * x) - mean_x**2
   var_y = _window(y * y) - mean_y**2

@@ -1,5 +1,7 @@
 """Published checkpoints that can be imported: where to get them, how to find a local copy, and how to verify it.
 
+Those of metrics are single files, which `install` copies to where `of_metric` finds them.
+
 The sha256 are those on the publishers' pages (huggingface.co, 'Large File Pointer Details'). Those of Stable Diffusion
 1.5's UNet and text encoder, and all sizes, are from lists in public repositories. They were read in November 2026. None
 stands for a value that was not found. The sha256 also verifies files from a mirror.
@@ -10,6 +12,7 @@ import hashlib
 import os
 import pathlib
 
+from ssr_jax.image import io
 from ssr_jax.types import SSRError
 from ssr_jax.weights import store
 
@@ -38,12 +41,14 @@ class Checkpoint:
     places: hub ids in order of preference, or the web site that a file is published on.
     licence: the licence of the weights, as the publisher states it.
     files: the weight files. Other files of the checkpoint (config.json ...) have no published sha256.
+    metric: the metric that reads the file, by name; empty for a checkpoint whose networks become parts of a model.
   """
 
   description: str
   places: tuple[str, ...]
   licence: str
   files: tuple[File, ...]
+  metric: str = ''
 
 
 PUBLISHED: dict[str, Checkpoint] = {
@@ -126,6 +131,19 @@ PUBLISHED: dict[str, Checkpoint] = {
     ('github.com/JingyunLiang/MANet (releases)',),
     'Apache-2.0',
     (File('stage3_MANet+RRDB_x4.pth'),),
+  ),
+  'niqe': Checkpoint(
+    "NIQE: LIVE's pristine model, which published values are measured with",
+    ('github.com/XPixelGroup/BasicSR (basicsr/metrics)',),
+    'Apache-2.0 (BasicSR)',
+    (
+      File(
+        'niqe_pris_params.npz',
+        11_850,
+        '2a7c182a68c9e7f1b2e2e5ec723279d6f65d912b6fcaf37eb2bf03d7367c4296',
+      ),
+    ),
+    metric='niqe',
   ),
 }
 
@@ -225,6 +243,48 @@ def check(source: str | os.PathLike, path: pathlib.Path) -> None:
         problem = _problem(place, file)
         if problem:
           raise SSRError(f'{problem}; to import other weights, give the path of their folder')
+
+
+def install(name: str, path: str | os.PathLike) -> pathlib.Path:
+  """Copies the published weights of a metric to where `of_metric` finds them.
+
+  Args:
+    name: a name in `PUBLISHED` whose checkpoint has a `metric`.
+    path: the file, or a folder that holds it under its published name.
+
+  Returns:
+    the copy.
+
+  Raises:
+    SSRError: the file is missing, or is not the published one.
+  """
+  (file,) = PUBLISHED[name].files
+  source = pathlib.Path(path)
+  source = source / file.name if source.is_dir() else source
+  if problem := _problem(source, file):
+    raise SSRError(f'{problem} from {" or ".join(PUBLISHED[name].places)}')
+  target = downloads(name) / file.name
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+  except OSError as error:
+    raise SSRError(f'{target.parent}: cannot be made ({error.strerror}); set SSR_WEIGHTS to another folder') from error
+  io.write_bytes(target, source.read_bytes())
+  return target
+
+
+def of_metric(metric: str) -> pathlib.Path | None:
+  """The installed weights of a metric; None if there are none.
+
+  Raises:
+    SSRError: the file was changed since it was installed.
+  """
+  for name, entry in PUBLISHED.items():
+    path = downloads(name) / entry.files[0].name
+    if entry.metric == metric and path.exists():
+      if problem := _problem(path, entry.files[0]):
+        raise SSRError(f'{problem}, or remove it')
+      return path
+  return None
 
 
 def _problem(path: pathlib.Path, file: File) -> str | None:

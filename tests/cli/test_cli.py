@@ -205,7 +205,6 @@ def test_metrics_scores_pairs(tmp_path, capsys):
   'arguments, words',
   [
     (['--metrics', 'nosuch'], 'nosuch'),
-    (['--metrics', 'niqe'], '--niqe-model'),
     (['--metrics', 'kernel_psnr'], 'leave it out'),
   ],
 )

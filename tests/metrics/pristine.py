@@ -28,14 +28,6 @@ def generated(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 def fit(path: pathlib.Path) -> pathlib.Path:
   """Writes the statistics of generated images as a pristine model file; returns its path."""
-  window = np.outer(*[np.exp(-(np.arange(-3, 4) ** 2) / (2 * (7 / 6) ** 2))] * 2)
-  window /= window.sum()
   rng = np.random.default_rng(0)
-  features = np.concatenate([niqe.block_features(generated(rng, (288, 288)), window) for _ in range(6)])
-  np.savez(
-    path,
-    mu_pris_param=features.mean(0, keepdims=True),
-    cov_pris_param=np.cov(features, rowvar=False),
-    gaussian_window=window,
-  )
+  niqe.save_pristine(path, niqe.fit((generated(rng, (288, 288)) for _ in range(6)), 'generated', sharpness=0))
   return path

@@ -11,13 +11,36 @@ from tests.metrics import pristine
 
 
 def test_unknown_name_lists_the_known_ones():
-  with pytest.raises(SSRError, match="unknown metric 'pnsr'; known: psnr, ssim, lr_psnr, kernel_psnr, niqe"):
+  with pytest.raises(
+    SSRError,
+    match="unknown metric 'pnsr'; known: psnr, ssim, gmsd, haarpsi, log_spectrum, seam, lr_psnr, kernel_psnr, niqe",
+  ):
     metrics.get(['psnr', 'pnsr'])
 
 
 def test_directions():
   better = {name: metric.higher_is_better for name, metric in metrics.METRICS.items()}
-  assert better == {'psnr': True, 'ssim': True, 'lr_psnr': True, 'kernel_psnr': True, 'niqe': False}
+  higher = {'psnr', 'ssim', 'haarpsi', 'lr_psnr', 'kernel_psnr'}
+  assert {name for name, is_better in better.items() if is_better} == higher
+  assert better.keys() - higher == {'gmsd', 'log_spectrum', 'seam', 'niqe'}
+
+
+def test_headings_say_what_was_measured():
+  loaded = metrics.load(['psnr', 'ssim', 'gmsd', 'niqe'])
+  assert [m.heading() for m in loaded.values()] == ['PSNR-Y (dB)', 'SSIM-Y', 'GMSD', 'NIQE (ssr_jax free photos)']
+  assert [loaded[name].heading('rgb') for name in ('psnr', 'ssim', 'gmsd')] == ['PSNR-RGB (dB)', 'SSIM-RGB', 'GMSD']
+
+
+def test_options_reach_the_metrics_that_compare():
+  rng = np.random.default_rng(0)
+  image, reference = rng.uniform(size=(2, 48, 48, 3))
+  names = ['psnr', 'ssim', 'gmsd', 'haarpsi', 'log_spectrum']
+  cropped = metrics.score(names, image=image, reference=reference, crop=8)
+  assert cropped == metrics.score(names, image=image[8:-8, 8:-8], reference=reference[8:-8, 8:-8])
+  whole = metrics.score(names, image=image, reference=reference)
+  assert all(whole[name] != cropped[name] for name in names)
+  rgb = metrics.score(names, image=image, reference=reference, space='rgb')
+  assert {name for name in names if rgb[name] != whole[name]} == {'psnr', 'ssim'}
 
 
 def test_score_keeps_order_and_marks_what_cannot_be_computed():
@@ -28,7 +51,7 @@ def test_score_keeps_order_and_marks_what_cannot_be_computed():
 
 
 def test_every_metric_says_what_it_is():
-  inputs = {'image', 'reference', 'lr_clean', 'kernels', 'true_kernels'}
+  inputs = {'image', 'reference', 'borders', 'lr_clean', 'kernels', 'true_kernels'}
   for name, metric in metrics.METRICS.items():
     assert metric.name == name and metric.label and metric.digits > 0
     assert metric.needs and set(metric.needs) <= inputs
@@ -43,8 +66,8 @@ def test_a_metric_owns_its_weights(tmp_path):
   assert values['niqe'] == metrics.niqe.niqe(image, metrics.niqe.load_pristine(path))
 
 
-def test_weights_that_are_missing_or_too_many_are_one_clear_line():
-  with pytest.raises(SSRError, match="'niqe' needs its pristine model"):
-    metrics.load(['niqe'])
+def test_weights_that_cannot_be_read_or_are_too_many_are_one_clear_line():
+  with pytest.raises(SSRError, match='absent.npz: no pristine model'):
+    metrics.load(['niqe'], {'niqe': 'absent.npz'})
   with pytest.raises(SSRError, match="'psnr' reads no weights"):
     metrics.load(['psnr'], {'psnr': 'some.npz'})

@@ -1,4 +1,4 @@
-"""SSIM on Y against scikit-image and published values."""
+"""SSIM against scikit-image and published values."""
 
 import numpy as np
 import pytest
@@ -24,6 +24,13 @@ def test_textbook_equals_scikit_image(pair, crop):
   )
   assert ssim(*pair, crop=crop, textbook=True) == pytest.approx(expected, abs=1e-9)
   assert ssim(*pair, crop=crop) == pytest.approx(expected, abs=3e-3)
+
+
+def test_textbook_equals_scikit_image_on_rgb(pair):
+  options = dict(data_range=255, gaussian_weights=True, sigma=1.5, use_sample_covariance=False)
+  expected = references.structural_similarity(pair[1], pair[0], channel_axis=-1, **options)
+  assert ssim(*pair, space='rgb', textbook=True) == pytest.approx(expected, abs=1e-9)
+  assert ssim(*pair, space='rgb') != ssim(*pair)
 
 
 def test_negative_structure_counts_as_zero_by_default():

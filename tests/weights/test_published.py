@@ -45,7 +45,7 @@ def test_the_list_is_well_formed():
     assert entry.places and entry.licence and entry.files, name
     for file in entry.files:
       assert file.sha256 is None or re.fullmatch('[0-9a-f]{64}', file.sha256), (name, file)
-      assert file.bytes is None or file.bytes > 10_000_000, (name, file)
+      assert file.bytes is None or entry.metric or file.bytes > 10_000_000, (name, file)
   sums = [file.sha256 for entry in published.PUBLISHED.values() for file in entry.files if file.sha256]
   assert len(sums) == len(set(sums)) >= 8
 
@@ -103,3 +103,59 @@ def test_a_model_of_the_same_name_comes_first(home, capsys):
   (home / 'net' / 'model.json').write_text('{}')
   assert cli.main(['weights', 'path', 'net']) == 0
   assert capsys.readouterr().out.strip() == str(home / 'net')
+
+
+@pytest.fixture
+def metric_home(home, monkeypatch):
+  """The store, and a published checkpoint of a metric."""
+  file = published.File('score.npz', len(CONTENT), hashlib.sha256(CONTENT).hexdigest())
+  entry = published.Checkpoint('a score', ('github.com/someone/score (files)',), 'MIT', (file,), metric='score')
+  monkeypatch.setitem(published.PUBLISHED, 'my-score', entry)
+  return home
+
+
+@pytest.mark.parametrize('given', ['score.npz', 'renamed.npz', '.'])
+def test_weights_of_a_metric_are_installed(metric_home, tmp_path, capsys, given):
+  (tmp_path / ('score.npz' if given == '.' else given)).write_bytes(CONTENT)
+  assert published.of_metric('score') is None
+  assert cli.main(['weights', 'import', 'my-score', given]) == 0
+  installed = metric_home / 'downloads' / 'my-score' / 'score.npz'
+  assert published.of_metric('score') == installed and installed.read_bytes() == CONTENT
+  assert str(installed) in capsys.readouterr().out and published.of_metric('other') is None
+  assert cli.main(['weights', 'verify', 'my-score']) == 0
+  assert cli.main(['weights', 'import', 'my-score']) == 0  # found where it is
+  installed.write_bytes(CONTENT[::-1])
+  with pytest.raises(SSRError, match='score.npz: sha256 is .*, published is .*; fetch it again, or remove it'):
+    published.of_metric('score')
+
+
+@pytest.mark.parametrize(
+  'content, match',
+  [(b'other', 'other.npz: 5 bytes, published are 7'), (CONTENT[::-1], 'sha256 is'), (None, 'other.npz: missing')],
+)
+def test_other_weights_of_a_metric_are_refused(metric_home, tmp_path, capsys, content, match):
+  if content is not None:
+    (tmp_path / 'other.npz').write_bytes(content)
+  assert cli.main(['weights', 'import', 'my-score', 'other.npz']) == 2
+  err = capsys.readouterr().err
+  assert match in err and 'from github.com/someone/score' in err and err.count('\n') == 1
+  assert published.of_metric('score') is None and not (metric_home / 'downloads').exists()
+
+
+@pytest.mark.parametrize(
+  'arguments, words',
+  [
+    (['my-score'], 'get score.npz from github.com/someone/score (files), put it into'),
+    (['net', 'file.npz'], 'goes with the weights of a metric (my-score) only'),
+    (['my-score', 'score.npz', '--as', 'mine'], 'leave the options out'),
+  ],
+)
+def test_wrong_usage_of_a_metrics_weights(metric_home, capsys, arguments, words):
+  assert cli.main(['weights', 'import', *arguments]) == 2
+  err = capsys.readouterr().err
+  assert words in err and err.count('\n') == 1
+
+
+def test_the_published_model_of_niqe_is_the_one_of_the_test_data(data_dir, tmp_path, monkeypatch):
+  monkeypatch.setenv('SSR_WEIGHTS', str(tmp_path))
+  assert published.install('niqe', data_dir / 'niqe') == published.of_metric('niqe')

@@ -1,0 +1,39 @@
+"""Which weights the metrics of an evaluation read, and that the protocol names them."""
+
+import pytest
+
+from ssr_jax.evaluation import protocol
+from ssr_jax.metrics import niqe
+from ssr_jax.weights import published
+from tests.metrics import pristine
+
+
+def _settings(file=''):
+  return protocol.Settings('folder:x', ('bicubic',), ('psnr', 'niqe'), {'niqe': file}, ('smooth/no_noise',))
+
+
+@pytest.mark.parametrize('config', [False, True])
+@pytest.mark.parametrize('imported', [False, True])
+def test_the_configs_model_goes_before_the_imported_before_the_packages(tmp_path, monkeypatch, config, imported):
+  files = {}
+  for name in ('config', 'imported'):
+    files[name] = tmp_path / f'{name}.npz'
+    model = niqe.load_pristine(pristine.fit(tmp_path / 'fitted.npz'))
+    niqe.save_pristine(files[name], model._replace(name=name))
+  asked = []
+  monkeypatch.setattr(
+    published, 'of_metric', lambda name: asked.append(name) or (files['imported'] if imported else None)
+  )
+  settings = _settings(str(files['config']) if config else '')
+  scorers, notes = settings.load_metrics()
+  expected = 'config' if config else 'imported' if imported else 'ssr_jax free photos'
+  assert scorers['niqe'].pristine.name == expected and list(scorers) == ['psnr', 'niqe'] and not notes
+  assert set(asked) <= {'niqe'}
+  assert protocol.describe(settings, 1, True, 'none')['measured'].endswith(f'; NIQE ({expected})')
+
+
+def test_a_metric_without_weights_is_left_out_with_a_line(monkeypatch):
+  monkeypatch.setattr(niqe.NIQE, 'bundled', False)
+  scorers, notes = _settings().load_metrics()
+  assert list(scorers) == ['psnr']
+  assert notes == ['niqe is left out: eval.niqe_params names no pristine model, an .npz file']

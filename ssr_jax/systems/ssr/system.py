@@ -104,12 +104,15 @@ class SSRSystem(System):
   ) -> dict[str, Array]:
     """SVKR, then diffusion if the plan has steps."""
     given = given or {}
-    depths, kernels = None if context is None else tuple(context), given.get('kernels')
+    depths = None if context is None else tuple(context)
     if 'depth' in given:
       depths = (given['depth'],)  # one round: all others would find the same kernels from it
-    if kernels is not None and kernels.shape[-1] != modules['dkenet'].taps:
-      raise SSRError(f'given kernels have {kernels.shape[-1]} taps; those of this model have {modules["dkenet"].taps}')
-    refined = core.refine(modules, variables, lr, window=window, depths=depths, kernels=kernels, **plan.svkr)
+    more = {}
+    if 'kernels' in given:
+      more['kernels'], taps = given['kernels'], modules['dkenet'].taps
+      if given['kernels'].shape[-1] != taps:
+        raise SSRError(f'given kernels have {given["kernels"].shape[-1]} taps; those of this model have {taps}')
+    refined = core.refine(modules, variables, lr, window=window, depths=depths, **more, **plan.svkr)
     if not last:
       return {'view': refined.image}
     H, W = (plan.scale * side for side in lr.shape[1:3])

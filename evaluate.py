@@ -7,17 +7,19 @@ degraded by the recipes of `config.eval.recipes`; the degradation depends only o
 `config.eval.seed`, so it is the same in every run. If it has LR images (`folder:HR_DIR,LR_DIR` is
 `paired:HR_DIR,LR_DIR`), they are used unchanged.
 
-Writes to DIR: metrics.csv (one row per image, recipe and model), metrics.json (means and protocol), table.md, and
-pictures/ with LR | bicubic | restored | result | HR. Exit codes: 0 success; 1 some images failed, each is reported and
-the others are done; 2 usage error.
+Writes to DIR: metrics.csv (one row per image, recipe and model), metrics.json (means and protocol), table.md,
+pictures/ with LR | bicubic | restored | result | HR, and rows.jsonl, by which the same command goes on where it was
+stopped. Exit codes: 0 success; 1 some images failed, each is reported and the others are done; 2 usage error.
 
 Protocol: HR is cropped at the bottom and right to a multiple of the scale; LR and every output are rounded to 8 bit;
 PSNR and SSIM are computed on MATLAB's Y without crop, LR-PSNR and kernel PSNR if the true kernels are known. Seconds
 per image exclude compilation.
 
-Fields of config.eval: dataset; metrics; models, out of bicubic and the variants of the model's system, of SSR restored
-(the image before diffusion) and result (after diffusion); model, a name or a directory; dtype of its networks; recipes
-such as 'smooth/no_noise'; seed; niqe_params, the pristine model of NIQE, if not the imported or the package's own one;
+Fields of config.eval: dataset; metrics; models, the columns: bicubic, variants of the model's system (of SSR restored,
+the image before diffusion, and result), other models, each with switches such as result+steps=4+kernels=true
+(ssr_jax/evaluation/columns.py); outputs, NAME:DIR of images that other tools have made; model, a name or a directory;
+dtype of its networks; recipes such as 'smooth/no_noise'; seed; seeds of sampling, whose mean and deviation are told;
+compare, A,B[;C,D], columns for paired tests; niqe_params, the pristine model of NIQE, if not the imported or our own;
 limit, how many photos, 0 for all; pictures, how many; sampling, options of the model's sampler.
 """
 

@@ -60,6 +60,7 @@ def test_writes_rows_means_table_and_pictures(photos, tmp_path, capsys):
     'metrics.csv',
     'metrics.json',
     'pictures',
+    'rows.jsonl',
     'table.md',
   ]
 

@@ -109,7 +109,7 @@ def base(stage: str, system: str) -> ConfigDict:
   config.eval.limit = 0  # number of images; 0 for all
   config.eval.pictures = 4
   # Options of `Restorer.sample`; None takes the model's default.
-  kinds = {**systems.option_kinds(system), 'tile': int}
+  kinds = {**systems.accepted(systems.options(system)), 'tile': int}
   config.eval.sampling = ConfigDict({name: placeholder(kind) for name, kind in kinds.items()})
   return config
 

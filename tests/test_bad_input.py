@@ -105,7 +105,7 @@ def test_unwritable_output(tmp_path, capsys, tiny_model_dir):
     (['--steps', '2', '--restored-only'], 'exclude each other'),
     (['--sampler', 'euler'], "sampler 'euler': unknown; known: ddpm, ddim, dpmpp_2m"),
     (['--colour-fix', 'x'], "colour_fix 'x'"),
-    (['--strength', '2'], 'strength 2.0'),
+    (['--strength', '2'], 'blend 2.0'),
     (['--start', '0'], 'start 0.0'),
     (['--tile', '100'], 'tile 100'),
     (['--quality', '0'], '--quality 0'),

@@ -184,7 +184,7 @@ def _restoring(system: Any, config: Mapping[str, Any], parts: Mapping[str, Mappi
       plan = system.plan(config, modules, options)
       flops = _flops(system, modules, parts, plan)
       found[name] = {
-        'options': {field.name: getattr(plan, field.name) for field in dataclasses.fields(options)},
+        'options': systems.chosen(type(options), plan),
         'flops': {part: flops.get(part, 0) for part in plan.parts} | {'other': flops.get('', 0)},
       }
   return found

@@ -61,7 +61,8 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     if option.kind is bool:
       up.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=how['help'])
     else:
-      up.add_argument(option.flag, type=option.kind, **how)
+      earlier = [f'--{option.metadata["alias"]}'] if 'alias' in option.metadata else []
+      up.add_argument(option.flag, *earlier, type=option.kind, **how)
   up.add_argument(
     '--dtype',
     default='float32',
@@ -206,7 +207,7 @@ def _made_by(model, arguments: argparse.Namespace) -> str:
     'dtype': model.dtype,
     'seed': seed,
     **({} if scale is None else {'scale': scale}),
-    **{name: getattr(plan, name) for name in sorted(system)},
+    **systems.chosen(model.system.Options, plan),
   }
   return f'ssr_jax {ssr_jax.__version__} {json.dumps(said)}'
 

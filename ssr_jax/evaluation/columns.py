@@ -7,7 +7,7 @@
   ...+SWITCH[+SWITCH]            made otherwise
 
 A switch is OPTION=VALUE, an option of the model's system that counts instead of that of `eval.sampling`, such as
-steps=4, sampler=ddim, strength=0.5, iterations=2 or tile=64; or OUTPUT=HOW, for an output that the system accepts
+steps=4, sampler=ddim, blend=0.5, iterations=2 or tile=64; or OUTPUT=HOW, for an output that the system accepts
 instead of its estimate, of SSR depth and kernels:
 
   kernels=true                   the true ones of the dataset or recipe
@@ -187,7 +187,7 @@ def _given(name: str, switch: str, value: str) -> Given:
 
 
 def _option(name: str, switch: str, key: str, value: str, system: System) -> Any:
-  kinds = {**systems.kinds_of(system.Options), **OF_EVERY_SYSTEM}
+  kinds = {**systems.accepted(system.Options), **OF_EVERY_SYSTEM}
   if key not in kinds:
     accepted = ''.join(f'{output}=true, none, mean or xFACTOR; ' for output in system.accepts)
     raise SSRError(f'eval.models: {name!r}: unknown switch {switch!r}; known: {accepted}{", ".join(kinds)}')

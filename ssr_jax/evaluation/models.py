@@ -138,7 +138,7 @@ class Sampled:
     """
     options = {**self.sampling, **self.column.options, 'seed': seed}
     given = {name: self._value(name, how, case, options) for name, how in self.column.given.items()}
-    more = {'given': given} if given else {}
+    more: dict[str, Any] = {'given': given} if given else {}
     while True:
       compiled = self.restorer.traces.total()
       begin = time.perf_counter()
@@ -208,7 +208,7 @@ def system_of(model: str) -> System:
 def check_sampling(sampling: Mapping[str, Any], of: Sequence[System]) -> None:
   """SSRError for a name of `eval.sampling` that is no option of these systems; the message lists the known ones."""
   if sampling:
-    known = dict.fromkeys(name for system in of for name in systems.kinds_of(system.Options))
+    known = dict.fromkeys(name for system in of for name in systems.accepted(system.Options))
     check_choice('eval.sampling', list(sampling), (*known, *OF_EVERY_SYSTEM))
 
 
@@ -272,7 +272,7 @@ def describe(restorer: Restorer, sampling: Mapping[str, Any], seeds: Sequence[in
   asked = {key: value for key, value in _options(restorer, sampling).items() if key not in OF_EVERY_SYSTEM}
   if set(restorer.required(**asked)) <= restorer.modules.keys():
     plan = restorer.check(scale=restorer.config['scale'], **asked)
-    chosen = {field.name: getattr(plan, field.name) for field in dataclasses.fields(restorer.system.Options)}
+    chosen = systems.chosen(restorer.system.Options, plan)
     words = ', '.join(f'{key} {value}' for key, value in chosen.items())
     words += f', seed{"s"[: len(seeds) > 1]} {", ".join(map(str, seeds))}'
   return f'{restorer.config["name"]}, {restorer.dtype}, sampling {words}'
@@ -280,7 +280,7 @@ def describe(restorer: Restorer, sampling: Mapping[str, Any], seeds: Sequence[in
 
 def _options(restorer: Restorer, sampling: Mapping[str, Any]) -> dict[str, Any]:
   """Those that are of its system; the columns of one evaluation may be of several."""
-  known = {*systems.kinds_of(restorer.system.Options), *OF_EVERY_SYSTEM}
+  known = {*systems.accepted(restorer.system.Options), *OF_EVERY_SYSTEM}
   return {key: value for key, value in sampling.items() if key in known}
 
 

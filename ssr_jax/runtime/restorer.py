@@ -122,7 +122,7 @@ class Restorer:
         and summing to one; with a leading b axis for a batch. They are used as they are in every round and come back
         among the outputs, depth in the depth net's resolution.
       **options: fields of the system's `Options`; None takes the model's value. SSR has steps, sampler, start,
-        colour_fix, strength and iterations (`ssr_jax.systems.ssr.options.Options` documents them).
+        colour_fix, blend, mode and iterations (`ssr_jax.systems.ssr.options.Options` documents them).
 
     Returns:
       a `Result` of NumPy arrays.
@@ -273,6 +273,7 @@ class Restorer:
     return plan
 
   def _options(self, options: Mapping[str, Any]) -> Any:
+    options = systems.renamed(self.system.Options, options)
     known = [field.name for field in dataclasses.fields(self.system.Options)]
     unknown = [name for name in options if name not in known]
     if unknown:

@@ -1,5 +1,6 @@
 """The registry of systems. A new system is a folder here and a line in `SYSTEMS`: docs/add-a-system.md."""
 
+from collections.abc import Mapping
 import dataclasses
 import importlib
 import typing
@@ -53,6 +54,38 @@ def kinds_of(cls: type) -> dict[str, type]:
     if found[field.name] is None:
       raise TypeError(f'{cls.__name__}.{field.name} is {field.type}; an option is a bool, int, float or str')
   return found
+
+
+def accepted(cls: type) -> dict[str, type]:
+  """`kinds_of`, also of the options' earlier names."""
+  kinds = kinds_of(cls)
+  return {**kinds, **{old: kinds[new] for old, new in earlier_names(cls).items()}}
+
+
+def chosen(cls: type, plan: Any) -> dict[str, Any]:
+  """{option: its value in a plan}; options that only choose the values of others are left out."""
+  return {field.name: getattr(plan, field.name) for field in dataclasses.fields(cls) if hasattr(plan, field.name)}
+
+
+def renamed(cls: type, given: Mapping[str, Any]) -> dict[str, Any]:
+  """Options by their present names, where some are given by an earlier one.
+
+  Raises:
+    SSRError: an option is given by both.
+  """
+  now, found = earlier_names(cls), {}
+  for name, value in given.items():
+    found[now.get(name, name)] = value
+  if len(found) < len(given):
+    twice = next(f'{old} and {new}' for old, new in now.items() if {old, new} <= given.keys())
+    raise SSRError(f'{twice} are the same option; give one')
+  return found
+
+
+def earlier_names(cls: type) -> dict[str, str]:
+  """{earlier name of an option: its name}."""
+  fields = dataclasses.fields(cls)
+  return {field.metadata['alias']: field.name for field in fields if field.metadata.get('alias')}
 
 
 def _package(name: str) -> str:

@@ -301,7 +301,7 @@ def test_a_student_answers_unless_something_is_asked_of_the_unet(with_student, m
     assert ssr.required(**asked)[-1] == 'unet'
   plan = ssr.check()
   assert (plan.network, plan.steps, plan.sampler, plan.start, plan.noise) == ('student', 1, 'ddim', 0.2, 1.0)
-  assert (plan.colour_fix, plan.strength, plan.levels) == ('wavelet', 1.0, (2, 1))
+  assert (plan.colour_fix, plan.blend, plan.levels) == ('wavelet', 1.0, (2, 1))
   lr = _photo()
   found = ssr.sample(lr)
   np.testing.assert_array_equal(ssr.sample(lr, steps=2).image, model.sample(lr, steps=2).image)
@@ -333,10 +333,10 @@ def test_a_student_that_begins_without_noise_draws_none(with_student):
   assert changes[0] == 0 < 2 * changes[1] < changes[2]
 
 
-def test_strength_is_the_share_of_the_changes_that_stays(with_student):
+def test_blend_is_the_share_of_the_changes_that_stays(with_student):
   ssr = ssr_jax.load(with_student)
   lr = _photo() / 255
-  whole, part, none = (ssr.sample(lr, strength=s) for s in (1, 0.25, 0))
+  whole, part, none = (ssr.sample(lr, blend=share) for share in (1, 0.25, 0))
   inside = (whole.image > 0) & (whole.image < 1)  # it was clipped elsewhere
   np.testing.assert_allclose(
     part.image[inside], (whole.restored + 0.25 * (whole.image - whole.restored))[inside], atol=1e-5
@@ -344,8 +344,11 @@ def test_strength_is_the_share_of_the_changes_that_stays(with_student):
   np.testing.assert_allclose(none.image, none.restored, atol=1e-6)
   format.update(with_student, sampling={'student': STUDENT | {'strength': 0.25}})
   np.testing.assert_array_equal(ssr_jax.load(with_student).sample(lr).image, part.image)
-  with pytest.raises(SSRError, match='strength 1.5: must lie in'):
-    ssr.sample(lr, strength=1.5)
+  with pytest.raises(SSRError, match='blend 1.5: must lie in'):
+    ssr.sample(lr, blend=1.5)
+  np.testing.assert_array_equal(ssr.sample(lr, strength=0.25).image, part.image)  # the earlier name
+  with pytest.raises(SSRError, match='strength and blend are the same option'):
+    ssr.sample(lr, strength=0.25, blend=0.25)
 
 
 def test_a_student_has_a_decoder_of_its_own_where_there_is_one(with_student):

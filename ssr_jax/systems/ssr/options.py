@@ -20,7 +20,9 @@ class Options:
     start: fraction of the schedule to start at: 1 is pure noise, less is the restored image's latent with that step's
       noise.
     colour_fix: 'none', 'adain' or 'wavelet', towards the restored image.
-    strength: share of diffusion's change to the restored image that is kept, 0 to 1.
+    blend: share of diffusion's change to the restored image that is kept, 0 to 1. 'strength' is its earlier name.
+    mode: 'faithful', 'natural' or 'detailed', which choose steps and blend where these are None: the restored image,
+      the model's own values, or half of the way from the model's blend to 1.
     iterations: T, rounds of SVKR. 0 leaves the initial depth and kernels, and the bicubic image as the restored one; 1
       has the same depth and kernels, and the image restored with them.
   """
@@ -35,7 +37,11 @@ class Options:
     "1: start from pure noise; less: from the restored image with less noise (default: the model's)", metavar='T'
   )
   colour_fix: str | None = _option("none, adain or wavelet (default: the model's)", metavar='HOW')
-  strength: float | None = _option(
-    "how much of diffusion's detail to keep, 0 (none) to 1 (default: the model's)", metavar='S'
+  blend: float | None = _option(
+    "how much of diffusion's detail to keep, 0 (none) to 1 (default: the model's)", metavar='B', alias='strength'
+  )
+  mode: str | None = _option(
+    'faithful (the restored image), natural (as the model is meant) or detailed (more of what diffusion adds)',
+    metavar='NAME',
   )
   iterations: int | None = _option("rounds of SVKR, 1 being none (default: the model's)", metavar='T')

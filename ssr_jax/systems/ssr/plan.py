@@ -26,6 +26,7 @@ _FIELDS = {
   'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
   'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'strength', 'student'),
 }
+MODES = ('faithful', 'natural', 'detailed')
 _MOST_ITERATIONS = 32  # as in a model.json; every round runs all restoring networks, unrolled in one program
 _STUDENT = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # of the section sampling.student
 _WAVELET_LEVELS = 5  # of the colour fix, if model.json has none: it takes what varies over more than about 32 pixels
@@ -43,7 +44,7 @@ class Plan:
     start: fraction of the schedule to begin at.
     noise: factor of the initial noise.
     colour_fix: one of `COLOUR_FIXES`.
-    strength: share of diffusion's change that is kept.
+    blend: share of diffusion's change that is kept.
     levels: wavelet levels of the colour fix for brightness and for colour (None: as for brightness).
     schedule: the forward process.
     scale: s.
@@ -61,7 +62,7 @@ class Plan:
   start: float
   noise: float
   colour_fix: str
-  strength: float
+  blend: float
   levels: tuple[int, int | None]
   schedule: diffusion.Schedule
   scale: int
@@ -84,7 +85,7 @@ class Plan:
 
 def required(modules: Mapping[str, Any], options: Options) -> tuple[str, ...]:
   """The parts that options need; with diffusion the last one samples, and the one before it is its autoencoder."""
-  if options.steps == 0:
+  if options.steps == 0 or (options.mode == 'faithful' and options.steps is None):
     return core.RESTORING
   chosen = (options.steps, options.sampler, options.start)
   network = 'student' if 'student' in modules and chosen == (None,) * 3 else 'unet'
@@ -100,14 +101,15 @@ def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options
   """Checks options against a model and fills in the model's values; as of `System.plan`."""
   needed = required(modules, options)
   own = _own_sampling(config, needed[-1]) | {'iterations': config['svkr'].get('iterations', Plan.iterations)}
+  own |= _of_mode(options.mode, own)
   asked = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
   values = {name: own[name] if value is None else value for name, value in asked.items()}
-  steps, start, strength = values['steps'], values['start'], values['strength']
+  steps, start, blend = values['steps'], values['start'], values['blend']
   schedule = diffusion.Schedule(**config['schedule'])
   if not isinstance(steps, int | np.integer) or steps < 0:
     raise SSRError(f'steps {steps!r}: must be a whole number, 0 for the restored image only')
-  if not isinstance(strength, int | float) or not 0 <= strength <= 1:
-    raise SSRError(f'strength {strength!r}: must lie in [0, 1], 0 being the restored image')
+  if not isinstance(blend, int | float) or not 0 <= blend <= 1:
+    raise SSRError(f'blend {blend!r}: must lie in [0, 1], 0 being the restored image')
   iterations = values['iterations']
   if not isinstance(iterations, int | np.integer) or not 0 <= iterations <= _MOST_ITERATIONS:
     raise SSRError(f'iterations {iterations!r}: must be a whole number from 0 to {_MOST_ITERATIONS}')
@@ -131,12 +133,25 @@ def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options
     start=float(start),
     noise=float(own['noise']),
     colour_fix=values['colour_fix'],
-    strength=float(strength),
+    blend=float(blend),
     levels=(own['wavelet_levels'], own.get('chroma_levels')),
     schedule=schedule,
     scale=config['scale'],
     **{**config['svkr'], 'iterations': int(iterations)},
   )
+
+
+def _of_mode(mode: str | None, own: Mapping[str, Any]) -> dict[str, Any]:
+  """The values that a mode has instead of the model's own."""
+  match mode:
+    case None | 'natural':
+      return {'mode': mode}
+    case 'faithful':
+      return {'mode': mode, 'steps': 0}
+    case 'detailed':
+      return {'mode': mode, 'blend': (own['blend'] + 1) / 2}
+    case _:
+      raise SSRError(f"mode '{mode}': unknown; known: {', '.join(MODES)}")
 
 
 def check_model(config: Mapping[str, Any], modules: Mapping[str, Any]) -> None:
@@ -174,6 +189,7 @@ def _own_sampling(config: Mapping[str, Any], network: str) -> dict[str, Any]:
   student = own.pop('student', {})
   if network == 'student':
     own |= student | {'sampler': diffusion.STUDENT_SAMPLER}
+  own['blend'] = own.pop('strength')  # its name in model.json
   levels, chroma, noise = own['wavelet_levels'], own.get('chroma_levels'), own['noise']
   if not isinstance(levels, int) or levels < 1:
     raise SSRError(f'sampling.wavelet_levels {levels!r} in model.json: must be a whole number from 1')

@@ -174,8 +174,8 @@ class SSRSystem(System):
     if not plan.steps:
       return {**found, 'image': found['restored']}
     image = fix_colours(found['image'], found['restored'], plan.colour_fix, *plan.levels)
-    if plan.strength < 1:
-      image = found['restored'] + np.float32(plan.strength) * (image - found['restored'])
+    if plan.blend < 1:
+      image = found['restored'] + np.float32(plan.blend) * (image - found['restored'])
     return {**found, 'image': image}
 
 

@@ -4,6 +4,7 @@ import pytest
 
 from ssr_jax.systems.ssr import core, plan
 from ssr_jax.systems.ssr.options import Options
+from ssr_jax.types import SSRError
 
 CONFIG = {
   'name': 'model',
@@ -36,13 +37,13 @@ def test_a_student_has_its_own_values_and_decoder():
   found = _plan()
   assert found.parts == (*core.RESTORING, 'student_vae', 'student')
   assert (found.network, found.autoencoder, found.sampler) == ('student', 'student_vae', 'ddim')
-  assert (found.steps, found.start, found.noise, found.strength, found.levels) == (1, 0.2, 0.3, 0.9, (3, 1))
+  assert (found.steps, found.start, found.noise, found.blend, found.levels) == (1, 0.2, 0.3, 0.9, (3, 1))
 
 
 def test_the_unet_has_the_models_values_and_all_of_the_noise():
   found = _plan((*core.RESTORING, 'vae', 'unet'))
   assert (found.network, found.autoencoder, found.sampler) == ('unet', 'vae', 'ddpm')
-  assert (found.steps, found.start, found.noise, found.strength, found.levels) == (6, 0.4, 1.0, 0.7, (5, None))
+  assert (found.steps, found.start, found.noise, found.blend, found.levels) == (6, 0.4, 1.0, 0.7, (5, None))
   assert (found.schedule.prediction, found.schedule.steps, found.scale) == ('v', 500, 4)
 
 
@@ -54,12 +55,22 @@ def test_who_asks_for_a_way_of_sampling_gets_the_unet(asked):
     assert getattr(found, name) == value
 
 
-@pytest.mark.parametrize('asked', [{'strength': 0.5}, {'colour_fix': 'none'}])
+@pytest.mark.parametrize('asked', [{'blend': 0.5}, {'colour_fix': 'none'}])
 def test_what_comes_after_sampling_keeps_the_student(asked):
   found = _plan(**asked)
   assert found.network == 'student'
   for name, value in asked.items():
     assert getattr(found, name) == value
+
+
+def test_modes_choose_what_was_not_asked_for():
+  natural, detailed, faithful = (_plan(mode=mode) for mode in ('natural', 'detailed', 'faithful'))
+  assert natural == _plan() and faithful == _plan(steps=0) and faithful.parts == core.RESTORING
+  assert detailed == _plan(blend=(0.9 + 1) / 2)
+  assert _plan(mode='detailed', blend=0.2) == _plan(blend=0.2)
+  assert _plan(mode='faithful', steps=3) == _plan(steps=3)
+  with pytest.raises(SSRError, match="mode 'sharp': unknown; known: faithful, natural, detailed"):
+    _plan(mode='sharp')
 
 
 def test_refinement_is_the_models_in_every_plan():

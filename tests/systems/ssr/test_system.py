@@ -59,9 +59,9 @@ def test_the_result_has_the_restored_images_colours_and_the_share_of_the_change_
   found = {'image': rng.random((16, 24, 3), np.float32), 'restored': rng.random((16, 24, 3), np.float32)}
   image, restored = found['image'], found['restored']
   fixed = colourfix.wavelet(image, restored, 2)
-  for strength in (0.0, 0.25, 1.0):
-    result = SYSTEM.finish(found, _plan(strength=strength))
-    np.testing.assert_allclose(result['image'], (1 - strength) * restored + strength * fixed, atol=1e-5)
+  for blend in (0.0, 0.25, 1.0):
+    result = SYSTEM.finish(found, _plan(blend=blend))
+    np.testing.assert_allclose(result['image'], (1 - blend) * restored + blend * fixed, atol=1e-5)
     assert result['restored'] is restored
   np.testing.assert_array_equal(SYSTEM.finish(found, _plan(colour_fix='none'))['image'], image)
   np.testing.assert_array_equal(SYSTEM.finish({'restored': restored}, _plan(steps=0))['image'], restored)

@@ -70,7 +70,7 @@ def _score(arguments: argparse.Namespace) -> int:
 
   outputs = {form: getattr(arguments, form) for form in ('csv', 'json', 'markdown')}
   _check(arguments, outputs)
-  names = [name.strip() for name in (arguments.metrics or '').split(',') if name.strip()]
+  names = list(dict.fromkeys(name.strip() for name in (arguments.metrics or '').split(',') if name.strip()))
   names = names or (['psnr', 'ssim'] if len(arguments.folders) == 2 else ['niqe'])
   tile = _tile(arguments.seam_tile)
   scorers = _load(names, len(arguments.folders) == 2, tile is not None, arguments.niqe_model)

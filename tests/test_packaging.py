@@ -56,3 +56,16 @@ def test_metadata_and_card_agree_on_the_licences():
   assert PROJECT['license'] == 'Apache-2.0 AND LicenseRef-ssr-jax-weights'
   assert set(PROJECT['license-files']) == {'LICENSE', 'ssr_jax/weights/bundled/LICENSE'}
   assert 'ssr_jax' in importlib.metadata.packages_distributions()
+
+
+def test_every_file_of_the_package_is_installed():
+  """Setuptools takes Python files by itself, and others only by the patterns of package-data."""
+  patterns = tomllib.loads((ROOT / 'pyproject.toml').read_text())['tool']['setuptools']['package-data']
+  matched = {path for package, globs in patterns.items() for glob in globs for path in _folder(package).glob(glob)}
+  files = {path for path in (ROOT / 'ssr_jax').rglob('*') if path.is_file() and '__pycache__' not in path.parts}
+  assert {path for path in files if path.suffix != '.py'} == matched
+  assert ROOT / 'ssr_jax' / 'metrics' / 'niqe_free_photos.npz' in matched
+
+
+def _folder(package: str) -> pathlib.Path:
+  return ROOT.joinpath(*package.split('.'))

@@ -1,11 +1,14 @@
 """`ssr metrics`: scores images that exist, with or without their originals."""
 
 import argparse
+import collections
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import math
 import os
 import pathlib
+import queue
+import threading
 from typing import Any
 
 import numpy as np
@@ -67,7 +70,7 @@ def _score(arguments: argparse.Namespace) -> int:
 
   outputs = {form: getattr(arguments, form) for form in ('csv', 'json', 'markdown')}
   _check(arguments, outputs)
-  names = [name.strip() for name in (arguments.metrics or '').split(',') if name.strip()]
+  names = list(dict.fromkeys(name.strip() for name in (arguments.metrics or '').split(',') if name.strip()))
   names = names or (['psnr', 'ssim'] if len(arguments.folders) == 2 else ['niqe'])
   tile = _tile(arguments.seam_tile)
   scorers = _load(names, len(arguments.folders) == 2, tile is not None, arguments.niqe_model)
@@ -86,11 +89,11 @@ def _score(arguments: argparse.Namespace) -> int:
         if arguments.debug and not isinstance(result, SSRError):
           raise result
         failures.append(console.line_of(result, original or image))
-        console.say(failures[-1])
+        _say_above_the_bar(failures[-1])
         continue
       rows.append({'image': one_line((original or image).stem), **result})
       if unknown := [name for name, value in result.items() if math.isnan(value)]:
-        console.say(f'{image}: no {", ".join(unknown)} for this image; the mean leaves it out')
+        _say_above_the_bar(f'{image}: no {", ".join(unknown)} for this image; the mean leaves it out')
   if rows:
     rows.append({'image': 'mean', **tables.means(rows, (), names)[0]})
 
@@ -108,6 +111,13 @@ def _score(arguments: argparse.Namespace) -> int:
     elif target:
       io.write_bytes(target, texts[form]().encode())
   return 1 if failures else 0
+
+
+def _say_above_the_bar(line: str) -> None:
+  from tqdm import tqdm
+
+  with tqdm.external_write_mode():
+    console.say(line)
 
 
 def _check(arguments: argparse.Namespace, outputs: Mapping[str, str | None]) -> None:
@@ -206,23 +216,36 @@ def _values(scorers, job: Job, tile: tuple[int, int] | None, options: Mapping[st
 def _in_order(function: Callable[[Job], Any], jobs: Sequence[Job], workers: int) -> Iterator[Any]:
   """The results of `function`, or the errors that it raised, in the order of the jobs.
 
-  Threads, because the metrics spend their time in NumPy and SciPy, which let other threads run; processes would each
-  need a second to import them, and survive a parent that Ctrl-C ends. At most two jobs a worker wait at any time.
+  Threads, because the metrics spend their time in NumPy and SciPy, which let other threads run; processes took half as
+  much processor time again. Daemons, because Ctrl-C must not wait for a large image. At most two jobs a worker wait.
   """
   if workers == 1:
     yield from (_attempt(function, job) for job in jobs)
     return
-  pool = futures.ThreadPoolExecutor(min(workers, max(len(jobs), 1)), 'ssr-metrics')
+  tasks: queue.SimpleQueue[tuple[Job, futures.Future] | None] = queue.SimpleQueue()
+  stopped = threading.Event()
+
+  def work() -> None:
+    while (task := tasks.get()) and not stopped.is_set():
+      job, result = task
+      result.set_result(_attempt(function, job))
+
+  workers = min(workers, len(jobs))
+  for _ in range(workers):
+    threading.Thread(target=work, name='ssr-metrics', daemon=True).start()
   try:
-    waiting: list[futures.Future] = []
+    waiting: collections.deque[futures.Future] = collections.deque()
     for job in jobs:
-      waiting.append(pool.submit(_attempt, function, job))
-      if len(waiting) > 2 * workers:
-        yield waiting.pop(0).result()
-    for future in waiting:
-      yield future.result()
+      waiting.append(futures.Future())
+      tasks.put((job, waiting[-1]))
+      if len(waiting) > 3 * workers:
+        yield waiting.popleft().result()
+    while waiting:
+      yield waiting.popleft().result()
   finally:
-    pool.shutdown(wait=False, cancel_futures=True)
+    stopped.set()
+    for _ in range(workers):
+      tasks.put(None)
 
 
 def _attempt(function: Callable[[Job], Any], job: Job) -> Any:

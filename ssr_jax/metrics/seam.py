@@ -61,7 +61,7 @@ def seam(image: ArrayLike, borders: tuple[Sequence[int], Sequence[int]]) -> floa
   mean over all sides of all tiles.
 
   Where borders are lines like any others, its expectation is 0, and single images scatter around it on both sides:
-  average over images. Steps of one gray level give about 0.7, of two about 1.6; above 4 the value no longer grows.
+  average over images. Steps of one gray level give about 0.7, of two about 1.7; above 4 the value no longer grows.
 
   Args:
     image: RGB [H, W, 3], uint8 or float in [0, 1].

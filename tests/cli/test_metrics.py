@@ -104,7 +104,7 @@ def test_csv_json_and_markdown(folders, tmp_path, capsys):
   hr, sr = folders
   names = ['psnr', 'ssim', 'gmsd', 'haarpsi', 'log_spectrum', 'niqe', 'seam']
   files = {form: tmp_path / f'scores.{form}' for form in ('csv', 'json', 'markdown')}
-  options = ['--metrics', ','.join(names), '--space', 'rgb', '--crop', '4', '--seam-tile', '64']
+  options = ['--metrics', ','.join([*names, 'psnr']), '--space', 'rgb', '--crop', '4', '--seam-tile', '64']
   written = [word for form, path in files.items() for word in (f'--{form}', str(path))]
   assert cli.main(['metrics', str(hr), str(sr), *options, *written]) == 0
   printed = capsys.readouterr().out.splitlines()

@@ -138,7 +138,7 @@ class Sampled:
     """
     options = {**self.sampling, **self.column.options, 'seed': seed}
     given = {name: self._value(name, how, case, options) for name, how in self.column.given.items()}
-    more = {'given': given} if given else {}
+    more: dict[str, Any] = {'given': given} if given else {}
     while True:
       compiled = self.restorer.traces.total()
       begin = time.perf_counter()

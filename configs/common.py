@@ -170,6 +170,7 @@ def run(
   complaint = _complaint(argv)
   if complaint:
     fail(2, complaint)
+  argv = [_quoted(argument) for argument in argv]
   try:
     rest = values(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -189,6 +190,14 @@ def run(
   except KeyboardInterrupt:
     fail(130, 'interrupted')
   sys.exit(code or 0)
+
+
+def _quoted(argument: str) -> str:
+  """An argument as ml_collections takes it: it would read the directories in 'bicubic,DIR:restored' as Python."""
+  name, _, value = argument.partition('=')
+  if name != '--config.eval.models' or value.lstrip()[:1] in ('(', '[', '"', "'"):
+    return argument
+  return f'{name}={value!r}'
 
 
 def _complaint(argv: list[str]) -> str | None:

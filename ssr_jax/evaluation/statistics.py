@@ -113,8 +113,9 @@ def _paired(difference: np.ndarray, higher_is_better: bool) -> tuple[int, float,
   varies = n > 1 and error > 1e-9 * max(abs(mean), np.abs(difference).max())
   t_p = 2 * float(stats.t.sf(abs(mean) / error, n - 1)) if varies else math.nan
   moved = difference[difference != 0]
-  wilcoxon_p = float(stats.wilcoxon(moved).pvalue)  # pyright: ignore[reportAttributeAccessIssue] if len(moved) else math.nan
-  return n, mean, error, int((better > 0).sum()), int((better < 0).sum()), t_p, wilcoxon_p
+  wilcoxon: Any = stats.wilcoxon(moved) if len(moved) else None
+  wins, losses = int((better > 0).sum()), int((better < 0).sum())
+  return n, mean, error, wins, losses, t_p, math.nan if wilcoxon is None else float(wilcoxon.pvalue)
 
 
 def deviations_table(means: Sequence[Row], names: Sequence[str]) -> str:

@@ -27,24 +27,26 @@ def count(
   good: Sequence[str],
   seconds: float,
   gigabytes: float,
+  bad: Sequence[str] = BROKEN,
 ) -> dict[str, int]:
   """Runs cases one after the other in a process that is started again where it ends; {outcome: how often}.
 
   Args:
-    attempt: of a module, called there with a case; returns one of `good` or 'unnamed', and what was said. An exception
-      is an internal error.
-    cases: arguments; reported by number where something of `BROKEN` comes of them.
+    attempt: of a module, called there with a case; returns one of `good` and `bad`, and what was said. An exception is
+      an internal error.
+    cases: arguments; reported by number where something bad comes of them.
     good: the outcomes that may happen.
     seconds: that a case may take.
-    gigabytes: that the process may come to, of address space and of memory.
+    gigabytes: of memory that the process may come to; it gets four times that of address space.
+    bad: the outcomes that must not happen, those of `BROKEN` among them.
   """
-  counts = dict.fromkeys((*good, *BROKEN), 0)
+  counts = dict.fromkeys((*good, *bad), 0)
   worker = _Worker(attempt, gigabytes)
   try:
     for number, case in enumerate(cases):
       outcome, said = worker.ask(case, seconds)
       counts[outcome] += 1
-      if outcome in BROKEN:
+      if outcome in bad:
         print(f'case {number}: {outcome}: {said}', file=sys.stderr, flush=True)
         if outcome in ('hang', 'crash', 'memory'):
           worker.end()
@@ -88,7 +90,7 @@ class _Worker:
 
 def _serve(connection: Connection, attempt: Callable[..., tuple[str, str]], gigabytes: float) -> None:
   limit = int(gigabytes * 2**30)
-  resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+  resource.setrlimit(resource.RLIMIT_AS, (4 * limit, 4 * limit))
   resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
   with tempfile.TemporaryFile() as printed, warnings.catch_warnings(record=True) as warned:
     warnings.simplefilter('always')
@@ -114,6 +116,6 @@ def _serve(connection: Connection, attempt: Callable[..., tuple[str, str]], giga
       text = os.pread(printed.fileno(), 500, 0).decode(errors='replace')
       if outcome not in BROKEN and (text or warned):
         outcome, said = 'noisy', text or str(warned[0])
-      if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > limit // 1024 // 2:
-        outcome, said = 'memory', f'more than {gigabytes / 2} GiB'
+      if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > limit // 1024:  # which is in KiB
+        outcome, said = 'memory', f'more than {gigabytes} GiB'
       connection.send((outcome, said))

@@ -28,12 +28,13 @@ import sys
 from ml_collections import ConfigDict
 
 from configs import common
-from ssr_jax import xla
-from ssr_jax.evaluation import protocol, runner
 
 
 def main(config: ConfigDict, workdir: str) -> int:
   """Evaluates, prints the table and the names of the files, and returns the exit code."""
+  from ssr_jax import xla
+  from ssr_jax.evaluation import protocol, runner
+
   xla.enable_compilation_cache()
   report = runner.evaluate(protocol.Settings.from_config(config.eval), workdir)
   print(report.table())

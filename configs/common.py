@@ -1,7 +1,9 @@
 """What all configs share: their common fields, the parsing of arguments, and errors in one line."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+import os
+import sys
+from typing import Any, NoReturn
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -130,11 +132,11 @@ def run(
   doc: str,
   argv: list[str] | None = None,
   options: Mapping[str, str | bool | None] | None = None,
-) -> None:
+) -> NoReturn:
   """Parses --config and other options, runs `main(config, **options)` and exits.
 
   A wrong config file, stage, field or value prints one line with the known ones to stderr and exits with 2; an
-  `SSRError` from `main` prints its line and exits with 1.
+  `SSRError` from `main` prints its line and exits with 1. Ctrl-C at any moment exits with 130, as in the command `ssr`.
 
   Args:
     main: the program; returns the exit code, None meaning 0.
@@ -142,16 +144,23 @@ def run(
     argv: the arguments; default sys.argv.
     options: {name: default}, strings and booleans; None for a required one. Default: --workdir, required.
   """
-  import sys
+  from ssr_jax.cli import terminal
 
+  argv = list(sys.argv if argv is None else argv)
+  program = os.path.basename(argv[0])
+  terminal.leave(
+    terminal.run(program, lambda: _run(main, doc, argv, {'workdir': None} if options is None else options))
+  )
+
+
+def _run(main: Callable[..., int | None], doc: str, argv: list[str], options: Mapping[str, str | bool | None]) -> int:
+  """`run` without its surroundings; returns the exit code."""
   from absl import flags
   from ml_collections import config_flags
 
-  argv = list(sys.argv if argv is None else argv)
   if '--config' in argv[:-1]:
     i = argv.index('--config')
     argv[i : i + 2] = [f'--config={argv[i + 1]}']
-  options = {'workdir': None} if options is None else options
   values = flags.FlagValues()
   config_flags.DEFINE_config_file(
     'config', None, 'The config: FILE.py:STAGE.', lock_config=True, flag_values=values, sys_argv=argv
@@ -160,36 +169,33 @@ def run(
     define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
     define(name, default, '', flag_values=values)
 
-  def fail(code: int, line: str):
+  def fail(code: int, line: str) -> int:
     print(f'error: {line}', file=sys.stderr)
-    sys.exit(code)
+    return code
 
   if {'-h', '--help'} & set(argv[1:]):
     print(doc.strip())
-    sys.exit(0)
+    return 0
   complaint = _complaint(argv)
   if complaint:
-    fail(2, complaint)
+    return fail(2, complaint)
   argv = [_quoted(argument) for argument in argv]
   try:
     rest = values(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    fail(2, ' '.join(str(error).split()))
+    return fail(2, ' '.join(str(error).split()))
   if len(rest) > 1:
-    fail(2, f'unexpected argument {rest[1]!r}; every option reads --name=value')
+    return fail(2, f'unexpected argument {rest[1]!r}; every option reads --name=value')
   for name in ('config', *options):
     if values[name].value is None:
-      fail(2, f'--{name} is missing; see --help')
+      return fail(2, f'--{name} is missing; see --help')
 
   from ssr_jax.types import SSRError
 
   try:
-    code = main(values['config'].value, **{name: values[name].value for name in options})
+    return main(values['config'].value, **{name: values[name].value for name in options}) or 0
   except SSRError as error:
-    fail(1, str(error))
-  except KeyboardInterrupt:
-    fail(130, 'interrupted')
-  sys.exit(code or 0)
+    return fail(1, str(error))
 
 
 def _quoted(argument: str) -> str:

@@ -4,6 +4,7 @@ import ctypes
 import gc
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -102,6 +103,14 @@ def pytest_sessionfinish(session):
     names = ', '.join(sorted(after - before)[:10])
     session.config.get_terminal_writer().line(f'\nFAILED: these files were left in the tree: {names}', red=True)
     session.exitstatus = max(session.exitstatus, pytest.ExitCode.TESTS_FAILED)
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_stays():
+  """A script ends with SIGINT's default, and a test may run a script in this process."""
+  before = signal.getsignal(signal.SIGINT)
+  yield
+  signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True, scope='module')

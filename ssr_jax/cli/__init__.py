@@ -6,7 +6,6 @@ Exit codes: 0 success; 1 some inputs failed, each reported on stderr in one line
 
 import argparse
 from collections.abc import Sequence
-import signal
 import sys
 from typing import NoReturn
 
@@ -36,22 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   try:
     from ssr_jax.cli import terminal
 
-    with terminal.outputs() as outputs:
-      try:
-        with terminal.stoppable():
-          code = _main(argv)
-          if code != 130:
-            terminal.check_stopped()
-      except KeyboardInterrupt:
-        code = 130
-        print('ssr: stopped', file=sys.stderr)
-      for output in outputs:
-        output.flush()
-        # Whoever closes a pipe, as `| head` does, has seen enough; a full disk loses what was asked for.
-        if output.error is not None and not isinstance(output.error, BrokenPipeError):
-          print(f'ssr: output cannot be written ({output.error})', file=sys.stderr)
-          code = code or 1
-      return code
+    return terminal.run('ssr', lambda: _main(argv))
   except KeyboardInterrupt:  # during the import
     print('ssr: stopped', file=sys.stderr)
     return 130
@@ -60,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run() -> NoReturn:
   """The program `ssr`: `main`, then the end of the process."""
   code = main()
-  signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own cleaning up would answer Ctrl-C with a traceback
-  sys.exit(code)
+  from ssr_jax.cli import terminal
+
+  terminal.leave(code)
 
 
 def _main(argv: Sequence[str] | None) -> int:

@@ -1,20 +1,64 @@
-"""What surrounds a command: output that cannot be written, Ctrl-C at any moment, warnings of libraries.
+"""What surrounds a program, `ssr` or a script: output that cannot be written, Ctrl-C, warnings of libraries.
 
 Imports nothing heavy, because Ctrl-C is handled only once this is imported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import os
+import select
 import signal
 import sys
 import threading
 from types import FrameType
-from typing import Any, TextIO
+from typing import Any, NoReturn, TextIO
 import warnings
 
 GRACE = 2.0
 """Seconds from Ctrl-C to the end of the process, if the command has not ended by itself."""
+
+
+def run(program: str, command: Callable[[], int]) -> int:
+  """Runs a program's command with `outputs`, `stoppable`.
+
+  Args:
+    program: its name, for messages.
+    command: returns the exit code.
+
+  Returns:
+    the exit code; 130 after Ctrl-C, and never 0 where the output could not be written.
+  """
+  with outputs() as made:
+    try:
+      with stoppable(program):
+        try:
+          code = command()
+        except Exception:
+          check_stopped()
+          raise
+        if code != 130:
+          check_stopped()
+    except KeyboardInterrupt:
+      code = 130
+      print(f'{program}: stopped', file=sys.stderr)
+    for output in made:
+      output.flush()
+      # Whoever closes a pipe, as `| head` does, has seen enough; a full disk loses what was asked for.
+      if output.error is not None and not isinstance(output.error, BrokenPipeError):
+        print(f'{program}: output cannot be written ({output.error})', file=sys.stderr)
+        code = code or 1
+  return code
+
+
+def leave(code: int) -> NoReturn:
+  """Ends the process; after Ctrl-C at once, because Python's cleaning up waits for what the devices still compute."""
+  signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own cleaning up would answer Ctrl-C with a traceback
+  if code == 130:
+    for stream in (sys.stdout, sys.stderr):
+      if stream is not None:
+        Output(stream).flush()
+    os._exit(code)
+  sys.exit(code)
 
 
 class Output:
@@ -97,14 +141,18 @@ def check_stopped() -> None:
 
 
 @contextlib.contextmanager
-def stoppable(grace: float = GRACE) -> Iterator[None]:
+def stoppable(program: str = 'ssr', grace: float = GRACE) -> Iterator[None]:
   """A context that Ctrl-C leaves by KeyboardInterrupt; if it is not left in time, the process ends with exit code 130.
 
   Python's own handler runs only when the main thread returns from native code, which takes as long as a compilation;
   and its exception is lost where native code has called back into Python. The signal is therefore also watched by a
   thread. Does nothing outside of the main thread, or where the program handles or ignores SIGINT itself.
 
+  A training run may take longer than that to finish a checkpoint that it is writing: it is waited for, until Ctrl-C is
+  pressed once more.
+
   Args:
+    program: its name, for messages.
     grace: seconds.
   """
   _Stop.pressed = False
@@ -129,7 +177,9 @@ def stoppable(grace: float = GRACE) -> Iterator[None]:
       if number == b'\0':
         return
       if number[0] == signal.SIGINT and not left.wait(grace):
-        _end()
+        _wait_for_checkpoint(program, reader, left)
+        if not left.is_set():
+          _end(program)
 
   thread = threading.Thread(target=watch, name='ssr-stop', daemon=True)
   thread.start()
@@ -148,10 +198,27 @@ def stoppable(grace: float = GRACE) -> Iterator[None]:
       os.close(descriptor)
 
 
-def _end() -> None:
-  io = sys.modules.get('ssr_jax.image.io')
-  if io is not None:
-    io.remove_unfinished()
-  with contextlib.suppress(OSError):
-    os.write(2, b'\nssr: stopped\n' if os.isatty(2) else b'ssr: stopped\n')
+def _wait_for_checkpoint(program: str, reader: int, left: threading.Event) -> None:
+  """Waits while a training run writes a checkpoint, until the context is left or Ctrl-C is pressed again."""
+  # Where the module is not there, or only half imported, nothing is being written.
+  busy = getattr(sys.modules.get('ssr_jax.training.checkpoint'), 'busy', lambda: False)
+  if not busy():
+    return
+  while select.select([reader], [], [], 0)[0]:  # pressed during the grace: before it was said what for
+    os.read(reader, 1)
+  _write(f'{program}: finishing a checkpoint; Ctrl-C again leaves it unfinished')
+  while busy() and not left.wait(0.1):
+    if select.select([reader], [], [], 0)[0] and os.read(reader, 1)[0] == signal.SIGINT:
+      return
+
+
+def _end(program: str) -> None:
+  getattr(sys.modules.get('ssr_jax.image.io'), 'remove_unfinished', lambda: None)()
+  _write(f'{program}: stopped')
   os._exit(130)
+
+
+def _write(line: str) -> None:
+  """Writes a line to stderr from another thread than the main one, which may be within a line of its own."""
+  with contextlib.suppress(OSError):
+    os.write(2, f'\n{line}\n'.encode() if os.isatty(2) else f'{line}\n'.encode())

@@ -48,6 +48,7 @@ class Checkpoints:
     self._directory, self._keep, self._metric, self._higher = directory, keep, metric, higher_is_better
     self._latest: int | None = distributed.agreed(lambda: _set_aside(directory))
     self._unverified: int | None = None
+    self._waiting = False
     logging.getLogger('absl').addFilter(_not_told)
     self._manager = ocp.CheckpointManager(
       directory,
@@ -57,6 +58,7 @@ class Checkpoints:
       ),
     )
     self._figures = {step: _figure(directory / str(step), metric) for step in self._manager.all_steps()}
+    _opened.add(self)
 
   def latest(self) -> int | None:
     """Step of the newest checkpoint, which is whole; None if there is none."""
@@ -147,12 +149,24 @@ class Checkpoints:
           'written with, or name another --workdir'
         )
 
+  @property
+  def busy(self) -> bool:
+    """Whether a checkpoint is being written, verified or deleted."""
+    return self._waiting or self._manager.is_saving_in_progress()
+
   def wait(self) -> None:
     """Waits until the last checkpoint is on disk and verified, then deletes those that it supersedes.
 
     Raises:
       SSRError: it could not be written, or does not read back as it was.
     """
+    self._waiting = True
+    try:
+      self._wait()
+    finally:
+      self._waiting = False
+
+  def _wait(self) -> None:
     with self._one_line_errors():
       self._manager.wait_until_finished()
     step, self._unverified = self._unverified, None
@@ -174,6 +188,7 @@ class Checkpoints:
     try:
       self.wait()
     finally:
+      _opened.discard(self)
       with self._one_line_errors():
         self._manager.close()
 
@@ -209,9 +224,18 @@ class Checkpoints:
       ) from error
 
 
+_opened: set[Checkpoints] = set()
+
+
+def busy() -> bool:
+  """Whether this process is writing, verifying or deleting a checkpoint, which should not be cut short."""
+  return any(store.busy for store in tuple(_opened))
+
+
 def _not_told(record: logging.LogRecord) -> bool:
-  """Whether a record of the writer's threads should be logged: not a full disk, which is told in one line."""
-  return not (record.exc_info and _no_room(record.exc_info[1]))
+  """Whether a record of the writer's should be logged: not a full disk or Ctrl-C, which are told in one line."""
+  error = record.exc_info[1] if record.exc_info else None
+  return not (isinstance(error, KeyboardInterrupt) or _no_room(error))
 
 
 def _steps(directory: pathlib.Path) -> list[int]:

@@ -45,6 +45,12 @@ def swallowed_at_the_end(arguments):
   except KeyboardInterrupt:
     return 0
 
+def lasting(arguments):  # Python's cleaning up takes long, as where a device computes
+  import atexit
+  atexit.register(time.sleep, 600)
+  print('up', flush=True)
+  time.sleep(60)
+
 def writing(arguments):
   from ssr_jax.image import io
   import os
@@ -70,7 +76,7 @@ def _start(program, folder):
   )
 
 
-@pytest.mark.parametrize('how', ['native', 'swallowed', 'turned', 'swallowed_at_the_end', 'writing'])
+@pytest.mark.parametrize('how', ['native', 'swallowed', 'turned', 'swallowed_at_the_end', 'lasting', 'writing'])
 def test_ctrl_c_ends_a_run_wherever_it_is(tmp_path, how):
   process = _start(_PROGRAM.replace('{how}', how), tmp_path)
   assert process.stdout.readline() == 'up\n'
@@ -79,6 +85,109 @@ def test_ctrl_c_ends_a_run_wherever_it_is(tmp_path, how):
   _, err = process.communicate(timeout=60)
   assert process.returncode == 130 and err == 'ssr: stopped\n'
   assert not list(tmp_path.iterdir())
+
+
+# train.py or evaluate.py themselves, with the first thing that they call replaced by one of the above.
+_SCRIPT = (
+  _PROGRAM.partition('weights._list')[0]
+  + """
+import pathlib, runpy, types
+module = types.SimpleNamespace(train=lambda *_: {how}(None), enable_compilation_cache=lambda: {how}(None))
+sys.modules['ssr_jax.training.trainer'] = sys.modules['ssr_jax.xla'] = module
+sys.modules['ssr_jax.evaluation.runner'] = sys.modules['ssr_jax.evaluation.protocol'] = module
+root = pathlib.Path({root!r})
+sys.argv = ['{script}', f'--config={root}/configs/tiny.py:{stage}', '--workdir=run']
+runpy.run_path(str(root / '{script}'), run_name='__main__')
+"""
+)
+
+
+@pytest.mark.parametrize(
+  'script, how',
+  [
+    ('train.py', 'native'),
+    ('train.py', 'turned'),
+    ('evaluate.py', 'swallowed'),
+    ('evaluate.py', 'swallowed_at_the_end'),
+  ],
+)
+def test_ctrl_c_ends_a_script_wherever_it_is(tmp_path, script, how):
+  program = _SCRIPT
+  for name, value in {'how': how, 'script': script, 'stage': 'nbsr' * (script == 'train.py')}.items():
+    program = program.replace(f'{{{name}}}', value)
+  process = _start(program.replace('{root!r}', repr(str(ROOT))), tmp_path)
+  assert process.stdout.readline() == 'up\n', process.stderr.read()
+  time.sleep(1)
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 130 and err == f'{script}: stopped\n'
+
+
+_CHECKPOINT = """
+import pathlib, sys, time
+import numpy as np
+from ssr_jax.cli import terminal
+from ssr_jax.training import checkpoint, manifest
+read = manifest.read
+
+def slowly(directory):
+  time.sleep(float(sys.argv[1]))
+  print('verified', flush=True)
+  return read(directory)
+
+def command():
+  store = checkpoint.Checkpoints(pathlib.Path('c').absolute(), 2, 'psnr', True)
+  manifest.read = slowly
+  try:
+    store.save(1, {'step': np.int32(1), 'params': np.zeros(9, np.float32)}, {}, {}, {})
+    print('up', flush=True)
+    time.sleep(60)
+  finally:
+    store.close()
+    print('closed', flush=True)
+
+terminal.leave(terminal.run('train.py', command))
+"""
+
+
+@pytest.mark.parametrize('seconds, twice', [(4, False), (600, True)])
+def test_a_checkpoint_is_finished_unless_ctrl_c_is_pressed_again(tmp_path, seconds, twice):
+  program = _CHECKPOINT.replace('sys.argv[1]', f"'{seconds}'")
+  process = _start(program, tmp_path)
+  assert process.stdout.readline() == 'up\n', process.stderr.read()
+  time.sleep(1)  # from 'up' to its sleep
+  process.send_signal(signal.SIGINT)
+  said = 'train.py: finishing a checkpoint; Ctrl-C again leaves it unfinished\n'
+  first = process.stderr.readline()
+  assert first == said, (first, process.communicate())
+  if twice:
+    process.send_signal(signal.SIGINT)
+  out, err = process.communicate(timeout=60)
+  assert process.returncode == 130 and err == 'train.py: stopped\n'
+  assert out == ('' if twice else 'verified\nclosed\n')
+  assert [p.name for p in (tmp_path / 'c').iterdir()] == ['1']
+
+
+@pytest.mark.parametrize('busy, seconds', [('False', 2), ('time.monotonic() < end', 5)])
+def test_native_code_is_left_once_no_checkpoint_is_written(tmp_path, busy, seconds):
+  program = (
+    'import hashlib, sys, time, types\n'
+    'from ssr_jax.cli import terminal\n'
+    'def command():\n'
+    '  end = time.monotonic() + 6\n'
+    f'  sys.modules["ssr_jax.training.checkpoint"] = types.SimpleNamespace(busy=lambda: {busy})\n'
+    '  print("up", flush=True)\n'
+    '  hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)\n'
+    'terminal.run("train.py", command)\n'
+  )
+  process = _start(program, tmp_path)
+  assert process.stdout.readline() == 'up\n'
+  time.sleep(1)
+  began = time.monotonic()
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate(timeout=60)
+  assert process.returncode == 130 and err.endswith('train.py: stopped\n')
+  assert time.monotonic() - began > seconds - 0.5
 
 
 def test_ctrl_c_while_the_commands_are_imported(tmp_path):

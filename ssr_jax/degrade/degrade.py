@@ -1,7 +1,8 @@
 """From an HR image to an LR image with its kernels.
 
-`LR = (HR (*) K) downsampled by s + n`, then JPEG (Eq. 1); or a camera's processing instead of noise and JPEG; or the
-second-order chain of Real-ESRGAN; or one of these for each image.
+`LR = (HR (*) K) downsampled by s + n`, then JPEG (Eq. 1); or the same with one kernel at full resolution and another
+reduction; or a camera's processing instead of noise and JPEG; or the second-order chain of Real-ESRGAN; or one of these
+for each image.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ssr_jax.degrade import fields, isp, realesrgan
+from ssr_jax.degrade import fields, isp, realesrgan, uniform
 from ssr_jax.degrade.recipes import Recipe
 from ssr_jax.image import blur
 from ssr_jax.image import jpeg as jpeg_lib
@@ -34,18 +35,19 @@ class Degraded(flax.struct.PyTreeNode):
   Attributes:
     lr: [b, h, w, 3], in [0, 1], rounded to 8 bit.
     target: [b, H, W, 3], the image to restore: HR, which a chain by itself sharpens; a mixture's chains do not.
-    kernels: [b, h, w, k*k].
-    lr_clean: [b, h, w, 3], HR blurred with `kernels` and subsampled: of Eq. 1 the image before noise, JPEG and
-      rounding, of the chain an approximation of it.
+    kernels: [b, h, w, k*k]. Of `uniform` the same for each pixel of an image, centred on the middle tap, as
+      `blur.blur_reduce` takes them.
+    lr_clean: [b, h, w, 3], HR blurred with `kernels` and subsampled: of Eq. 1 and `uniform` the image before noise,
+      JPEG and rounding, of the chain an approximation of it.
     noise_sigma: [b], standard deviation of the noise, of 1; 0 where there is none. Of a camera, the root mean square of
       its noise before denoising; of the chain, that of the second stage's noise.
     jpeg_quality: [b], 0 where there is no JPEG. Of the chain, that of the last.
     depth: [b, h, w], the relative inverse depth that was given; None where none was.
     field: (lambda1, lambda2, theta), each [b, h, w]: the kernels in compact form.
     draws: everything else that was drawn, [b] each. Of Eq. 1: `kind` (index into `fields.KINDS`), and as far as the
-      kind has them `period`, `strength`, `focus`, `widest`, `share`. Of a camera, those of `isp.draw` with the prefix
-      `isp_`. Of the chain, see `realesrgan.draw`. Of a mixture `part`, the index of the recipe that was drawn, and what
-      each part draws, of which only that part's has had an effect.
+      kind has them `period`, `strength`, `focus`, `widest`, `share`. Of `uniform`: those of `uniform.draw`. Of a
+      camera, those of `isp.draw` with the prefix `isp_`. Of the chain, see `realesrgan.draw`. Of a mixture `part`, the
+      index of the recipe that was drawn, and what each part draws, of which only that part's has had an effect.
   """
 
   lr: Array
@@ -81,7 +83,7 @@ def _draw_field(
   """The field, and what it was drawn from. Without `known`, 'mixed' draws no defocus, which is the last kind."""
   if recipe.needs_depth and depth is None:
     raise SSRError(f"recipe: field '{recipe.field}' needs a depth map; give one, or choose another field")
-  if recipe.chain or recipe.mixture:
+  if recipe.chain or recipe.mixture or recipe.blur:
     raise SSRError(f"recipe: '{recipe.field}' draws no field before its images; choose a field of Eq. 1")
   field_key, period_key, choice_key = jax.random.split(key, 3)
   period = jax.random.uniform(period_key, (), minval=recipe.period[0], maxval=recipe.period[1])
@@ -145,6 +147,8 @@ def degrade(key: Array, hr: Array, recipe: Recipe, depth: Array | None = None, k
     return _mixture(keys, hr, recipe, recipe.mixture, depth, known)
   if recipe.chain:
     return _second_order(keys, hr, recipe, recipe.chain, depth)
+  if recipe.blur:
+    return _uniform(keys, hr, recipe, recipe.blur, depth)
   return _first_order(keys, hr, recipe, depth, known)
 
 
@@ -179,6 +183,26 @@ def _chain_field(draws: dict[str, Array], hr: Array, recipe: Recipe, chain: real
   size = b, H // recipe.scale, W // recipe.scale
   lambda1, lambda2, theta = (jnp.broadcast_to(f[:, None, None], size) for f in found)
   return lambda1, lambda2, theta
+
+
+def _uniform(keys: Array, hr: Array, recipe: Recipe, family: uniform.Blur, depth: Array | None) -> Degraded:
+  kernels, draws = jax.vmap(lambda k: uniform.draw(jax.random.split(k, 5)[0], family))(keys)
+  clean = blur.blur_reduce(hr, kernels, recipe.scale, family.down)
+  lr, sigma, quality, noise_draws = _noisy(keys, clean, recipe)
+  if recipe.mode in ('noise_jpeg', 'mixed', 'isp'):
+    lr = _coded(lr, quality)
+  at_each_pixel = lambda x: jnp.broadcast_to(x[:, None, None], (*clean.shape[:3], *x.shape[1:]))
+  return Degraded(
+    lr=lr,
+    target=hr,
+    kernels=at_each_pixel(kernels),
+    lr_clean=clean,
+    noise_sigma=sigma,
+    jpeg_quality=quality,
+    depth=depth,
+    field=(at_each_pixel(draws['sigma1'] ** 2), at_each_pixel(draws['sigma2'] ** 2), at_each_pixel(draws['angle'])),
+    draws=draws | noise_draws,
+  )
 
 
 def _first_order(keys: Array, hr: Array, recipe: Recipe, depth: Array | None, known: Array | None) -> Degraded:

@@ -205,6 +205,9 @@ def describe(recipe: recipes.Recipe) -> dict[str, Any]:
   if recipe.chain:
     parameters = {name: parameters[name] for name in ('name', 'field', 'scale')}
     parameters['chain'] = dataclasses.asdict(recipe.chain)
+  elif recipe.blur:
+    parameters = {name: value for name, value in parameters.items() if name not in ('eigenvalues', 'period')}
+    parameters['blur'] = dataclasses.asdict(recipe.blur)
   elif recipe.mixture:
     del parameters['mode']
     chains = {name: realesrgan.CHAINS[name] for name in recipe.mixture if name in realesrgan.CHAINS}
@@ -222,8 +225,8 @@ def read_kernels(path: str | os.PathLike) -> dict[str, np.ndarray]:
     path: of a file in kernels/.
 
   Returns:
-    of Eq. 1 and of mixtures, {'kernels': [h, w, k*k]}; of the second-order chain, the kernels of its three filters,
-    'first', 'second' and 'final', [k*k] each.
+    of Eq. 1 and of mixtures, {'kernels': [h, w, k*k]}; of recipes with one kernel, {'kernel': [k*k]}; of the
+    second-order chain, the kernels of its three filters, 'first', 'second' and 'final', [k*k] each.
   """
   with np.load(path) as file:
     stored = {name: file[name] for name in file.files}
@@ -241,8 +244,10 @@ def read_depth(path: str | os.PathLike) -> np.ndarray:
 
 
 def _degrade(key: jax.Array, hr: np.ndarray, recipe: recipes.Recipe, depth: np.ndarray | None) -> Degraded:
-  """Degrades and drops what a set does not keep: the kernels alone are a hundred times as large as the LR image."""
-  return _run(key, hr.astype(np.float32) / 255, recipe, depth).replace(kernels=None, lr_clean=None, target=None)
+  """Degrades and drops what a set does not keep: kernels at each pixel are a hundred times as large as the LR image."""
+  made = _run(key, hr.astype(np.float32) / 255, recipe, depth)
+  kept = made.kernels[:, 0, 0] if recipe.blur else None
+  return made.replace(kernels=kept, lr_clean=None, target=None)
 
 
 _run = xla.jit(degrade, static_argnums=2)
@@ -261,8 +266,11 @@ def _readable(made: Degraded, recipe: recipes.Recipe) -> dict[str, Any]:
       if of in ('first', 'second', 'final') or name == 'jpeg_last':
         found[name] = _NAMED[what][value] if what in _NAMED else value
     return found
-  kind = fields.KINDS[draws['kind']]
-  found |= {'kind': kind, **{name: draws[name] for name in _DRAWN.get(kind, ())}}
+  kind = None if recipe.blur else fields.KINDS[draws['kind']]
+  if kind is None:
+    found |= {name: draws[name] for name in ('sigma1', 'sigma2', 'angle')}
+  else:
+    found |= {'kind': kind, **{name: draws[name] for name in _DRAWN.get(kind, ())}}
   if kind == 'invariant':
     found |= {
       name: value[0, 0, 0].item() for name, value in zip(('lambda1', 'lambda2', 'theta'), made.field, strict=True)
@@ -273,8 +281,11 @@ def _readable(made: Degraded, recipe: recipes.Recipe) -> dict[str, Any]:
 
 
 def _kernel_file(made: Degraded, recipe: recipes.Recipe) -> bytes:
-  """Three numbers per LR pixel instead of 441 taps; of a chain, the taps of its three kernels."""
-  if recipe.chain:
+  """Three numbers per LR pixel instead of 441 taps; of a chain the taps of its three kernels, of `uniform` of one."""
+  if recipe.blur:
+    assert made.kernels is not None
+    arrays = {'kernel': np.asarray(made.kernels[0])}
+  elif recipe.chain:
     arrays = {name: np.asarray(taps[0]) for name, taps in _chain_kernels(made.draws).items()}
   else:
     arrays = {n: np.asarray(value[0]) for n, value in zip(('lambda1', 'lambda2', 'theta'), made.field, strict=True)}

@@ -5,13 +5,13 @@ import zlib
 
 import jax
 
-from ssr_jax.degrade import fields, realesrgan
+from ssr_jax.degrade import fields, realesrgan, uniform
 from ssr_jax.types import Array, SSRError
 
 MODES = ('no_noise', 'no_jpeg', 'noise_jpeg', 'mixed', 'isp')
 MIXTURES = {'real': {'mixed/mixed': 0.35, 'mixed/isp': 0.4, 'realesrgan-light': 0.15, 'realesrgan': 0.1}}
 """Recipes that draw another recipe for each image: its parts and their probabilities. Parts of Eq. 1 have one field."""
-FIELDS = (*fields.KINDS, *realesrgan.CHAINS, *MIXTURES)
+FIELDS = (*fields.KINDS, *uniform.FIELDS, *realesrgan.CHAINS, *MIXTURES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,15 +19,17 @@ class Recipe:
   """What degradation to draw; hashable, so that it can be a static argument of jit.
 
   Attributes:
-    field: kind of kernel field, one of `fields.KINDS`; 'realesrgan' or 'realesrgan-light', the second-order chain; or
-      'real', one of `MIXTURES`. 'mixed' draws per image among invariant, smooth and motion, and defocus where a depth
+    field: kind of kernel field, one of `fields.KINDS`; one kernel for the image at full resolution, one of
+      `uniform.FIELDS` or 'isotropic-SIGMA'; 'realesrgan' or 'realesrgan-light', the second-order chain; or 'real', one
+      of `MIXTURES`. 'mixed' draws per image among invariant, smooth and motion, and defocus where a depth
       is given. A chain has blur, noise and JPEG of its own, so that of the other attributes only the scale applies to
       it, and the eigenvalues, to which its effective kernels are clipped. A mixture has no mode: its parts have.
     mode: the paper's Table 3, which does not give its levels (the ranges below are ours): 'no_noise' (blur and
       subsampling alone), 'no_jpeg' (and Gaussian noise), 'noise_jpeg' (and JPEG); 'mixed' draws one per image. And
       'isp': what a camera does, see `isp`; it has noise and JPEG of its own.
     scale: s.
-    eigenvalues: range of the covariance eigenvalues in HR pixels squared; MANet's anisotropic range at x4.
+    eigenvalues: range of the covariance eigenvalues in HR pixels squared; MANet's anisotropic range at x4. Kernels of
+      `uniform` have ranges of their own.
     period: range of the distance between the nodes of smooth fields, LR pixels.
     noise: range of the noise's standard deviation, of 1.
     quality: range of the JPEG quality.
@@ -42,8 +44,8 @@ class Recipe:
   quality: tuple[float, float] = (40.0, 95.0)
 
   def __post_init__(self):
-    if self.field not in FIELDS:
-      raise SSRError(f'recipe: unknown field {self.field!r}; known: {", ".join(FIELDS)}')
+    if self.field not in FIELDS and self.blur is None:
+      raise SSRError(f'recipe: unknown field {self.field!r}; known: {", ".join(FIELDS)}, isotropic-SIGMA')
     if self.mode not in MODES:
       raise SSRError(f'recipe: unknown mode {self.mode!r}; known: {", ".join(MODES)}')
     if not 0 < self.eigenvalues[0] <= self.eigenvalues[1]:
@@ -68,6 +70,11 @@ class Recipe:
     return realesrgan.CHAINS.get(self.field)
 
   @property
+  def blur(self) -> uniform.Blur | None:
+    """The kernels of a recipe with one for the whole image; None for other recipes."""
+    return uniform.parse(self.field)
+
+  @property
   def mixture(self) -> dict[str, float] | None:
     """The names of a mixture's parts and their probabilities; None for other recipes."""
     return MIXTURES.get(self.field)
@@ -83,8 +90,12 @@ class Recipe:
     return self.needs_depth or self.field == 'mixed' or self.mixture is not None
 
 
-NAMES = (*(f'{field}/{mode}' for field in fields.KINDS for mode in MODES), *realesrgan.CHAINS, *MIXTURES)
-"""Every recipe."""
+NAMES = (
+  *(f'{field}/{mode}' for field in (*fields.KINDS, *uniform.FIELDS) for mode in MODES),
+  *realesrgan.CHAINS,
+  *MIXTURES,
+)
+"""Every recipe, but for those with a kernel of one size, 'isotropic-SIGMA/MODE'."""
 
 
 def image_key(seed: int, name: str) -> Array:

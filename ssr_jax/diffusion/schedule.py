@@ -1,4 +1,4 @@
-"""The forward process of latent diffusion and the conversions between noise, velocity and clean latent."""
+"""The forward process of diffusion and the conversions between noise, velocity and clean latent."""
 
 import dataclasses
 import functools
@@ -14,7 +14,7 @@ Steps = Int[ArrayLike, ' b'] | Int[ArrayLike, ''] | int
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-  """Scaled-linear schedule of Stable Diffusion: sqrt(beta) rises linearly from beta_start to beta_end.
+  """The scaled-linear schedule of Stable Diffusion, or the linear one of DDPM, from beta_start to beta_end.
 
   z_t = sqrt(abar_t) z_0 + sqrt(1 - abar_t) eps, abar_t the product of 1 - beta up to step t. The tables are computed in
   float64 and used in float32. Time steps are integers 0 ... steps - 1, 0 the least noisy.
@@ -24,22 +24,28 @@ class Schedule:
     beta_start: first beta.
     beta_end: last beta.
     prediction: what the network predicts: 'eps', the noise, or 'v', sqrt(abar) eps - sqrt(1 - abar) z_0.
+    shape: what rises linearly: 'scaled_linear' the square root of beta, 'linear' beta itself.
   """
 
   steps: int = 1000
   beta_start: float = 0.00085
   beta_end: float = 0.012
   prediction: str = 'eps'
+  shape: str = 'scaled_linear'
 
   def __post_init__(self):
     if self.prediction not in ('eps', 'v'):
       raise ValueError(f"prediction must be 'eps' or 'v'; got {self.prediction!r}")
+    if self.shape not in ('scaled_linear', 'linear'):
+      raise ValueError(f"shape must be 'scaled_linear' or 'linear'; got {self.shape!r}")
     if self.steps < 1 or not 0 < self.beta_start <= self.beta_end < 1:
       raise ValueError(f'need steps >= 1 and 0 < beta_start <= beta_end < 1; got {self}')
 
   @functools.cached_property
   def betas(self) -> np.ndarray:
     """Beta of each step, float64 [steps]."""
+    if self.shape == 'linear':
+      return np.linspace(self.beta_start, self.beta_end, self.steps)
     return np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.steps) ** 2
 
   @functools.cached_property

@@ -1,6 +1,7 @@
-"""Blur: the spatially variant operator of Eq. 1, and `convolve`, one kernel per image at full resolution.
+"""Blur: the spatially variant operator of Eq. 1, and operators with one kernel per image at full resolution.
 
-Everything that applies a kernel field to an image calls `blur_downsample`; the Real-ESRGAN chain calls `convolve`.
+Everything that applies a kernel field to an image calls `blur_downsample`. With one kernel per image, `convolve`
+filters, and `blur_reduce` also makes the image smaller.
 """
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssr_jax.image import kernels as kernel_lib
+from ssr_jax.image.resize import resize
 from ssr_jax.types import Array, ArrayLike
 
 _BLOCK_ROWS = 8  # LR rows whose kernels stay in a CPU core's cache: 8 x 128 kernels of 21x21 are 1.8 MB
@@ -119,13 +121,43 @@ def convolve(planes: ArrayLike, kernels: ArrayLike, size: tuple[Array, Array] | 
   b, _, H, W = planes.shape
   k = kernel_lib.side(kernels)
   radius = k // 2
-  if size is None:
-    size = jnp.full(b, H), jnp.full(b, W)
-  pad = lambda image, h, w: image[:, _reflected(H, radius, h)][:, :, _reflected(W, radius, w)]
-  padded = jax.vmap(pad)(planes, *size)
+  if size is None:  # the same by slices, whose gradient is no scatter
+    padded = jnp.pad(planes, ((0, 0), (0, 0), (radius, radius), (radius, radius)), 'reflect')
+  else:
+    pad = lambda image, h, w: image[:, _reflected(H, radius, h)][:, :, _reflected(W, radius, w)]
+    padded = jax.vmap(pad)(planes, *size)
   fast = tuple(_fast_length(n + 2 * radius) for n in (H, W))
   spectrum = jnp.fft.rfft2(padded, fast) * jnp.conj(jnp.fft.rfft2(kernels.reshape(b, 1, k, k), fast))
   return jnp.fft.irfft2(spectrum, fast)[:, :, :H, :W]
+
+
+REDUCTIONS = ('bicubic', 'stride')
+
+
+def blur_reduce(image: ArrayLike, kernels: ArrayLike | None, scale: int, down: str = 'bicubic') -> Array:
+  """Blur with one kernel per image at full resolution (`convolve`), then a reduction by s.
+
+  Linear in each argument and differentiable in both.
+
+  Args:
+    image: [b, H, W, c], any range; H and W multiples of the scale.
+    kernels: [b, k*k], centred on the middle tap; None for no blur.
+    scale: s.
+    down: 'bicubic', antialiased, as MATLAB's and Pillow's; or 'stride', every s-th pixel from the first one.
+
+  Returns:
+    [b, H/s, W/s, c].
+
+  Raises:
+    ValueError: another `down`, or sizes that are no multiples of the scale.
+  """
+  _, H, W, _ = image.shape
+  if down not in REDUCTIONS:
+    raise ValueError(f'down is {down!r}; known: {", ".join(REDUCTIONS)}')
+  if H % scale or W % scale:
+    raise ValueError(f'image {H}x{W} is not a multiple of the scale {scale}')
+  blurred = image if kernels is None else convolve(image.transpose(0, 3, 1, 2), kernels).transpose(0, 2, 3, 1)
+  return resize(blurred, (H // scale, W // scale)) if down == 'bicubic' else jnp.asarray(blurred[:, ::scale, ::scale])
 
 
 def _reflected(canvas: int, radius: int, n: ArrayLike) -> Array:

@@ -236,3 +236,19 @@ def test_a_folder_of_another_set_is_left_alone(photos, made, tmp_path, capsys):
   assert cli.main(['degrade', str(photos), '-o', str(tmp_path / 'x'), '--remake', str(tmp_path / 'manifest.json')]) == 2
   assert 'not the manifest of an LR set' in capsys.readouterr().err
   assert _bytes(made) == before
+
+
+def test_a_set_with_one_kernel_for_each_image(photos, tmp_path, capsys):
+  """The stored kernel makes the stored LR image from the stored HR image, and the manifest makes the set again."""
+  arguments = ['degrade', str(photos / 'a.png'), '--recipe', 'anisotropic', '--write-hr', '-o']
+  assert cli.main([*arguments, str(tmp_path / 'set')]) == 0
+  entry = json.loads((tmp_path / 'set' / 'manifest.json').read_text())['images']['a.png']
+  assert set(entry['draws']) == {'sigma1', 'sigma2', 'angle', 'noise_sigma', 'jpeg_quality'}
+  kernel = lr_set.read_kernels(tmp_path / 'set/kernels/a.npz')['kernel']
+  hr, lr = (np.asarray(Image.open(tmp_path / 'set' / part / 'a.png'), np.float32) / 255 for part in ('hr', 'lr'))
+  clean = np.asarray(blur.blur_reduce(hr[None], kernel[None], 4))[0]
+  assert np.abs(np.clip(clean, 0, 1) - lr).max() < 0.51 / 255
+  remake = ['--remake', str(tmp_path / 'set/manifest.json'), '--write-hr']
+  assert cli.main(['degrade', str(photos), '-o', str(tmp_path / 'two'), *remake]) == 0, capsys.readouterr().err
+  for name in ('lr/a.png', 'kernels/a.npz'):
+    assert (tmp_path / 'set' / name).read_bytes() == (tmp_path / 'two' / name).read_bytes()

@@ -10,7 +10,7 @@ import pytest
 from skimage import data
 
 from ssr_jax import degrade as degrade_lib
-from ssr_jax.degrade import NAMES, Recipe, fields, realesrgan
+from ssr_jax.degrade import NAMES, Recipe, fields, realesrgan, uniform
 from ssr_jax.types import SSRError
 
 _GOLDEN = pathlib.Path(__file__).with_name('golden.json')
@@ -59,7 +59,7 @@ def test_images_are_what_they_were(name):
 
 
 def test_every_name_is_a_recipe_that_has_that_name():
-  assert len(set(NAMES)) == len(NAMES) == 5 * len(fields.KINDS) + 3
+  assert len(set(NAMES)) == len(NAMES) == 5 * (len(fields.KINDS) + len(uniform.FIELDS)) + 3
   for name in NAMES:
     assert Recipe.parse(name).name == name
   assert Recipe.parse('smooth') == Recipe('smooth', 'no_noise')

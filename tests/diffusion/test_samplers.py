@@ -209,3 +209,28 @@ def test_bad_arguments_are_named():
     sample(predict, S, KEYS, shape=SHAPE, start=0.5)
   with pytest.raises(ValueError, match='2 keys for 3 latents'):
     sample(predict, S, KEYS[:2], latent=TARGET)
+
+
+def test_the_loop_with_moves_is_ddpm_without_them_and_adds_them_with():
+  """Bit for bit; a move is added to the next latent, in the last step too, and what was seen comes back in order."""
+  S_LINEAR = Schedule(beta_start=1e-4, beta_end=0.02, shape='linear')
+  predict = lambda z, t: jnp.sin(z) + 1e-3 * t[:, None, None, None]
+  z = samplers.initial(S_LINEAR, KEYS, shape=SHAPE)
+
+  def estimate(move):
+    def step(z, t):
+      x0 = S_LINEAR.to_x0(predict(z, t), z, t)
+      return x0, move, {'t': t, 'mean': z.mean((1, 2, 3))}
+
+    return step
+
+  plain = jax.jit(lambda z: ddpm(predict, S_LINEAR, KEYS, z, 5, spacing='linspace'))(z)
+  run = lambda move: jax.jit(lambda z: samplers.ddpm_by(estimate(move), S_LINEAR, KEYS, z, 5, spacing='linspace'))(z)
+  same, seen = run(None)
+  np.testing.assert_array_equal(same, plain)
+  np.testing.assert_array_equal(seen['t'], S_LINEAR.timesteps(5, spacing='linspace')[:, None].repeat(3, 1))
+  np.testing.assert_allclose(seen['mean'][0], z.mean((1, 2, 3)), rtol=1e-6)
+  zeros, _ = run(jnp.zeros_like(z))
+  np.testing.assert_allclose(zeros, plain, rtol=1e-5)
+  one = lambda move: jax.jit(lambda z: samplers.ddpm_by(estimate(move), S_LINEAR, KEYS, z, 1))(z)[0]
+  np.testing.assert_allclose(one(2 * jnp.ones_like(z)) - one(None), 2 * jnp.ones_like(z), rtol=1e-4)

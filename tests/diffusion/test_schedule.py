@@ -61,3 +61,13 @@ def test_bad_values_are_named():
   for args, match in [((0,), '0 sampling'), ((30, 0.02), '30 sampling'), ((5, 0.0), 'start'), ((5, 1.0, 'x'), "'x'")]:
     with pytest.raises(ValueError, match=match):
       Schedule().timesteps(*args)
+
+
+def test_the_linear_shape_is_that_of_ddpm():
+  """Ho et al. 2020: betas from 1e-4 to 0.02, after which 4e-5 of the signal's power is left."""
+  s = Schedule(beta_start=1e-4, beta_end=0.02, shape='linear')
+  np.testing.assert_allclose(np.diff(s.betas), (0.02 - 1e-4) / 999, rtol=1e-9)
+  assert s.betas[0] == 1e-4 and s.betas[-1] == pytest.approx(0.02, rel=1e-12)
+  np.testing.assert_allclose(s.alphas_cumprod[-1], 4.036e-5, rtol=1e-3)
+  with pytest.raises(ValueError, match="'scaled_linear' or 'linear'; got 'cosine'"):
+    Schedule(shape='cosine')

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 import pytest
 import scipy.ndimage
 
@@ -99,3 +100,39 @@ def test_sizes_that_do_not_fit_are_named():
     blur.blur_downsample(jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 3, 2, 441)), 4)
   with pytest.raises(ValueError, match='k odd'):
     blur.blur_downsample(jnp.zeros((1, 8, 8, 3)), jnp.zeros((1, 2, 2, 400)), 4)
+
+
+@pytest.mark.parametrize('down', blur.REDUCTIONS)
+def test_reduction_after_a_blur_is_scipys_and_pillows(down):
+  """Correlation with SciPy's 'mirror' border, then Pillow's antialiased bicubic on floats, or every fourth pixel."""
+  rng = np.random.default_rng(3)
+  image, kernels = rng.random((2, 24, 36, 3), np.float32), rng.random((2, 81), np.float32)
+  kernels /= kernels.sum(-1, keepdims=True)
+  found = jax.jit(blur.blur_reduce, static_argnums=(2, 3))(image, kernels, 4, down)
+  assert found.shape == (2, 6, 9, 3)
+  for n in range(2):
+    for c in range(3):
+      plane = scipy.ndimage.correlate(image[n, ..., c], kernels[n].reshape(9, 9), mode='mirror')
+      small = np.asarray(Image.fromarray(plane).resize((9, 6), Image.Resampling.BICUBIC))
+      expected = small if down == 'bicubic' else plane[::4, ::4]
+      np.testing.assert_allclose(found[n, ..., c], expected, atol=2e-6)
+
+
+def test_reduction_without_a_kernel_and_its_adjoint():
+  """No kernel is that of one tap; the gradient is the adjoint, for the image and for the kernels."""
+  rng = np.random.default_rng(4)
+  x = jnp.asarray(rng.normal(size=(2, 24, 16, 3)), jnp.float32)
+  kernels = jnp.asarray(rng.normal(size=(2, 441)), jnp.float32)
+  y = jnp.asarray(rng.normal(size=(2, 6, 4, 3)), jnp.float32)
+  one = jnp.zeros((2, 441)).at[:, 220].set(1.0)
+  apply = jax.jit(blur.blur_reduce, static_argnums=2)
+  np.testing.assert_allclose(apply(x, one, 4), apply(x, None, 4), atol=1e-5)
+  inner = float((apply(x, kernels, 4) * y).sum())
+  to_image, to_kernels = jax.jit(jax.grad(lambda x, k: (blur.blur_reduce(x, k, 4) * y).sum(), argnums=(0, 1)))(
+    x, kernels
+  )
+  assert float((x * to_image).sum()) == pytest.approx(inner, rel=1e-4)
+  assert float((kernels * to_kernels).sum()) == pytest.approx(inner, rel=1e-4)
+  for down, size in (('area', 24), ('stride', 22)):
+    with pytest.raises(ValueError, match='known: bicubic, stride|multiple of the scale'):
+      blur.blur_reduce(x[:, :size], None, 4, down)

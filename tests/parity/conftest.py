@@ -23,6 +23,7 @@ from ssr_jax.nn.depth.dpt import DPT, SIZES
 from ssr_jax.nn.rrdb import NBSR
 from ssr_jax.nn.unet import UNet
 from ssr_jax.nn.vae import VAE
+from ssr_jax.systems.blinddiff.mcformer import MCFormer
 from ssr_jax.systems.ssr.dkenet import DKENet
 from ssr_jax.weights import format, importers
 
@@ -516,6 +517,120 @@ def _rrdb_sft() -> Case:
   )
 
 
+def _mcformer(variance: str) -> Case:
+  """MCFormer stated again from the formulas of BlindDiff and Restormer; 8 channels, blocks of each level 1, 1, 1, 2."""
+  images = {'fixed': 1, 'learned': 2}[variance]
+
+  def theirs():
+    import torch
+    from torch import nn
+    import torch.nn.functional as F
+
+    flat = lambda a, b, k, **more: nn.Conv2d(a, b, k, padding=k // 2, bias=False, **more)
+
+    class Norm(nn.Module):
+      def __init__(self, c):
+        super().__init__()
+        self.body = nn.LayerNorm(c, 1e-5)
+
+      def forward(self, x):
+        return self.body(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+    class MDTA(nn.Module):
+      def __init__(self, c, n):
+        super().__init__()
+        self.n = n
+        self.temperature = nn.Parameter(torch.ones(n, 1, 1))
+        self.qkv, self.qkv_dwconv = flat(c, 3 * c, 1), flat(3 * c, 3 * c, 3, groups=3 * c)
+        self.project_out = flat(c, c, 1)
+
+      def forward(self, x):
+        b, c, h, w = x.shape
+        q, k, v = self.qkv_dwconv(self.qkv(x)).view(b, 3, self.n, c // self.n, h * w).unbind(1)
+        weights = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT * self.temperature
+        return self.project_out((weights.softmax(-1) @ v).reshape(b, c, h, w))
+
+    class GDFN(nn.Module):
+      def __init__(self, c):
+        super().__init__()
+        h = int(2.66 * c)
+        self.project_in, self.project_out = flat(c, 2 * h, 1), flat(h, c, 1)
+        self.dwconv = flat(2 * h, 2 * h, 3, groups=2 * h)
+
+      def forward(self, x):
+        gate, y = self.dwconv(self.project_in(x)).chunk(2, 1)
+        return self.project_out(F.gelu(gate) * y)
+
+    class Block(nn.Module):
+      def __init__(self, c, n):
+        super().__init__()
+        self.norm1, self.norm2, self.attn, self.ffn = Norm(c), Norm(c), MDTA(c, n), GDFN(c)
+        self.modulation = nn.Sequential(nn.Mish(), nn.Linear(8, 4 * c))
+
+      def forward(self, both):
+        x, s = both
+        t1, g1, t2, g2 = self.modulation(s)[..., None, None].chunk(4, 1)
+        x = x + self.attn(self.norm1(x) * (1 + g1) + t1)
+        return x + self.ffn(self.norm2(x) * (1 + g2) + t2), s
+
+    class Waves(nn.Module):
+      def forward(self, t):
+        angles = t.double()[:, None] * 10 ** (-4 * torch.arange(4, dtype=torch.float64) / 4)
+        return torch.cat([angles.sin(), angles.cos()], 1).float()
+
+    class MCFormer(nn.Module):
+      def __init__(self):
+        super().__init__()
+        level = lambda c, n, count: nn.Sequential(*(Block(c, n) for _ in range(count)))
+        self.t_embedder = nn.Sequential(Waves(), nn.Linear(8, 32), nn.Mish(), nn.Linear(32, 8))
+        self.k_mlp = nn.Sequential(nn.Linear(9, 8), nn.Mish(), nn.Linear(8, 8))
+        convs = [nn.Conv2d(6 if i == 0 else 8, 8, 5, 2 if i == 3 else 1, 2) for i in range(6)]
+        pooled = [nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 9, 1), nn.Softmax(1)]
+        self.predictor = nn.Sequential(*(m for conv in convs for m in (conv, nn.LeakyReLU(0.2))), *pooled)
+        self.patch_embed = nn.Module()
+        self.patch_embed.proj = flat(6, 8, 3)
+        for i in range(3):
+          c = 8 * 2**i
+          setattr(self, f'encoder_level{i + 1}', level(c, 2**i, 1))
+          down, up = nn.Module(), nn.Module()
+          down.body = nn.Sequential(flat(c, c // 2, 3), nn.PixelUnshuffle(2))
+          up.body = nn.Sequential(flat(2 * c, 4 * c, 3), nn.PixelShuffle(2))
+          setattr(self, f'down{i + 1}_{i + 2}', down)
+          setattr(self, f'up{i + 2}_{i + 1}', up)
+          if i:
+            setattr(self, f'reduce_chan_level{i + 1}', flat(2 * c, c, 1))
+          setattr(self, f'decoder_level{i + 1}', level(c if i else 16, 2**i, 1))
+        self.latent, self.refinement = level(64, 8, 2), level(16, 1, 1)
+        self.output = flat(16, 3 * images, 3)
+
+      def forward(self, x_t, t, u):
+        z = torch.cat([x_t, u], 1)
+        s = self.t_embedder(t) + self.k_mlp(self.predictor(z).flatten(1))
+        x, skips = self.patch_embed.proj(z), []
+        for i in (1, 2, 3):
+          x, _ = getattr(self, f'encoder_level{i}')((x, s))
+          skips.append(x)
+          x = getattr(self, f'down{i}_{i + 1}').body(x)
+        x, _ = self.latent((x, s))
+        for i in (3, 2, 1):
+          x = torch.cat([getattr(self, f'up{i + 1}_{i}').body(x), skips.pop()], 1)
+          if i > 1:
+            x = getattr(self, f'reduce_chan_level{i}')(x)
+          x, _ = getattr(self, f'decoder_level{i}')((x, s))
+        x, _ = self.refinement((x, s))
+        return self.output(x) + x_t.repeat(1, images, 1, 1)
+
+    return MCFormer()
+
+  return Case(
+    MCFormer(features=8, blocks=(1, 1, 1, 2), refinement=1, taps=9, variance=variance),
+    importers.mcformer_table(),
+    (random((2, 16, 24, 3)), np.array([3, 870], np.float32), image((2, 16, 24, 3))),
+    theirs,
+    lambda m, x, t, u: m(x, t, u),
+  )
+
+
 CASES = {
   'unet_sd21': lambda: _unet(True),
   'unet_sd15': lambda: _unet(False),
@@ -529,6 +644,8 @@ CASES = {
   'depth_anything_resized': lambda: _depth_anything((56, 84)),
   'manet': _manet,
   'rrdb_sft': _rrdb_sft,
+  'mcformer': lambda: _mcformer('fixed'),
+  'mcformer_learned': lambda: _mcformer('learned'),
 }
 
 

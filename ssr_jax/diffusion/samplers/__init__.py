@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ssr_jax.diffusion.samplers.common import Correct, Predict, image_noise
 from ssr_jax.diffusion.samplers.ddim import ddim
-from ssr_jax.diffusion.samplers.ddpm import ddpm
+from ssr_jax.diffusion.samplers.ddpm import Estimate, ddpm, ddpm_by
 from ssr_jax.diffusion.samplers.dpmpp_2m import dpmpp_2m
 from ssr_jax.diffusion.schedule import Schedule
 
@@ -20,7 +20,19 @@ SAMPLERS = {'ddpm': ddpm, 'ddim': ddim, 'dpmpp_2m': dpmpp_2m}
 STUDENT_SAMPLER = 'ddim'
 """The sampler that a distilled student is trained and used with."""
 
-__all__ = ['SAMPLERS', 'STUDENT_SAMPLER', 'Correct', 'Predict', 'ddim', 'ddpm', 'dpmpp_2m', 'initial', 'sample']
+__all__ = [
+  'SAMPLERS',
+  'STUDENT_SAMPLER',
+  'Correct',
+  'Estimate',
+  'Predict',
+  'ddim',
+  'ddpm',
+  'ddpm_by',
+  'dpmpp_2m',
+  'initial',
+  'sample',
+]
 
 
 def sample(

@@ -13,6 +13,7 @@ from ssr_jax.weights.importers.depth import (
   dpt_table,
 )
 from ssr_jax.weights.importers.manet import manet_table, rrdb_sft_table
+from ssr_jax.weights.importers.mcformer import mcformer_table
 from ssr_jax.weights.importers.renaming import Table
 from ssr_jax.weights.importers.ssr import import_checkpoint, untrained, widths
 from ssr_jax.weights.importers.stable_diffusion import (
@@ -36,6 +37,7 @@ __all__ = [
   'dpt_table',
   'import_checkpoint',
   'manet_table',
+  'mcformer_table',
   'prompt_embedding',
   'rrdb_sft_table',
   'text_config',

@@ -4,11 +4,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 import dataclasses
 import pathlib
-import re
 
+from ssr_jax.data.sources.files import base_name
 from ssr_jax.types import SSRError
-
-_SUFFIX = re.compile(r'(?<=.)(?:(?:[_. -]|(?<=\d))x\d+|[_. -](?:hr|sr|gt|out|lr\d*|srf[_-]?\d+))$', re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,18 +22,6 @@ class Pairs:
   matched: list[tuple[pathlib.Path, pathlib.Path]]
   originals: list[pathlib.Path]
   images: list[pathlib.Path]
-
-
-def base_name(stem: str) -> str:
-  """A file's stem in lower case, without what tools append: 0801x4, 0801_SR, 0801-x4_out, img_SRF_4_HR.
-
-  Left out are, from the end and as often as they occur, x4 and any other number after a digit, _, -, a dot or a space,
-  and after one of the latter hr, sr, gt, out, lr, lr4, srf_4.
-  """
-  before = None
-  while before != stem:
-    before, stem = stem, _SUFFIX.sub('', stem)
-  return stem.lower()
 
 
 def match(originals: Sequence[pathlib.Path], images: Sequence[pathlib.Path]) -> Pairs:

@@ -9,7 +9,9 @@ from ssr_jax.types import SSRError
 
 DEPTH_SUFFIXES = ('.png', '.pfm', '.npy')
 _ROLE_SUFFIX = re.compile(r'(_hr|_lr\d*|_?x\d+)$', re.IGNORECASE)
-_ENDING = re.compile(r'(_hr|_lr\d*|_?x\d+|_sr|_out|_result)$', re.IGNORECASE)  # of images that a tool has made, too
+_TOOLS_SUFFIX = re.compile(
+  r'(?<=.)(?:(?:[_. -]|(?<=\d))x\d+|[_. -](?:hr|sr|gt|out|result|lr\d*|srf[_-]?\d+))$', re.IGNORECASE
+)
 
 
 def image_suffixes() -> tuple[str, ...]:
@@ -69,13 +71,25 @@ def match(
   raise SSRError(f'{first} and {second}: several files have the same name apart from their suffixes; rename them')
 
 
+def base_name(stem: str) -> str:
+  """A file's stem in lower case, without what tools append: 0801x4, 0801_SR, 0801-x4_out, img_SRF_4_HR.
+
+  Left out are, from the end and as often as they occur, x4 and any other number after a digit, _, -, a dot or a space,
+  and after one of the latter hr, sr, gt, out, result, lr, lr4, srf_4.
+  """
+  before = None
+  while before != stem:
+    before, stem = stem, _TOOLS_SUFFIX.sub('', stem)
+  return stem.lower()
+
+
 def partners(
   originals: Sequence[pathlib.Path | str], folder: pathlib.Path, strip: Callable[[str], str] = lambda stem: stem
 ) -> list[pathlib.Path | None]:
   """For each original the image that some tool made of it, below a folder.
 
-  It has the same stem, or the same but for endings that tell roles or tools apart: _HR, _LR4, x4, _SR, _out, _result.
-  Where images of several subfolders have that stem, the one in the subfolder of the same name as the original's.
+  It has the same stem, or else the same `base_name`. Where images of several subfolders have that stem, it is the one in
+  the subfolder of the same name as the original's.
 
   Args:
     originals: file paths, or names; several may have the same image.
@@ -89,7 +103,7 @@ def partners(
     SSRError: the folder holds no image, or several images that one original could mean.
   """
   images = list_images(folder)
-  plain = lambda stem: _ENDING.sub('', _ENDING.sub('', strip(stem)))  # such as 0801x4_out
+  plain = lambda stem: base_name(strip(stem))
   exact, loose = _groups(images, strip), _groups(images, plain)
   found: list[pathlib.Path | None] = []
   for original in map(pathlib.Path, originals):

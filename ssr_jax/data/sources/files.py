@@ -88,8 +88,8 @@ def partners(
 ) -> list[pathlib.Path | None]:
   """For each original the image that some tool made of it, below a folder.
 
-  It has the same stem, or else the same `base_name`. Where images of several subfolders have that stem, it is the one in
-  the subfolder of the same name as the original's.
+  It has the same stem, or else the same `base_name`. Where images of several subfolders have that stem, it is the one
+  in the subfolder of the same name as the original's.
 
   Args:
     originals: file paths, or names; several may have the same image.

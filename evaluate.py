@@ -7,9 +7,10 @@ degraded by the recipes of `config.eval.recipes`; the degradation depends only o
 `config.eval.seed`, so it is the same in every run. If it has LR images (`folder:HR_DIR,LR_DIR` is
 `paired:HR_DIR,LR_DIR`), they are used unchanged.
 
-Writes to DIR: metrics.csv (one row per image, recipe and model), metrics.json (means and protocol), table.md, and
-pictures/ with LR | bicubic | restored | result | HR. Exit codes: 0 success; 1 some images failed, each is reported and
-the others are done; 2 usage error.
+Writes to DIR: index.html, a page with the means, a slider between LR, the models' images and HR, depth and kernels, and
+a sortable table; metrics.csv (one row per image, recipe and model), metrics.json (means and protocol), table.md,
+table.tex; and pictures/ with LR | bicubic | restored | result | HR, and each of them as a file. Exit codes: 0 success;
+1 some images failed, each is reported and the others are done; 2 usage error.
 
 Protocol: HR is cropped at the bottom and right to a multiple of the scale; LR and every output are rounded to 8 bit;
 PSNR and SSIM are computed on MATLAB's Y without crop, LR-PSNR and kernel PSNR if the true kernels are known. Seconds
@@ -18,7 +19,8 @@ per image exclude compilation.
 Fields of config.eval: dataset; metrics; models, out of bicubic and the variants of the model's system, of SSR restored
 (the image before diffusion) and result (after diffusion); model, a name or a directory; dtype of its networks; recipes
 such as 'smooth/no_noise'; seed; niqe_params, the pristine model of NIQE, without which NIQE is left out; limit, how
-many photos, 0 for all; pictures, how many; sampling, options of the model's sampler.
+many photos, 0 for all; pictures, how many images of each recipe get pictures; page, whether to write index.html, by
+default if there are pictures; sampling, options of the model's sampler.
 """
 
 import sys
@@ -35,7 +37,8 @@ def main(config: ConfigDict, workdir: str) -> int:
   xla.enable_compilation_cache()
   report = runner.evaluate(protocol.Settings.from_config(config.eval), workdir)
   print(report.table())
-  print(f'written: {workdir}/table.md, metrics.csv, metrics.json, pictures/')
+  page = 'index.html, ' if report.page else ''
+  print(f'written: {workdir}/{page}table.md, table.tex, metrics.csv, metrics.json, pictures/')
   for failure in report.failures:
     print(f'error: {failure}', file=sys.stderr)
   return 1 if report.failures else 0

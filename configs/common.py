@@ -102,7 +102,8 @@ def base(stage: str, system: str) -> ConfigDict:
   config.eval.seed = 0
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz with mu_pris_param and cov_pris_param
   config.eval.limit = 0  # number of images; 0 for all
-  config.eval.pictures = 4
+  config.eval.pictures = 4  # images of each recipe that get pictures
+  config.eval.page = placeholder(bool)  # whether to write index.html; None: where there are pictures
   # Options of `Restorer.sample`; None takes the model's default.
   kinds = {**systems.option_kinds(system), 'tile': int}
   config.eval.sampling = ConfigDict({name: placeholder(kind) for name, kind in kinds.items()})

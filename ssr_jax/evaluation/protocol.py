@@ -35,7 +35,8 @@ class Settings:
     sampling: options of sampling that the config sets, and the seed.
     seed: of the degradations.
     limit: how many photos; 0 takes all.
-    pictures: how many pictures to write for each recipe.
+    pictures: how many images of each recipe get pictures.
+    page: whether to write index.html.
   """
 
   dataset: str
@@ -49,6 +50,7 @@ class Settings:
   seed: int = 0
   limit: int = 0
   pictures: int = 0
+  page: bool = False
 
   @classmethod
   def from_config(cls, fields: Any) -> 'Settings':
@@ -74,6 +76,7 @@ class Settings:
       seed=fields.seed,
       limit=fields.limit,
       pictures=fields.pictures,
+      page=fields.pictures > 0 if fields.page is None else fields.page,
     )
 
   def load_metrics(self) -> tuple[dict[str, metrics_lib.Metric], list[str]]:

@@ -16,7 +16,7 @@ from ssr_jax.evaluation import protocol as protocol_lib
 from ssr_jax.evaluation.cases import Case, Dataset
 from ssr_jax.evaluation.models import Output, Restorer
 from ssr_jax.evaluation.protocol import SCALE, Settings
-from ssr_jax.evaluation.report import figures, tables
+from ssr_jax.evaluation.report import figures, latex, page, recorder, tables, views
 from ssr_jax.image import io, opening
 from ssr_jax.types import SSRError
 
@@ -30,12 +30,16 @@ class Report:
     protocol: how the numbers were made, for table.md and metrics.json.
     rows: one per image, recipe and model: 'image', 'recipe', 'model', the metrics, 'seconds'.
     failures: one line for each image that could not be evaluated.
+    pictured: the cases that have pictures.
+    page: whether `write` writes index.html.
   """
 
   names: Sequence[str]
   protocol: dict[str, str]
   rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   failures: list[str] = dataclasses.field(default_factory=list)
+  pictured: list[views.Views] = dataclasses.field(default_factory=list)
+  page: bool = False
 
   def means(self) -> list[dict[str, Any]]:
     """One row per recipe and model: 'recipe', 'model', 'images', mean metrics, mean 'seconds'."""
@@ -45,18 +49,27 @@ class Report:
 
   def table(self) -> str:
     """The protocol as a list, and the means as a table, in Markdown."""
-    protocol = '\n'.join(f'- {key}: {value}' for key, value in self.protocol.items())
+    protocol = '\n'.join(f'- {key}: {tables.plain_markdown(value)}' for key, value in self.protocol.items())
     return f'{protocol}\n\n{tables.markdown(self.means(), self.names)}'
 
-  def write(self, workdir: pathlib.Path) -> None:
-    """Writes table.md, metrics.csv and metrics.json; a file is replaced only when its new content is complete."""
+  def files(self) -> dict[str, str]:
+    """{name: content} of the files that `write` writes."""
     columns = ('image', 'recipe', 'model', *self.names, 'seconds')
-    content = {'protocol': self.protocol, 'means': self.means(), 'failures': self.failures}
-    for name, text in (
-      ('metrics.csv', tables.to_csv(self.rows, columns)),
-      ('metrics.json', tables.to_json(content)),
-      ('table.md', self.table()),
-    ):
+    means = self.means()
+    files = {
+      'metrics.csv': tables.to_csv(self.rows, columns),
+      'metrics.json': tables.to_json({'protocol': self.protocol, 'means': means, 'failures': self.failures}),
+      'table.tex': latex.table(means, self.names, self.protocol),
+      'table.md': self.table(),
+    }
+    if self.page:
+      title = f'Evaluation of {self.protocol["dataset"]}'
+      files['index.html'] = page.page(title, self.protocol, self.rows, means, self.names, self.pictured, self.failures)
+    return files
+
+  def write(self, workdir: pathlib.Path) -> None:
+    """Writes the tables and the page; a file is replaced only when its new content is complete."""
+    for name, text in self.files().items():
       io.write_bytes(workdir / name, text.encode())
 
 
@@ -65,7 +78,7 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
 
   Args:
     settings: of the evaluation; see `Settings.from_config`.
-    workdir: folder for table.md, metrics.csv, metrics.json and pictures/; None writes no files.
+    workdir: folder for the files of `Report.files` and pictures/; None writes no files.
     restorer: a loaded model, used in place of `settings.model`.
 
   Returns:
@@ -84,25 +97,33 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
   if restorer is None and not bicubic_alone:
     restorer = models_lib.load(settings.model, settings.dtype)
   needs_kernels = any('kernels' in metric.needs for metric in scorers.values())
-  models = models_lib.select(settings.models, restorer, SCALE, settings.sampling, needs_kernels)
+  record = recorder.Recorder(restorer)
+  models = models_lib.select(settings.models, record.restorer, SCALE, settings.sampling, needs_kernels)
   pictures = None if workdir is None else _make_folder(pathlib.Path(workdir) / 'pictures')
 
   model_text = models_lib.describe(restorer, settings.sampling)
   report = Report(
     tuple(scorers), protocol_lib.describe(settings, len(dataset.photos), bool(dataset.recipes), model_text)
   )
-  drawn = 0
+  report.page = settings.page
   for case in tqdm.tqdm(dataset.cases(report.failures), 'evaluate', len(dataset), unit='image', disable=None):
+    draws = len(report.pictured) < settings.pictures * max(1, len(dataset.recipes))
+    record.start(keep_kernels=draws)
+    outputs, found = {}, {}
     try:
-      outputs = {name: model(case.lr) for name, model in models.items()}
-      report.rows += [score(scorers, case, name, output) for name, output in outputs.items()]
+      for name, model in models.items():
+        outputs[name] = model(case.lr)
+        found[name] = record.take()
+      rows = [score(scorers, case, name, output) for name, output in outputs.items()]
     except (ValueError, RuntimeError, MemoryError) as error:  # of a metric; too little memory
       report.failures.append(f'{case.image} ({case.recipe}): {opening.first_line(error)}')
       continue
-    if pictures is not None and drawn < settings.pictures * max(1, len(dataset.recipes)):
-      drawn += 1
-      name = f'{pathlib.Path(case.image).stem}_{case.recipe.replace("/", "_")}.png'
-      io.write(pictures / name, io.Picture(np.asarray(picture(case, outputs))))
+    report.rows += rows
+    if draws and pictures is not None:
+      *_, name = views.file_names((drawn.image, drawn.recipe) for drawn in (*report.pictured, case))
+      io.write(pictures / f'{name}.png', io.Picture(np.asarray(picture(case, outputs))))
+      images = {model: output.image for model, output in outputs.items()}
+      report.pictured.append(views.write(pictures / name, case, images, found, rows))
   if not report.rows:
     raise SSRError(f'eval.dataset: not one image could be evaluated; the first: {report.failures[0]}')
   if report.failures:

@@ -16,10 +16,17 @@ TESTED := $(VENV)/.installed-test $(if $(PARITY),$(VENV)/.installed-parity)
 # requirements.txt allows.
 LOCKED ?=
 
-.PHONY: demo test test-all lint lock clean
+TABLES := table1 table2 table3 table4 fig8 fig9
+
+.PHONY: demo $(TABLES) test test-all lint lock clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python tools/demo.py --output demo
+
+# Tables and figures of the SSR paper, ours beside the paper's: make table1 DATA=ROOT [MODEL=DIR] [LIMIT=N] [SEEDS=0,1,2].
+$(TABLES): $(VENV)/.installed
+	$(BIN)/python tools/paper_tables.py $@ --output paper $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) \
+	  $(if $(LIMIT),--limit $(LIMIT)) $(if $(SEEDS),--seeds $(SEEDS))
 
 test: $(TESTED)
 	$(BIN)/ruff check
@@ -72,4 +79,4 @@ lock:
 	  --custom-compile-command 'make lock' --upgrade --extra test --extra dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info .pytest_cache
+	rm -rf $(VENV) demo paper build dist *.egg-info .pytest_cache

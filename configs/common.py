@@ -95,11 +95,16 @@ def base(stage: str, system: str) -> ConfigDict:
   config.eval = ConfigDict()
   config.eval.dataset = 'folder:data/test'  # 'folder:HR_DIR' or 'folder:HR_DIR,LR_DIR'
   config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'niqe')
-  config.eval.models = ('bicubic', 'result')  # or other variants of the system; `ssr info SYSTEM` lists them
+  # Columns: variants of the system (`ssr info SYSTEM` lists them), other models as NAME, DIR or DIR:VARIANT, each with
+  # switches such as 'result+steps=4+kernels=true': ssr_jax/evaluation/columns.py.
+  config.eval.models = ('bicubic', 'result')
+  config.eval.outputs = ''  # more columns, the images of other tools: 'NAME:DIR[;NAME2:DIR2]', paired by file name
+  config.eval.compare = ''  # columns for a paired test: 'A,B[;C,D]'
   config.eval.model = ''  # a name or a directory
   config.eval.dtype = 'float32'  # or 'bfloat16', of its networks' computation
   config.eval.recipes = ('smooth/no_noise', 'smooth/noise_jpeg')
-  config.eval.seed = 0
+  config.eval.seed = 0  # of the degradations, and of sampling where there are no `seeds`
+  config.eval.seeds = ()  # of sampling: the mean over them is reported, with its deviation
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz with mu_pris_param and cov_pris_param
   config.eval.limit = 0  # number of images; 0 for all
   config.eval.pictures = 4  # images of each recipe that get pictures
@@ -166,6 +171,7 @@ def run(
   complaint = _complaint(argv)
   if complaint:
     fail(2, complaint)
+  argv = [_quoted(argument) for argument in argv]
   try:
     rest = values(argv)
   except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -185,6 +191,14 @@ def run(
   except KeyboardInterrupt:
     fail(130, 'interrupted')
   sys.exit(code or 0)
+
+
+def _quoted(argument: str) -> str:
+  """An argument as ml_collections takes it: it would read the directories in 'bicubic,DIR:restored' as Python."""
+  name, _, value = argument.partition('=')
+  if name != '--config.eval.models' or value.lstrip()[:1] in ('(', '[', '"', "'"):
+    return argument
+  return f'{name}={value!r}'
 
 
 def _complaint(argv: list[str]) -> str | None:

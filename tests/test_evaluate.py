@@ -14,7 +14,7 @@ from skimage import data
 from configs import common, compact
 import evaluate
 from ssr_jax import metrics, systems
-from ssr_jax.evaluation import cases
+from ssr_jax.evaluation import cases, protocol
 from ssr_jax.weights import format
 from tests.metrics import pristine
 
@@ -101,3 +101,20 @@ def test_a_model_directory_without_diffusion_from_the_command_line(photos, tmp_p
     bicubic, restored = csv.DictReader(file)
   assert bicubic['image'] == restored['image'] == 'astronaut.png'
   assert float(restored['seconds']) > 0 and float(restored['lr_psnr']) > 10 and restored['psnr'] != bicubic['psnr']
+
+
+@pytest.mark.parametrize(
+  'written, names',
+  [
+    ('bicubic', ('bicubic',)),
+    ('bicubic,runs/a b/model:restored,result+steps=4+kernels=x0.5', None),
+    ("('bicubic','/a/b:result')", ('bicubic', '/a/b:result')),
+    ("'bicubic,result'", ('bicubic', 'result')),
+  ],
+)
+def test_columns_can_be_written_as_they_are(written, names):
+  found = []
+  argv = ['evaluate.py', f'--config={compact.__file__}', f'--config.eval.models={written}', '--workdir=x']
+  with pytest.raises(SystemExit) as exit_:
+    common.run(lambda config, workdir: found.append(protocol.Settings.from_config(config.eval).models), '', argv)
+  assert exit_.value.code == 0 and found == [names or tuple(written.split(','))]

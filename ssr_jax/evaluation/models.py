@@ -1,7 +1,9 @@
-"""What the runner scores: bicubic enlargement and the images of a model. Only this file calls the restorer."""
+"""What the runner scores: bicubic enlargement, images of models, images of other tools. Only this file samples."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import math
+import pathlib
 import time
 from typing import Any, Protocol
 
@@ -9,16 +11,15 @@ import numpy as np
 from PIL import Image
 
 from ssr_jax import runtime, systems
+from ssr_jax.data.sources import files
+from ssr_jax.evaluation.cases import Case
+from ssr_jax.evaluation.columns import BICUBIC, OF_EVERY_SYSTEM, Column, Given
 from ssr_jax.evaluation.protocol import check_choice
+from ssr_jax.image import io, kernels
 from ssr_jax.runtime import Restorer
 from ssr_jax.systems.base import System
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format, store
-
-BICUBIC = 'bicubic'
-"""What every system is compared with; the other names are those of `System.variants`."""
-
-_OF_EVERY_SYSTEM = ('seed', 'tile')  # options of sampling
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,19 +29,26 @@ class Output:
   Attributes:
     image: [H, W, 3] uint8.
     kernels: [h, w, k*k] float32, the estimated kernels; None where the model estimates none.
-    seconds: how long the call took, without compilation.
+    seconds: how long the call took, without compilation; NaN where that is not known.
+    found: {output: array} of the model's other outputs, given ones among them.
   """
 
   image: np.ndarray
   kernels: np.ndarray | None
   seconds: float
+  found: Mapping[str, np.ndarray | None] = dataclasses.field(default_factory=dict)
 
 
 class Model(Protocol):
-  """Super-resolves one LR image."""
+  """Super-resolves the LR image of a case."""
 
-  def __call__(self, lr: np.ndarray) -> Output:
-    """Super-resolves [h, w, 3] uint8."""
+  @property
+  def seeded(self) -> bool:
+    """Whether the image may depend on a seed."""
+    ...
+
+  def __call__(self, case: Case, seed: int) -> Output:
+    """The image; SSRError where it cannot be made."""
     ...
 
 
@@ -49,13 +57,56 @@ class Bicubic:
   """Pillow's bicubic enlargement by `scale`."""
 
   scale: int
+  seeded: bool = False
 
-  def __call__(self, lr: np.ndarray) -> Output:
-    """Enlarges [h, w, 3] uint8."""
+  def __call__(self, case: Case, seed: int) -> Output:
+    """As of `Model`."""
+    del seed
     begin = time.perf_counter()
-    h, w, _ = lr.shape
-    image = np.asarray(Image.fromarray(lr).resize((self.scale * w, self.scale * h), Image.Resampling.BICUBIC))
+    h, w, _ = case.lr.shape
+    image = np.asarray(Image.fromarray(case.lr).resize((self.scale * w, self.scale * h), Image.Resampling.BICUBIC))
     return Output(image, None, time.perf_counter() - begin)
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+  """Images that another tool has made.
+
+  Attributes:
+    name: of the column, for messages.
+    images: {index of the photo: its image}.
+  """
+
+  name: str
+  images: Mapping[int, pathlib.Path]
+  seeded: bool = False
+
+  @classmethod
+  def open(cls, name: str, folder: str, originals: Sequence[str]) -> 'Folder':
+    """Pairs images with photos by name, as `data.sources.files.partners` does.
+
+    Raises:
+      SSRError: no folder, no image of any photo, or two of the same.
+    """
+    path = pathlib.Path(folder).expanduser()
+    if not path.is_dir():
+      raise SSRError(f'eval.outputs: {name}: {path} is not a folder; give one that holds images')
+    found = enumerate(files.partners(originals, path))
+    images = {i: image for i, image in found if image is not None}
+    if not images:
+      raise SSRError(f'eval.outputs: {name}: no image below {path} has the name of a photo, such as {originals[0]}')
+    return cls(name, images)
+
+  def __call__(self, case: Case, seed: int) -> Output:
+    """As of `Model`; an image of the size before cropping is cropped like the photo."""
+    del seed
+    path, (H, W) = self.images[case.index], case.size
+    image = io.read(path).rgb
+    if image.shape[:2] == case.uncropped:
+      image = image[:H, :W]
+    if image.shape[:2] != (H, W):
+      raise SSRError(f'{path}: {image.shape[1]}x{image.shape[0]} pixels, but its photo has {W}x{H}')
+    return Output(to_8_bit(image), None, math.nan)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,34 +115,85 @@ class Sampled:
 
   Attributes:
     restorer: the model.
-    output: which of its system's outputs.
+    column: which of its images, and how it is made.
     scale: HR size divided by LR size.
     sampling: options of its `sample`.
     keep_kernels: whether to return the kernels, which take 1.8 kB per LR pixel.
+    estimates: the last estimates of a model, shared by the columns that deviate from them.
   """
 
   restorer: Restorer
-  output: str
+  column: Column
   scale: int
   sampling: Mapping[str, Any]
   keep_kernels: bool
+  estimates: dict[Any, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+  seeded: bool = True
 
-  def __call__(self, lr: np.ndarray) -> Output:
-    """Super-resolves [h, w, 3] uint8.
+  def __call__(self, case: Case, seed: int) -> Output:
+    """As of `Model`.
 
-    A call that compiled something is repeated, so that `seconds` is the time that every later image takes.
+    A call that compiled something is repeated, so that `seconds` is the time that every later image takes. It leaves
+    out what it takes to make the estimates from which a column deviates.
     """
+    options = {**self.sampling, **self.column.options, 'seed': seed}
+    given = {name: self._value(name, how, case, options) for name, how in self.column.given.items()}
+    more: dict[str, Any] = {'given': given} if given else {}
     while True:
       compiled = self.restorer.traces.total()
       begin = time.perf_counter()
-      result = self.restorer.sample(lr, scale=self.scale, keep_kernels=self.keep_kernels, **self.sampling)
+      result = self.restorer.sample(case.lr, scale=self.scale, keep_kernels=self.keep_kernels, **options, **more)
       seconds = time.perf_counter() - begin
       if self.restorer.traces.total() == compiled:
         outputs = self.restorer.system.outputs
-        image = result.image if self.output == outputs[-1].name else result.outputs[self.output]
-        assert image is not None, f'{self.restorer.system.name} returned no {self.output}'
-        kernels = next((result.outputs.get(output.name) for output in outputs if output.kind == 'kernels'), None)
-        return Output(image, kernels, seconds)
+        image = result.image if self.column.output == outputs[-1].name else result.outputs[self.column.output]
+        assert image is not None, f'{self.restorer.system.name} returned no {self.column.output}'
+        estimated = (result.outputs.get(o.name) for o in outputs if o.kind == 'kernels' and o.name not in given)
+        return Output(image, next(estimated, None), seconds, result.outputs)
+
+  def _value(self, name: str, how: Given, case: Case, options: Mapping[str, Any]) -> np.ndarray:
+    """What is given for an output."""
+    output = next(output for output in self.restorer.system.outputs if output.name == name)
+    size = case.lr.shape[:2] if output.at_lr else case.size
+    match how.source:
+      case 'true':
+        truth = {'kernels': case.kernels, 'depth': case.depth}.get(output.kind)
+        if truth is None:
+          raise SSRError(f'{case.image} ({case.recipe}): has no true {name}, which {self.column.name!r} needs')
+        return truth
+      case 'none':
+        value = np.asarray(self.restorer.system.neutral(self.restorer.modules, name), np.float32)
+        return np.broadcast_to(value, (*size, len(value)))
+      case 'mean':
+        estimate = self._estimate(name, case, options)
+        return np.broadcast_to(estimate.mean((0, 1)), estimate.shape)
+      case _:
+        return deviated(self._estimate(name, case, options), output.kind, how.factor, self.scale)
+
+  def _estimate(self, name: str, case: Case, options: Mapping[str, Any]) -> np.ndarray:
+    key = (id(self.restorer), case.index, case.recipe, tuple(sorted(options.items())))
+    if key not in self.estimates:
+      self.estimates.clear()  # those of one image at a time
+      self.estimates[key] = self.restorer.sample(case.lr, scale=self.scale, **options).outputs
+    return self.estimates[key][name]
+
+
+def deviated(estimate: np.ndarray, kind: str, factor: float, scale: int) -> np.ndarray:
+  """An estimate that is wrong by a factor: kernels of that times the variance, depth times the factor, in [0, 1].
+
+  Figs. 8 and 9 of the SSR paper deviate estimates "in negative and positive directions" and do not say how.
+  """
+  if kind == 'kernels':
+    return kernels.scale_variance(estimate, factor, scale)
+  return np.clip(estimate * np.float32(factor), 0, 1)
+
+
+def to_8_bit(image: np.ndarray) -> np.ndarray:
+  """[..., c] uint8 of uint8, uint16, or float in [0, 1]."""
+  if image.dtype == np.uint8:
+    return image
+  full = np.iinfo(image.dtype).max if image.dtype.kind == 'u' else 1
+  return np.rint(np.clip(image / full, 0, 1) * 255).astype(np.uint8)
 
 
 def system_of(model: str) -> System:
@@ -103,21 +205,32 @@ def system_of(model: str) -> System:
   return systems.get(format.read_config(store.resolve(model))['system'])
 
 
-def check(names: Sequence[str], sampling: Mapping[str, Any], system: System | None) -> None:
-  """Checks the names of models and of sampling options before anything is loaded.
+def check_sampling(sampling: Mapping[str, Any], of: Sequence[System]) -> None:
+  """SSRError for a name of `eval.sampling` that is no option of these systems; the message lists the known ones."""
+  if sampling:
+    known = dict.fromkeys(name for system in of for name in systems.kinds_of(system.Options))
+    check_choice('eval.sampling', list(sampling), (*known, *OF_EVERY_SYSTEM))
+
+
+def check_truth(columns: Sequence[Column], system_of: Callable[[str], System], known: Mapping[str, bool]) -> None:
+  """Checks that a dataset has the truth that columns need.
 
   Args:
-    names: 'bicubic' and variants of the system.
-    sampling: options of sampling.
-    system: the model's; None where bicubic alone is scored.
+    columns: of `eval.models`.
+    system_of: the system of a model.
+    known: {kind of output: whether the dataset's cases have its truth}; kernels of a recipe are known when it is drawn.
 
   Raises:
-    SSRError: an unknown name; the message lists the known ones.
+    SSRError: it lacks one.
   """
-  check_choice('eval.models', names, (BICUBIC, *(system.variants if system else ())))
-  if system:
-    known = (*(field.name for field in dataclasses.fields(system.Options)), *_OF_EVERY_SYSTEM)
-    check_choice('eval.sampling', list(sampling), known)
+  for column in columns:
+    for name, how in column.given.items():
+      kind = next(output.kind for output in system_of(column.model).outputs if output.name == name)
+      if how.source == 'true' and not known.get(kind, False):
+        raise SSRError(
+          f"eval.models: '{column.name}' needs true {name}, which eval.dataset lacks; kernels are known where recipes "
+          "degrade HR photos, depth where photos have it ('rgbd:DIR')"
+        )
 
 
 def load(model: str, dtype: str) -> Restorer:
@@ -126,55 +239,67 @@ def load(model: str, dtype: str) -> Restorer:
 
 
 def select(
-  names: Sequence[str], restorer: Restorer | None, scale: int, sampling: Mapping[str, Any], keep_kernels: bool
+  columns: Sequence[Column], restorers: Mapping[str, Restorer], scale: int, sampling: Mapping[str, Any], keep: bool
 ) -> dict[str, Model]:
-  """The named models, in the order of the names.
+  """The models of the columns, by name, in their order.
 
   Args:
-    names: 'bicubic' and variants of the model's system.
-    restorer: the loaded model; may be None where 'bicubic' is the only name.
+    columns: of `eval.models`.
+    restorers: {model: it, loaded}.
     scale: HR size divided by LR size.
-    sampling: options of sampling.
-    keep_kernels: whether outputs should have kernels.
+    sampling: options of sampling, for those models whose system has them.
+    keep: whether outputs should have kernels.
 
   Raises:
-    SSRError: the model lacks a part that one of the names needs.
+    SSRError: a model lacks a part that one of the columns needs, or an option cannot be used.
   """
-  models: dict[str, Model] = {BICUBIC: Bicubic(scale)}
-  if restorer is not None:
-    _check_parts(names, restorer, sampling)
-    for name, variant in restorer.system.variants.items():
-      models[name] = Sampled(restorer, variant.output, scale, {**sampling, **variant.options}, keep_kernels)
-  return {name: models[name] for name in names}
+  models: dict[str, Model] = {}
+  estimates: dict[Any, Mapping[str, Any]] = {}
+  for column in columns:
+    if not column.model:
+      models[column.name] = Bicubic(scale)
+      continue
+    restorer = restorers[column.model]
+    own = _options(restorer, sampling)
+    _check(column, restorer, own)
+    models[column.name] = Sampled(restorer, column, scale, own, keep, estimates)
+  return models
 
 
-def describe(restorer: Restorer | None, sampling: Mapping[str, Any]) -> str:
+def describe(restorer: Restorer, sampling: Mapping[str, Any], seeds: Sequence[int]) -> str:
   """The model and how it samples, in words, with the model's own values for options that `sampling` leaves open."""
-  if restorer is None:
-    return 'none'
   words = 'none'
-  asked = _options(sampling)
+  asked = {key: value for key, value in _options(restorer, sampling).items() if key not in OF_EVERY_SYSTEM}
   if set(restorer.required(**asked)) <= restorer.modules.keys():
     plan = restorer.check(scale=restorer.config['scale'], **asked)
     chosen = {field.name: getattr(plan, field.name) for field in dataclasses.fields(restorer.system.Options)}
-    words = ', '.join(f'{key} {value}' for key, value in {**chosen, 'seed': sampling['seed']}.items())
+    words = ', '.join(f'{key} {value}' for key, value in chosen.items())
+    words += f', seed{"s"[: len(seeds) > 1]} {", ".join(map(str, seeds))}'
   return f'{restorer.config["name"]}, {restorer.dtype}, sampling {words}'
 
 
-def _options(sampling: Mapping[str, Any]) -> dict[str, Any]:
-  """Those that are the system's own."""
-  return {key: value for key, value in sampling.items() if key not in _OF_EVERY_SYSTEM}
+def _options(restorer: Restorer, sampling: Mapping[str, Any]) -> dict[str, Any]:
+  """Those that are of its system; the columns of one evaluation may be of several."""
+  known = {*systems.kinds_of(restorer.system.Options), *OF_EVERY_SYSTEM}
+  return {key: value for key, value in sampling.items() if key in known}
 
 
-def _check_parts(names: Sequence[str], restorer: Restorer, sampling: Mapping[str, Any]) -> None:
-  needs: dict[str, tuple[str, ...]] = {BICUBIC: ()}
-  for name, variant in restorer.system.variants.items():
-    needs[name] = restorer.required(**{**_options(sampling), **variant.options})
-  lacking = {name: [part for part in parts if part not in restorer.modules] for name, parts in needs.items()}
-  for name in names:
-    if lacking[name]:
-      able = tuple(other for other in needs if not lacking[other])
-      raise SSRError(
-        f"eval.models: '{name}' needs the part {', '.join(lacking[name])}, which model "
-        f"'{restorer.config['name']}' lacks; give eval.models={able}"
-      )
+def _check(column: Column, restorer: Restorer, sampling: Mapping[str, Any]) -> None:
+  """SSRError where the model lacks a part that the column needs; the message says which columns it can do."""
+  lacking = lambda options: [part for part in restorer.required(**_own(options)) if part not in restorer.modules]
+  if parts := lacking({**sampling, **column.options}):
+    able = tuple(
+      name for name, variant in restorer.system.variants.items() if not lacking({**sampling, **variant.options})
+    )
+    raise SSRError(
+      f"eval.models: '{column.name}' needs the part {', '.join(parts)}, which model '{restorer.config['name']}' "
+      f'lacks; give eval.models={(BICUBIC, *able)}'
+    )
+  try:
+    restorer.check(scale=restorer.config['scale'], **{**sampling, **column.options})
+  except SSRError as error:
+    raise SSRError(f"eval.models: '{column.name}': {error}") from error
+
+
+def _own(options: Mapping[str, Any]) -> dict[str, Any]:
+  return {key: value for key, value in options.items() if key not in OF_EVERY_SYSTEM}

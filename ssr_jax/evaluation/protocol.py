@@ -1,7 +1,10 @@
 """What an evaluation does: the checked fields of `config.eval`, and the protocol that a report states."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
+import hashlib
+import importlib.metadata
+import pathlib
 from typing import Any
 
 import jax
@@ -26,14 +29,17 @@ class Settings:
 
   Attributes:
     dataset: source of the photos; see `cases.Dataset.parse`.
-    models: which images to score: 'bicubic' and the variants of the model's system.
+    models: which images to score, in the language of `columns`.
     metrics: names of metrics.
     weights: {metric: file} for the metrics that have weights; '' where the config names none.
     recipes: names of the degradations, such as 'smooth/no_noise'.
     model: name or directory of the model.
     dtype: what its networks compute in, by name.
-    sampling: options of sampling that the config sets, and the seed.
+    sampling: options of sampling that the config sets.
     seed: of the degradations.
+    seeds: of sampling; a model that samples is scored with each.
+    outputs: other tools' images to score, 'NAME:DIR[;NAME2:DIR2]'.
+    compare: pairs of columns for a paired test, 'A,B[;C,D]'.
     limit: how many photos; 0 takes all.
     pictures: how many images of each recipe get pictures.
     page: whether to write index.html.
@@ -48,6 +54,9 @@ class Settings:
   dtype: str = 'float32'
   sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   seed: int = 0
+  seeds: tuple[int, ...] = (0,)
+  outputs: str = ''
+  compare: str = ''
   limit: int = 0
   pictures: int = 0
   page: bool = False
@@ -61,7 +70,7 @@ class Settings:
         'a,b' or ('a,b',); a recipe may also be (field, mode).
 
     Raises:
-      SSRError: an unknown metric.
+      SSRError: an unknown metric, or seeds that are no numbers.
     """
     recipes = [recipe if isinstance(recipe, str) else '/'.join(recipe) for recipe in _as_list(fields.recipes)]
     return cls(
@@ -72,8 +81,11 @@ class Settings:
       recipes=words(recipes),
       model=fields.model,
       dtype=fields.dtype,
-      sampling={'seed': fields.seed, **{key: value for key, value in fields.sampling.items() if value is not None}},
+      sampling={key: value for key, value in fields.sampling.items() if value is not None},
       seed=fields.seed,
+      seeds=_seeds(fields.seeds) or (fields.seed,),
+      outputs=fields.outputs,
+      compare=fields.compare,
       limit=fields.limit,
       pictures=fields.pictures,
       page=fields.pictures > 0 if fields.page is None else fields.page,
@@ -109,18 +121,81 @@ def describe(settings: Settings, images: int, degraded: bool, model: str) -> dic
   Returns:
     {topic: text}.
   """
-  return {
+  found = {
     'dataset': f'{settings.dataset}, {images} images',
     'model': model,
     'measured': _MEASURED,
     'degradation': f'seed {settings.seed} and file name' if degraded else 'none: LR images as given',
     'seconds': f'per image, calls that compiled nothing; {jax.default_backend()}, jax {jax.__version__}',
   }
+  if len(settings.seeds) > 1:
+    found['seeds'] = f'mean over the seeds {", ".join(map(str, settings.seeds))} of sampling'
+  if settings.outputs:
+    found['images of others'] = settings.outputs
+  return found
+
+
+def identity(
+  settings: Settings, originals: Sequence[str], restorers: Mapping[str, Any], others: Mapping[str, Any]
+) -> dict[str, str]:
+  """What rows depend on: two runs that are equal in this have the same rows, but for their seconds.
+
+  `limit` is not part of it: rows of some images are those of all.
+
+  Args:
+    settings: of the evaluation.
+    originals: file names of all photos.
+    restorers: {name: loaded model}.
+    others: {name: `models.Folder`}.
+
+  Returns:
+    {what: text}, with digests for what is long.
+  """
+  own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+  texts = {
+    f'eval.{name}': repr(value) for name, value in own.items() if name not in ('limit', 'weights', 'compare', 'page')
+  }
+  # model.json has the sha256 of each part.
+  texts['the models'] = _digest(f'{name} {restorer.config}' for name, restorer in restorers.items())
+  texts['the photos'] = _digest(originals)
+  texts['weights of metrics'] = _digest(f'{k} {v and _digest_of(v)}' for k, v in sorted(settings.weights.items()))
+  for name, folder in others.items():
+    files = (f'{i} {path} {path.stat().st_size}' for i, path in sorted(folder.images.items()))
+    texts[f'the images of {name}'] = _digest(files)
+  texts['the version'] = f'ssr-jax {_version()}, jax {jax.__version__}, {jax.default_backend()}'
+  return texts
+
+
+def _version() -> str:
+  try:
+    return importlib.metadata.version('ssr-jax')
+  except importlib.metadata.PackageNotFoundError:  # run from a source tree
+    return 'not installed'
+
+
+def _digest(texts: Iterable[str]) -> str:
+  return hashlib.sha256('\0'.join(texts).encode(errors='surrogateescape')).hexdigest()
+
+
+def _digest_of(file: str) -> str:
+  return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()
 
 
 def words(value: str | Sequence[str]) -> tuple[str, ...]:
   """The words of ('a', 'b'), 'a,b' or ('a,b',), as ('a', 'b')."""
   return tuple(word.strip() for item in _as_list(value) for word in item.split(',') if word.strip())
+
+
+def _seeds(value: int | str | Sequence[int | str]) -> tuple[int, ...]:
+  """The seeds of 3, (0, 1), '0,1' or ('0,1',)."""
+  items = [value] if isinstance(value, int | str) else list(value)
+  found = [text for item in items for text in str(item).split(',') if text.strip()]
+  if not all(text.strip().lstrip('-').isdecimal() for text in found):
+    raise SSRError(f'eval.seeds: {value!r} must be whole numbers, such as 0,1,2')
+  numbers = tuple(int(text) for text in found)
+  if len(set(numbers)) < len(numbers):
+    raise SSRError(f'eval.seeds: {value!r} has a seed twice')
+  return numbers
 
 
 def check_choice(field: str, values: Sequence[str], known: Sequence[str]) -> None:

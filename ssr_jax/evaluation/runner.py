@@ -7,16 +7,19 @@ import sys
 from typing import Any
 
 import numpy as np
-from PIL import Image
 import tqdm
 
 from ssr_jax import metrics
+from ssr_jax.evaluation import columns as columns_lib
+from ssr_jax.evaluation import ledger as ledger_lib
 from ssr_jax.evaluation import models as models_lib
 from ssr_jax.evaluation import protocol as protocol_lib
+from ssr_jax.evaluation import statistics
 from ssr_jax.evaluation.cases import Case, Dataset
-from ssr_jax.evaluation.models import Output, Restorer
+from ssr_jax.evaluation.models import Model, Output, Restorer
+from ssr_jax.evaluation.pictures import picture
 from ssr_jax.evaluation.protocol import SCALE, Settings
-from ssr_jax.evaluation.report import figures, latex, page, recorder, tables, views
+from ssr_jax.evaluation.report import latex, page, tables, views
 from ssr_jax.image import io, opening
 from ssr_jax.types import SSRError
 
@@ -28,8 +31,11 @@ class Report:
   Attributes:
     names: metrics, in the order of the columns.
     protocol: how the numbers were made, for table.md and metrics.json.
-    rows: one per image, recipe and model: 'image', 'recipe', 'model', the metrics, 'seconds'.
+    rows: one per image, recipe, model and seed: 'image', 'recipe', 'model', 'seed' (None for what samples nothing),
+      'case' (index of the image), the metrics, 'seconds'.
     failures: one line for each image that could not be evaluated.
+    seeds: how many seeds models were sampled with.
+    compare: columns for paired tests.
     pictured: the cases that have pictures.
     page: whether `write` writes index.html.
   """
@@ -38,27 +44,54 @@ class Report:
   protocol: dict[str, str]
   rows: list[dict[str, Any]] = dataclasses.field(default_factory=list)
   failures: list[str] = dataclasses.field(default_factory=list)
+  seeds: int = 1
+  compare: Sequence[tuple[str, str]] = ()
   pictured: list[views.Views] = dataclasses.field(default_factory=list)
   page: bool = False
 
   def means(self) -> list[dict[str, Any]]:
-    """One row per recipe and model: 'recipe', 'model', 'images', mean metrics, mean 'seconds'."""
-    rows = tables.means(self.rows, ('recipe', 'model'), (*self.names, 'seconds'))
+    """One row per recipe and model: 'recipe', 'model', 'images', mean metrics, mean 'seconds'.
+
+    With several seeds also 'deviation', {metric: standard deviation over seeds of the mean}.
+    """
+    names = (*self.names, 'seconds')
+    rows = tables.means(self._per_image(), ('recipe', 'model'), names)
+    if self.seeds > 1:
+      deviations = statistics.deviations(self.rows, names)
+      rows = [{**row, 'deviation': deviations[row['recipe'], row['model']]} for row in rows]
     recipes = list(dict.fromkeys(row['recipe'] for row in rows))
     return sorted(rows, key=lambda row: recipes.index(row['recipe']))
 
+  def comparisons(self) -> list[statistics.Comparison]:
+    """The paired tests of the columns in `compare`."""
+    rows = self._per_image()
+    return [found for pair in self.compare for found in statistics.compare(rows, *pair, self.names)]
+
+  def _per_image(self) -> list[dict[str, Any]]:
+    return statistics.over_seeds(self.rows, (*self.names, 'seconds')) if self.seeds > 1 else self.rows
+
   def table(self) -> str:
-    """The protocol as a list, and the means as a table, in Markdown."""
+    """In Markdown the protocol as a list, the means as a table, deviations over seeds and paired tests."""
     protocol = '\n'.join(f'- {key}: {tables.plain_markdown(value)}' for key, value in self.protocol.items())
-    return f'{protocol}\n\n{tables.markdown(self.means(), self.names)}'
+    means = self.means()
+    parts = [protocol + '\n', tables.markdown(means, self.names)]
+    if spread := statistics.deviations_table(means, self.names):
+      parts += ['Mean ± standard deviation over seeds of the mean over images:\n', spread]
+    if tests := statistics.comparisons_table(self.comparisons()):
+      parts += ['Paired tests: mean difference ± its standard error; p is two-sided:\n', tests]
+    return '\n'.join(parts)
 
   def files(self) -> dict[str, str]:
     """{name: content} of the files that `write` writes."""
-    columns = ('image', 'recipe', 'model', *self.names, 'seconds')
+    seed = ('seed',) if self.seeds > 1 else ()
+    columns = ('image', 'recipe', 'model', *seed, *self.names, 'seconds')
     means = self.means()
+    content = {'protocol': self.protocol, 'means': means, 'failures': self.failures}
+    if self.compare:
+      content['comparisons'] = [dataclasses.asdict(found) for found in self.comparisons()]
     files = {
       'metrics.csv': tables.to_csv(self.rows, columns),
-      'metrics.json': tables.to_json({'protocol': self.protocol, 'means': means, 'failures': self.failures}),
+      'metrics.json': tables.to_json(content),
       'table.tex': latex.table(means, self.names, self.protocol),
       'table.md': self.table(),
     }
@@ -76,64 +109,150 @@ class Report:
 def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, restorer: Restorer | None = None) -> Report:
   """Evaluates as the settings say.
 
+  A second run with the same workdir and settings does only the images that the first one has not done.
+
   Args:
     settings: of the evaluation; see `Settings.from_config`.
-    workdir: folder for the files of `Report.files` and pictures/; None writes no files.
+    workdir: folder for the files of `Report.files`, pictures/ and rows.jsonl; None writes no files.
     restorer: a loaded model, used in place of `settings.model`.
 
   Returns:
     The results.
 
   Raises:
-    SSRError: a wrong field, a dataset or model that cannot be read, or no image that could be evaluated.
+    SSRError: a wrong field, a dataset or model that cannot be read, a workdir of other settings, or no image that could
+      be evaluated.
   """
-  bicubic_alone = set(settings.models) == {models_lib.BICUBIC}
-  system = restorer.system if restorer else None if bicubic_alone else models_lib.system_of(settings.model)
-  models_lib.check(settings.models, settings.sampling, system)
+  own = settings.model
+  system_of = lambda model: restorer.system if restorer and model == own else models_lib.system_of(model)
+  columns = columns_lib.parse(settings.models, own, system_of)
+  outputs = columns_lib.parse_outputs(settings.outputs, settings.models)
+  pairs = columns_lib.parse_pairs(settings.compare, (*settings.models, *outputs))
+  used = dict.fromkeys(column.model for column in columns if column.model)
+  if used:
+    models_lib.check_sampling(settings.sampling, [system_of(model) for model in used])
   scorers, notes = settings.load_metrics()
-  for note in notes:
-    print(note, file=sys.stderr)
   dataset = Dataset.parse(settings.dataset, settings.recipes, settings.seed, settings.limit)
-  if restorer is None and not bicubic_alone:
-    restorer = models_lib.load(settings.model, settings.dtype)
-  needs_kernels = any('kernels' in metric.needs for metric in scorers.values())
-  record = recorder.Recorder(restorer)
-  models = models_lib.select(settings.models, record.restorer, SCALE, settings.sampling, needs_kernels)
-  pictures = None if workdir is None else _make_folder(pathlib.Path(workdir) / 'pictures')
+  models_lib.check_truth(columns, system_of, dataset.true_outputs())
+  others = {name: models_lib.Folder.open(name, folder, dataset.originals()) for name, folder in outputs.items()}
+  dataset, left_out = _in_all(dataset, others)
+  for note in (*notes, *left_out):
+    print(note, file=sys.stderr)
+  restorers = {
+    model: restorer if restorer and model == own else models_lib.load(model, settings.dtype) for model in used
+  }
+  shown = tuple(dict.fromkeys(name for column in columns for name in column.given))
+  needs_kernels = bool(shown) or any('kernels' in metric.needs for metric in scorers.values())
+  models = models_lib.select(columns, restorers, SCALE, settings.sampling, needs_kernels)
+  models |= others
 
-  model_text = models_lib.describe(restorer, settings.sampling)
-  report = Report(
-    tuple(scorers), protocol_lib.describe(settings, len(dataset.photos), bool(dataset.recipes), model_text)
+  model_text = (
+    '; '.join(models_lib.describe(r, settings.sampling, settings.seeds) for r in restorers.values()) or 'none'
   )
-  report.page = settings.page
-  for case in tqdm.tqdm(dataset.cases(report.failures), 'evaluate', len(dataset), unit='image', disable=None):
-    draws = len(report.pictured) < settings.pictures * max(1, len(dataset.recipes))
-    record.start(keep_kernels=draws)
-    outputs, found = {}, {}
-    try:
-      for name, model in models.items():
-        outputs[name] = model(case.lr)
-        found[name] = record.take()
-      rows = [score(scorers, case, name, output) for name, output in outputs.items()]
-    except (ValueError, RuntimeError, MemoryError) as error:  # of a metric; too little memory
-      report.failures.append(f'{case.image} ({case.recipe}): {opening.first_line(error)}')
-      continue
-    report.rows += rows
-    if draws and pictures is not None:
-      *_, name = views.file_names((drawn.image, drawn.recipe) for drawn in (*report.pictured, case))
-      io.write(pictures / f'{name}.png', io.Picture(np.asarray(picture(case, outputs))))
-      images = {model: output.image for model, output in outputs.items()}
-      report.pictured.append(views.write(pictures / name, case, images, found, rows))
+  report = Report(
+    tuple(scorers),
+    protocol_lib.describe(settings, len(dataset.indices), bool(dataset.recipes), model_text),
+    seeds=len(settings.seeds),
+    compare=pairs,
+    page=settings.page,
+  )
+  if left_out:
+    report.protocol['left out'] = '; '.join(left_out)
+  folder = None if workdir is None else pathlib.Path(workdir)
+  pictures = None if folder is None else _make_folder(folder / 'pictures')
+  identity = {} if folder is None else protocol_lib.identity(settings, dataset.originals(), restorers, others)
+  with ledger_lib.Ledger(folder, identity) as ledger:
+    _run(settings, dataset, models, scorers, ledger, pictures, shown, report.failures)
+    report.rows = [row for key in dataset.case_keys() for row in ledger.rows.get(key, ())]
+    if pictures is not None and settings.page:
+      names = _file_names(dataset)
+      drawn = [key for key in ledger.rows if key in names][: _most_pictures(settings, dataset)]
+      report.pictured = [views.read(pictures / names[key], ledger.rows[key]) for key in names if key in drawn]
   if not report.rows:
     raise SSRError(f'eval.dataset: not one image could be evaluated; the first: {report.failures[0]}')
   if report.failures:
     report.protocol['failed'] = f'{len(report.failures)} of {len(dataset)}'
-  if workdir is not None:
-    report.write(pathlib.Path(workdir))
+  if folder is not None:
+    report.write(folder)
   return report
 
 
-def score(scorers: Mapping[str, metrics.Metric], case: Case, model: str, output: Output) -> dict[str, Any]:
+def _run(
+  settings: Settings,
+  dataset: Dataset,
+  models: Mapping[str, Model],
+  scorers: Mapping[str, metrics.Metric],
+  ledger: ledger_lib.Ledger,
+  pictures: pathlib.Path | None,
+  shown: Sequence[str],
+  failures: list[str],
+) -> None:
+  """Scores the cases that the ledger lacks; those that fail are not kept, so that a next run tries them again."""
+  done = {key for key in dataset.case_keys() if key in ledger.rows}
+  drawn, most, names = len(done), _most_pictures(settings, dataset), _file_names(dataset)
+  bar = tqdm.tqdm(
+    dataset.cases(failures, done), 'evaluate', len(dataset), initial=len(done), unit='image', disable=None
+  )
+  for case in bar:
+    try:
+      first: dict[str, Output] = {}
+      rows = []
+      for name, model in models.items():
+        if pictures is not None and drawn < most and isinstance(model, models_lib.Sampled):
+          model = dataclasses.replace(model, keep_kernels=True)  # to be shown
+        for seed in settings.seeds if model.seeded else (settings.seeds[0],):
+          output = model(case, seed)
+          first.setdefault(name, output)
+          rows.append(score(scorers, case, name, output, seed if model.seeded else None))
+    except (ValueError, RuntimeError, MemoryError) as error:  # of a metric; too little memory
+      failures.append(f'{case.image} ({case.recipe}): {opening.first_line(error)}')
+      continue
+    if pictures is not None and drawn < most:
+      name = names[case.index, case.recipe]
+      io.write(pictures / f'{name}.png', io.Picture(np.asarray(picture(case, first, shown))))
+      images = {column: output.image for column, output in first.items()}
+      found = {
+        column: views.found(model.restorer.system.outputs, first[column].found)
+        for column, model in models.items()
+        if isinstance(model, models_lib.Sampled)
+      }
+      views.write(pictures / name, case, images, found)
+    drawn += 1
+    ledger.add((case.index, case.recipe), rows)
+
+
+def _most_pictures(settings: Settings, dataset: Dataset) -> int:
+  return settings.pictures * len(dataset.recipe_names)
+
+
+def _file_names(dataset: Dataset) -> dict[ledger_lib.Key, str]:
+  """For each case the name of its pictures."""
+  keys, originals = list(dataset.case_keys()), dataset.originals()
+  return dict(zip(keys, views.file_names((originals[i], recipe) for i, recipe in keys), strict=True))
+
+
+def _in_all(dataset: Dataset, others: Mapping[str, models_lib.Folder]) -> tuple[Dataset, list[str]]:
+  """The dataset without photos of which some other tool's image is missing, and a line for each such tool.
+
+  Means over different images cannot be compared, so all columns have the same ones.
+
+  Raises:
+    SSRError: no photo is left.
+  """
+  lines, kept = [], list(dataset.indices)
+  for name, other in others.items():
+    lacking = [i for i in dataset.indices if i not in other.images]
+    kept = [i for i in kept if i in other.images]
+    if lacking:
+      lines.append(f'{len(lacking)} of {len(dataset.indices)} photos are left out, which {name} has no image of')
+  if not kept:
+    raise SSRError(f'eval.outputs: no photo of eval.dataset has an image of each of {", ".join(others)}')
+  return dataclasses.replace(dataset, indices=kept), lines
+
+
+def score(
+  scorers: Mapping[str, metrics.Metric], case: Case, model: str, output: Output, seed: int | None = None
+) -> dict[str, Any]:
   """The row of one model's output; NaN for a metric that cannot be computed.
 
   Raises:
@@ -147,17 +266,8 @@ def score(scorers: Mapping[str, metrics.Metric], case: Case, model: str, output:
     true_kernels=case.kernels,
     lr_clean=case.lr_clean,
   )
-  return {'image': case.image, 'recipe': case.recipe, 'model': model, **values, 'seconds': output.seconds}
-
-
-def picture(case: Case, outputs: Mapping[str, Output]) -> Image.Image:
-  """LR (enlarged without interpolation) | each model's output | HR, labelled with PSNR."""
-  nearest = case.lr.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
-  panels, labels = [nearest], [f'LR, {case.recipe}']
-  for model, output in outputs.items():
-    panels.append(output.image)
-    labels.append(f'{model} {metrics.psnr.psnr(output.image, case.hr):.2f} dB')
-  return figures.side_by_side([*panels, case.hr], [*labels, 'HR'])
+  about = {'image': case.image, 'recipe': case.recipe, 'model': model, 'seed': seed, 'case': case.index}
+  return {**about, **values, 'seconds': output.seconds}
 
 
 def _make_folder(folder: pathlib.Path) -> pathlib.Path:

@@ -5,8 +5,11 @@ pixel (s*i, s*j), but its place on the HR grid is the centre of the s x s cell, 
 are centred on that offset, so that LR and HR are aligned the way every resize in this project (and Pillow) aligns them.
 """
 
+import math
+
 import jax.numpy as jnp
 import numpy as np
+from scipy import ndimage
 
 from ssr_jax.types import Array, ArrayLike, Float
 
@@ -111,6 +114,39 @@ def sinc_kernels(omega: ArrayLike | float, side: ArrayLike | float, size: int = 
   middle = omega**2 / (4 * jnp.pi)  # the limit at r = 0
   weights = jnp.where(inside, jnp.concatenate([middle, ring], -1)[..., where.reshape(-1)], 0.0)
   return weights / weights.sum(-1, keepdims=True)
+
+
+def scale_variance(kernels: ArrayLike, factor: float, scale: int = 4) -> np.ndarray:
+  """Kernels of another width: their variance times a factor, in all directions.
+
+  Each is stretched by sqrt(factor) about the cell's centre, by cubic interpolation on the host. What then reaches past
+  the support is lost, as in `gaussian_kernels`.
+
+  Args:
+    kernels: [..., k*k], each summing to one.
+    factor: above 0; 1 returns the kernels but for taps outside the support of `gaussian_kernels`.
+    scale: s, the stride with which the kernels will be applied.
+
+  Returns:
+    float32 [..., k*k], non-negative, each kernel summing to one.
+
+  Raises:
+    ValueError: a factor that is not positive.
+  """
+  if not 0 < factor < math.inf:
+    raise ValueError(f'the factor of a variance must be above 0; got {factor}')
+  kernels = np.asarray(kernels, np.float32)
+  k = side(kernels)
+  places = np.arange(k)
+  centre = k // 2 + (scale - 1) / 2
+  # Row i of the matrix: what tap i of the stretched axis takes of each tap. It acts on rows and on columns.
+  source = centre + (places - centre) / factor**0.5
+  inside = (places >= scale - 1)[:, None]
+  axis = np.stack([ndimage.map_coordinates(unit, [source], order=3, mode='constant') for unit in np.eye(k)], -1)
+  axis = (axis * inside).astype(np.float32)
+  stretched = np.einsum('iy,...yx,jx->...ij', axis, kernels.reshape(*kernels.shape[:-1], k, k), axis, optimize=True)
+  stretched = np.maximum(stretched, 0).reshape(kernels.shape)
+  return stretched / stretched.sum(-1, keepdims=True)
 
 
 def _centred_taps(side: ArrayLike | float, size: int) -> tuple[np.ndarray, np.ndarray, Array]:

@@ -1,6 +1,6 @@
 """The arguments of `Restorer.sample` and `load`: what a caller may give, and one line about anything else."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 import numbers
 import operator
 import os
@@ -13,6 +13,7 @@ from PIL import Image
 
 from ssr_jax import systems
 from ssr_jax.image import io
+from ssr_jax.systems.base import System
 from ssr_jax.types import SSRError
 
 _LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
@@ -114,6 +115,50 @@ def options(cls: type, given: Mapping[str, Any]) -> Any:
   return cls(**{name: None if value is None else typed(name, value, kinds[name]) for name, value in given.items()})
 
 
+def given(system: System, values: Any, shape: tuple[int, ...], scale: int, single: bool) -> dict[str, np.ndarray]:
+  """Outputs that a caller gives instead of having them estimated.
+
+  Args:
+    system: the model's.
+    values: {output: array} of the system's `accepts`, without a b axis for a single image; None for nothing.
+    shape: (b, h, w) of the LR images.
+    scale: of the model.
+    single: whether one image was given, not a batch.
+
+  Returns:
+    {output: float32 [b, h, w, k*k] for kernels, else [b, H, W, c]}.
+
+  Raises:
+    SSRError: a name that the system does not accept, another shape, or values that this output cannot have.
+  """
+  if values is not None and not isinstance(values, Mapping):
+    raise SSRError(f'given {_shown(values)}: must be a mapping from names of outputs to arrays')
+  found = {}
+  for name, value in (values or {}).items():
+    if name not in system.accepts:
+      raise SSRError(f'given: {name!r} cannot be given; system {system.name!r} accepts {_list(system.accepts)}')
+    output = next(output for output in system.outputs if output.name == name)
+    try:
+      array = np.asarray(value, np.float32)
+    except Exception as error:  # of many types, as in `Images`
+      raise SSRError(f"given['{name}'] is no array of numbers ({_first_words(error)})") from error
+    array = array[None] if single else array
+    b, *size = shape
+    sides = [side if output.at_lr else scale * side for side in size]
+    channels = {'depth': 1, 'image': 3}.get(output.kind, array.shape[-1] if array.ndim == 4 else 0)
+    if array.shape != (b, *sides, channels):
+      wanted = [*sides, 'k*k' if output.kind == 'kernels' else channels]
+      raise SSRError(f"given['{name}'] has shape {list(array.shape)[single:]}; it must be {[b, *wanted][single:]}")
+    if not np.isfinite(np.sum(array)):
+      raise SSRError(f"given['{name}'] is not finite")
+    if output.kind == 'kernels' and not (np.min(array) >= 0 and np.allclose(np.sum(array, -1), 1, atol=1e-3)):
+      raise SSRError(f"given['{name}']: every kernel must be non-negative and sum to one")
+    if output.kind in ('depth', 'image') and not (np.min(array) >= 0 and np.max(array) <= 1):
+      raise SSRError(f"given['{name}'] must lie in [0, 1]; got [{np.min(array):.4g}, {np.max(array):.4g}]")
+    found[name] = array
+  return found
+
+
 def progress(function: Any) -> Callable[[int, int], None] | None:
   """A progress callback, or None; SSRError for anything else."""
   if function is not None and not callable(function):
@@ -134,6 +179,10 @@ def model(given: Any) -> str | os.PathLike[str]:
   except (OSError, ValueError) as error:  # such as a name that is too long
     raise SSRError(f'model {_shown(given)}: no name or path ({_first_words(error)})') from error
   return given
+
+
+def _list(names: Sequence[str]) -> str:
+  return ', '.join(names) or 'nothing'
 
 
 def _shown(value: Any) -> str:

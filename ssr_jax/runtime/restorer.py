@@ -98,6 +98,7 @@ class Restorer:
     keep_kernels: bool = True,
     tile: int = TILE,
     progress: Callable[[int, int], None] | None = None,
+    given: Mapping[str, Any] | None = None,
     **options: Any,
   ) -> Result:
     """Super-resolves images.
@@ -113,8 +114,12 @@ class Restorer:
       tile: largest LR side that runs in one piece, one of `bucket`'s sizes, 64 or more. Larger images run as
         overlapping tiles.
       progress: called with (tiles done, tiles in total) after each tile; each of several passes counts its tiles.
+      given: {output: array} of what is known and need not be estimated, of the system's `accepts`: for SSR 'depth'
+        [H, W, 1], relative inverse depth in [0, 1] at the result's size, and 'kernels' [h, w, k*k], each non-negative
+        and summing to one; with a leading b axis for a batch. They are used as they are in every round and come back
+        among the outputs, depth in the depth net's resolution.
       **options: fields of the system's `Options`; None takes the model's value. SSR has steps, sampler, start,
-        colour_fix and strength (`ssr_jax.systems.ssr.options.Options` documents them).
+        colour_fix, strength and iterations (`ssr_jax.systems.ssr.options.Options` documents them).
 
     Returns:
       a `Result` of NumPy arrays.
@@ -127,12 +132,16 @@ class Restorer:
     images = inputs.Images(lr, MAX_PIXELS)
     b, h, w, _ = images.values.shape
     seeds = inputs.seeds(seed, b)
+    known = inputs.given(self.system, given, (b, h, w), plan.scale, images.single)
+    if known:
+      plan = dataclasses.replace(plan, given=tuple(sorted(known)))
     layout = _Layout.of(h, w, tile, self.system.alignment(self.modules, plan))
     ticks = _Ticks(progress, b * layout.tiles * self._passes(layout, plan))
     kept = tuple(o.name for o in self.system.outputs if keep_kernels or o.kind != 'kernels')
     results = []
-    for image, number in zip(images.values, seeds, strict=True):
-      found = self.system.finish(self._restore_image(image, int(number), layout, plan, kept, ticks), plan)
+    for i, (image, number) in enumerate(zip(images.values, seeds, strict=True)):
+      its = {name: values[i] for name, values in known.items()}
+      found = self.system.finish(self._restore_image(image, int(number), layout, plan, kept, ticks, its), plan)
       for name, values in found.items():
         if values is not None and not np.isfinite(np.sum(values)):  # no copy, as isfinite of each would make
           raise SSRError(
@@ -154,28 +163,33 @@ class Restorer:
   def _passes(self, layout: '_Layout', plan: Any) -> int:
     return self.system.passes(plan) if layout.tiles > 1 else 1
 
-  def _restore_image(self, lr, seed, layout: '_Layout', plan, kept, ticks) -> dict[str, np.ndarray]:
+  def _restore_image(self, lr, seed, layout: '_Layout', plan, kept, ticks, given) -> dict[str, np.ndarray]:
     """One image [h, w, 3] float32, in tiles; a small image is a single tile, padded."""
     context = None
     variables = {part: self.variables[part] for part in plan.parts}
     view = self.system.view_size(self.modules, plan)
+    at_lr = {o.name for o in self.system.outputs if o.at_lr}
+    assert view is not None or at_lr.issuperset(given), f'{self.system.name} accepts {set(given)} but has no view size'
+    given = {name: x if name in at_lr or view is None else shrink(x, view) for name, x in given.items()}
     if layout.tiles > 1 and view is not None:
       context = self._prepare(variables, shrink(lr, view)[None], plan=plan)
       for _ in range(self._passes(layout, plan) - 1):
-        seen = self._pass(lr, seed, layout, context, variables, plan, (), ticks)['view']
+        seen = self._pass(lr, seed, layout, context, variables, plan, (), ticks, given)['view']
         context = self._advance(variables, context, shrink(seen, view)[None], plan=plan)
-    return self._pass(lr, seed, layout, context, variables, plan, kept, ticks)
+    return self._pass(lr, seed, layout, context, variables, plan, kept, ticks, given)
 
-  def _pass(self, lr, seed, layout: '_Layout', context, variables, plan, kept, ticks) -> dict[str, np.ndarray]:
+  def _pass(self, lr, seed, layout: '_Layout', context, variables, plan, kept, ticks, given) -> dict[str, np.ndarray]:
     """Runs every tile once and blends the results: the outputs `kept`, or, if that is empty, the next pass's view."""
     h, w, _ = lr.shape
     large, small = Blend((plan.scale * h, plan.scale * w), plan.scale), Blend((h, w), 1)
     at_lr = {o.name for o in self.system.outputs if o.at_lr}
     for y, x in layout.origins:
-      crop = pad(lr[y : y + layout.shape[0], x : x + layout.shape[1]], layout.shape)[None]
+      cut = lambda array, y=y, x=x: pad(array[y : y + layout.shape[0], x : x + layout.shape[1]], layout.shape)[None]
+      crop = cut(lr)
       window = Window(np.array([h, w], np.int32), np.array([y, x], np.int32))
       noise = NoiseField(np.array(seed % 2**32, np.uint32), np.array([y, x], np.int32))
-      found = self._restore(variables, crop, window, context, noise, plan=plan, kept=kept)
+      known = {name: cut(array) if name in at_lr else array[None] for name, array in given.items()}
+      found = self._restore(variables, crop, window, context, noise, *([known] if known else []), plan=plan, kept=kept)
       alone = layout.tiles == 1
       small.add({name: v for name, v in found.items() if name in at_lr}, (y, x), alone)
       large.add({name: v for name, v in found.items() if name not in at_lr}, (y, x), alone)
@@ -184,11 +198,12 @@ class Restorer:
 
   @functools.cached_property
   def _restore(self) -> Callable[..., dict[str, Array]]:
-    """(variables, lr [1, h, w, 3], window, context, noise; plan, kept) -> {output: array}."""
+    """(variables, lr [1, h, w, 3], window, context, noise, given; plan, kept) -> {output: array}."""
 
-    def restore(variables, lr, window, context, noise, *, plan, kept):
+    def restore(variables, lr, window, context, noise, given=None, *, plan, kept):
       self.traces['restore'] += 1
-      found = self.system.restore(self.modules, variables, lr, window, context, noise, plan, last=bool(kept))
+      more = {'given': given} if given else {}
+      found = self.system.restore(self.modules, variables, lr, window, context, noise, plan, last=bool(kept), **more)
       return {name: value for name, value in found.items() if name in (kept or ('view',))}
 
     return xla.jit(restore, keep=PROGRAMS, identity=self._identity, static_argnames=('plan', 'kept'))

@@ -282,6 +282,8 @@ class System:
     sizes: {size: {part: fields of its module}}, the sizes that its configs name.
     depth_part: the part that estimates depth, [b, H, W, 3] in [0, 1] -> relative inverse depth [b, H, W, 1]; None where
       there is no such part.
+    accepts: names of outputs that a caller may give instead of having them estimated. A system that has some has a
+      plan with the attribute `given`, the names of those that were given, and a `view_size`.
   """
 
   name: str
@@ -293,6 +295,7 @@ class System:
   section_types: Mapping[str, Any] = {}
   sizes: Mapping[str, Mapping[str, Mapping[str, Any]]] = {}
   depth_part: str | None = None
+  accepts: tuple[str, ...] = ()
 
   @property
   def variants(self) -> Mapping[str, Variant]:
@@ -355,6 +358,7 @@ class System:
     noise: Any,
     plan: Any,
     last: bool = True,
+    given: Mapping[str, Any] | None = None,
   ) -> dict[str, Any]:
     """Restores one tile.
 
@@ -367,10 +371,17 @@ class System:
       noise: `diffusion.noise.NoiseField` of the tile.
       plan: of `plan`.
       last: whether this is the last pass. Before it there is one output, 'view', what `advance` sees.
+      given: {name: array} of what the caller gave of `accepts`, used instead of an estimate: [1, h, w, c] of the tile
+        for outputs at LR size, else [1, *view_size, c] of the whole image. The runtime leaves it out where there is
+        nothing.
 
     Returns:
       {name: array with a b axis} of `outputs`; the answer is left out where it is another output unchanged.
     """
+    raise NotImplementedError
+
+  def neutral(self, modules: Mapping[str, Any], name: str) -> Any:
+    """The value [c] of an output of `accepts` that says nothing of an image, for an ablation without it."""
     raise NotImplementedError
 
   def finish(self, found: dict[str, Any], plan: Any) -> dict[str, Any]:

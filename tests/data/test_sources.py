@@ -9,7 +9,7 @@ from PIL import Image
 import pytest
 
 from ssr_jax.data import sources
-from ssr_jax.data.sources import array_record
+from ssr_jax.data.sources import array_record, files
 from ssr_jax.types import SSRError
 
 
@@ -350,3 +350,33 @@ def test_a_set_that_is_not_prepared_says_the_command(tmp_path, monkeypatch):
     sources.from_spec('tfds:div2k/bicubic_x4')
   assert f'tfds build div2k/bicubic_x4 --file_format=array_record --data_dir={tmp_path}' in str(caught.value)
   assert f'ssr data pack folder:DIR {tmp_path} --tfds' in str(caught.value)
+
+
+def test_images_of_tools_are_found_by_name_and_usual_endings(tmp_path):
+  names = ['0801.png', '0802x4_out.jpg', '0803_HR.png', 'Canon_10_x1.png', 'Canon_11_x1_SR.png', 'other.png']
+  for name in names:
+    Image.new('RGB', (4, 4)).save(tmp_path / name)
+  originals = [
+    'hr/0801.png',
+    'hr/0802.png',
+    'hr/0803_HR.png',
+    'hr/Canon_10_x1.png',
+    'hr/Canon_11_x1.png',
+    'hr/0804.png',
+  ]
+  found = files.partners(originals, tmp_path)
+  assert [path and path.name for path in found] == [*names[:5], None]
+  Image.new('RGB', (4, 4)).save(tmp_path / '0801_out.png')  # the exact name counts, not the ending
+  assert files.partners(['0801.png'], tmp_path) == [tmp_path / '0801.png']
+  Image.new('RGB', (4, 4)).save(tmp_path / '0802_sr.png')
+  with pytest.raises(SSRError, match='0802_sr.png and .*0802x4_out.jpg: both could be of 0802.png; remove or rename'):
+    files.partners(originals, tmp_path)
+  for folder in ('Canon', 'Nikon'):  # the same names in subfolders
+    (tmp_path / 'sub' / folder).mkdir(parents=True)
+    Image.new('RGB', (4, 4)).save(tmp_path / 'sub' / folder / '001.png')
+  assert files.partners(['hr/Nikon/001_HR.png', 'hr/Canon/001_HR.png'], tmp_path / 'sub') == [
+    tmp_path / 'sub' / folder / '001.png' for folder in ('Nikon', 'Canon')
+  ]
+  (tmp_path / 'empty').mkdir()
+  with pytest.raises(SSRError, match='no image below this folder'):
+    files.partners(['a.png'], tmp_path / 'empty')

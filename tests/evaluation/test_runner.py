@@ -65,6 +65,7 @@ def test_writes_rows_means_table_and_pictures(photos, tmp_path, capsys):
     'metrics.csv',
     'metrics.json',
     'pictures',
+    'rows.jsonl',
     'table.md',
     'table.tex',
   ]
@@ -152,6 +153,29 @@ def test_the_page_is_written_where_there_are_pictures_or_where_it_is_asked_for(
   if written:
     assert len(_shown(tmp_path)) == pictures
   assert len(list((tmp_path / 'pictures').glob('*.png'))) == pictures
+
+
+def test_the_page_of_a_run_that_went_on_is_that_of_one_run(photos, tmp_path):
+  """Pictures of cases that an earlier run has done are read from its files, and only as many as were drawn."""
+  fields = dict(recipes=('smooth/no_noise', 'smooth/no_jpeg'), models=('bicubic', 'result'), seeds=(0, 1), pictures=1)
+  settings = lambda **more: _settings(_config(photos, **fields, **more))
+  runner.evaluate(settings(), tmp_path / 'whole', restorer=_Model())
+  runner.evaluate(settings(limit=1, page=False), tmp_path / 'parts', restorer=_Model())
+  report = runner.evaluate(settings(), tmp_path / 'parts', restorer=_Model())
+  assert len(report.rows) == 2 * 2 * 3 and not (tmp_path / 'parts' / 'pictures' / 'chelsea_smooth_no_noise').exists()
+  whole, parts = (_shown(tmp_path / name) for name in ('whole', 'parts'))
+  assert [shown['recipe'] for shown in parts] == ['smooth/no_noise', 'smooth/no_jpeg']
+  for one, other in zip(whole, parts, strict=True):
+    assert one['views'] == other['views'] and one['rows'] == other['rows']
+    assert [cells[:-1] for cells in one['scores']] == [cells[:-1] for cells in other['scores']]  # all but seconds
+
+
+def test_the_page_shows_lr_images_that_have_no_hr_image(photos, tmp_path):
+  config = _config(photos, dataset=f'lr:folder:{photos}', models=('bicubic', 'result'), metrics=('psnr',), limit=1)
+  runner.evaluate(_settings(config), tmp_path, restorer=_Model())
+  (shown,) = _shown(tmp_path)
+  assert [view['label'] for view in shown['views']] == ['LR', 'bicubic', 'result', 'kernels']
+  assert shown['size'] == '256x192' and [cells[1] for cells in shown['scores']] == [['–', '']] * 2
 
 
 def test_photos_of_the_same_name_keep_their_pictures(photos, tmp_path):

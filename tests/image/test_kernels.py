@@ -90,3 +90,22 @@ def test_pca_basis_is_the_best_linear_code():
   assert error == pytest.approx(tail, rel=1e-2, abs=1e-5)
   with pytest.raises(ValueError, match='at least as many'):
     kernels.pca_basis(field[:10], 15)
+
+
+@pytest.mark.parametrize('factor', [0.5, 0.8, 1.0, 1.25, 2.0])
+def test_scaled_variance_is_that_of_the_wider_gaussian(factor):
+  """Analytic: stretching a Gaussian by sqrt(f) gives the Gaussian of f times the covariance, about the same centre."""
+  lambda1, lambda2 = np.array([1.0, 2.0, 4.0, 3.0]), np.array([1.0, 1.0, 2.0, 0.7])
+  found = kernels.scale_variance(kernels.gaussian_kernels(lambda1, lambda2, 0.6), factor)
+  expected = np.asarray(kernels.gaussian_kernels(factor * lambda1, factor * lambda2, 0.6))
+  assert np.abs(found - expected).sum(-1).max() < 0.02 and found.min() >= 0
+  np.testing.assert_allclose(found.sum(-1), 1, atol=1e-5)
+  centroid, covariance = kernels.moments(found)
+  np.testing.assert_allclose(centroid, 0, atol=5e-3)
+  np.testing.assert_allclose(np.trace(covariance, axis1=-2, axis2=-1), factor * (lambda1 + lambda2), rtol=0.01)
+
+
+@pytest.mark.parametrize('factor', [0.0, -1.0, np.inf, np.nan])
+def test_a_variance_cannot_be_scaled_by_that(factor):
+  with pytest.raises(ValueError, match='must be above 0'):
+    kernels.scale_variance(kernels.gaussian_kernels(2.0, 2.0, 0.0), factor)

@@ -9,6 +9,7 @@ from ssr_jax.types import SSRError
 
 DEPTH_SUFFIXES = ('.png', '.pfm', '.npy')
 _ROLE_SUFFIX = re.compile(r'(_hr|_lr\d*|_?x\d+)$', re.IGNORECASE)
+_ENDING = re.compile(r'(_hr|_lr\d*|_?x\d+|_sr|_out|_result)$', re.IGNORECASE)  # of images that a tool has made, too
 
 
 def image_suffixes() -> tuple[str, ...]:
@@ -66,6 +67,47 @@ def match(
         f'({len(unmatched)} of {len(mine)} have none); rename or remove it'
       )
   raise SSRError(f'{first} and {second}: several files have the same name apart from their suffixes; rename them')
+
+
+def partners(
+  originals: Sequence[pathlib.Path | str], folder: pathlib.Path, strip: Callable[[str], str] = lambda stem: stem
+) -> list[pathlib.Path | None]:
+  """For each original the image that some tool made of it, below a folder.
+
+  It has the same stem, or the same but for endings that tell roles or tools apart: _HR, _LR4, x4, _SR, _out, _result.
+  Where images of several subfolders have that stem, the one in the subfolder of the same name as the original's.
+
+  Args:
+    originals: file paths, or names; several may have the same image.
+    folder: of the images.
+    strip: applied to each stem before the comparison.
+
+  Returns:
+    a path for each original; None where the folder holds no image of it.
+
+  Raises:
+    SSRError: the folder holds no image, or several images that one original could mean.
+  """
+  images = list_images(folder)
+  plain = lambda stem: _ENDING.sub('', _ENDING.sub('', strip(stem)))  # such as 0801x4_out
+  exact, loose = _groups(images, strip), _groups(images, plain)
+  found: list[pathlib.Path | None] = []
+  for original in map(pathlib.Path, originals):
+    candidates = exact.get(strip(original.stem)) or loose.get(plain(original.stem)) or []
+    if len(candidates) > 1:
+      candidates = [path for path in candidates if path.parent.name == original.parent.name] or candidates
+    if len(candidates) > 1:
+      first, second = candidates[:2]
+      raise SSRError(f'{first} and {second}: both could be of {original.name}; remove or rename one')
+    found.append(candidates[0] if candidates else None)
+  return found
+
+
+def _groups(paths: Sequence[pathlib.Path], key: Callable[[str], str]) -> dict[str, list[pathlib.Path]]:
+  groups: dict[str, list[pathlib.Path]] = {}
+  for path in paths:
+    groups.setdefault(key(path.stem), []).append(path)
+  return groups
 
 
 def _by_name(

@@ -93,6 +93,7 @@ def refine(
   *,
   window: Window | None = None,
   depths: Sequence[Float[Array, 'b R C 1']] | None = None,
+  kernels: Float[Array, 'b h w taps'] | None = None,
   scale: int = 4,
   iterations: int = 3,
   gamma: float = 0.9,
@@ -108,6 +109,7 @@ def refine(
     window: position of `lr` in the image; None: `lr` is the whole image, without padding.
     depths: D^1 to D^t of the whole image, each [b, R, C, 1], for a tile, which cannot estimate them. Round t is then
       the last; D^{t+1} is estimated from its image.
+    kernels: K, normalised, used instead of every estimate; None estimates them.
     scale: s.
     iterations: T; with depths, their number counts instead.
     gamma: weight of the newer kernel estimate.
@@ -123,6 +125,8 @@ def refine(
     return apply(modules, variables, 'depth', see(image, size, window, scale))
 
   def estimate_kernels(lr: Array, depth: Array) -> Array:
+    if kernels is not None:
+      return kernels
     _, h, w, _ = lr.shape
     return apply(modules, variables, 'dkenet', lr, spread_depth(depth, (h, w), window))
 

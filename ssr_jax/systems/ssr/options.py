@@ -21,6 +21,8 @@ class Options:
       noise.
     colour_fix: 'none', 'adain' or 'wavelet', towards the restored image.
     strength: share of diffusion's change to the restored image that is kept, 0 to 1.
+    iterations: T, rounds of SVKR. 0 leaves the initial depth and kernels, and the bicubic image as the restored one; 1
+      has the same depth and kernels, and the image restored with them.
   """
 
   steps: int | None = _option(
@@ -36,3 +38,4 @@ class Options:
   strength: float | None = _option(
     "how much of diffusion's detail to keep, 0 (none) to 1 (default: the model's)", metavar='S'
   )
+  iterations: int | None = _option("rounds of SVKR, 1 being none (default: the model's)", metavar='T')

@@ -26,6 +26,7 @@ _FIELDS = {
   'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
   'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'strength', 'student'),
 }
+_MOST_ITERATIONS = 32  # as in a model.json; every round runs all restoring networks, unrolled in one program
 _STUDENT = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # of the section sampling.student
 _WAVELET_LEVELS = 5  # of the colour fix, if model.json has none: it takes what varies over more than about 32 pixels
 
@@ -50,6 +51,7 @@ class Plan:
     gamma: of SVKR.
     rule: of SVKR.
     unroll: of SVKR.
+    given: outputs that the caller gave instead of having them estimated.
   """
 
   network: str
@@ -67,6 +69,7 @@ class Plan:
   gamma: float = 0.9
   rule: str = 'algorithm1'
   unroll: int | bool = 1
+  given: tuple[str, ...] = ()
 
   @property
   def parts(self) -> tuple[str, ...]:
@@ -96,7 +99,7 @@ def autoencoder_of(modules: Mapping[str, Any], network: str) -> str:
 def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options) -> Plan:
   """Checks options against a model and fills in the model's values; as of `System.plan`."""
   needed = required(modules, options)
-  own = _own_sampling(config, needed[-1])
+  own = _own_sampling(config, needed[-1]) | {'iterations': config['svkr'].get('iterations', Plan.iterations)}
   asked = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
   values = {name: own[name] if value is None else value for name, value in asked.items()}
   steps, start, strength = values['steps'], values['start'], values['strength']
@@ -105,6 +108,9 @@ def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options
     raise SSRError(f'steps {steps!r}: must be a whole number, 0 for the restored image only')
   if not isinstance(strength, int | float) or not 0 <= strength <= 1:
     raise SSRError(f'strength {strength!r}: must lie in [0, 1], 0 being the restored image')
+  iterations = values['iterations']
+  if not isinstance(iterations, int | np.integer) or not 0 <= iterations <= _MOST_ITERATIONS:
+    raise SSRError(f'iterations {iterations!r}: must be a whole number from 0 to {_MOST_ITERATIONS}')
   if not 0 < start <= 1:
     raise SSRError(f'start {start!r}: must be above 0 and up to 1 (pure noise)')
   if steps > round(start * schedule.steps):
@@ -129,7 +135,7 @@ def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options
     levels=(own['wavelet_levels'], own.get('chroma_levels')),
     schedule=schedule,
     scale=config['scale'],
-    **config['svkr'],
+    **{**config['svkr'], 'iterations': int(iterations)},
   )
 
 

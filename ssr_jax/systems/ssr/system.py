@@ -8,6 +8,7 @@ import numpy as np
 
 from ssr_jax.diffusion.noise import NoiseField
 from ssr_jax.image import colourfix
+from ssr_jax.image.kernels import gaussian_kernels
 from ssr_jax.image.resize import upscale
 from ssr_jax.systems.base import Output, System, Variant, Window
 from ssr_jax.systems.ssr import core
@@ -18,7 +19,7 @@ from ssr_jax.systems.ssr.sections import SECTION_TYPES
 from ssr_jax.systems.ssr.sizes import SIZES
 from ssr_jax.systems.ssr.stages import STAGES
 from ssr_jax.systems.ssr.svkr import SVKR
-from ssr_jax.types import Array
+from ssr_jax.types import Array, SSRError
 
 _BAND = 512  # rows per step of the colour fix
 
@@ -40,6 +41,7 @@ class SSRSystem(System):
   Options = options_lib.Options
   sizes = SIZES
   depth_part = 'depth'
+  accepts = ('depth', 'kernels')
 
   @property
   def variants(self) -> Mapping[str, Variant]:
@@ -73,8 +75,8 @@ class SSRSystem(System):
     return tuple(modules['depth'].resolution)
 
   def passes(self, plan: plan_lib.Plan) -> int:
-    """One per round of SVKR: the next round's depth is estimated from the whole restored image."""
-    return max(plan.iterations, 1)
+    """One per round of SVKR: the next round's depth is estimated from the whole restored image, if it is not given."""
+    return 1 if 'depth' in plan.given else max(plan.iterations, 1)
 
   def prepare(self, modules: core.Modules, variables: core.Variables, view: Array, plan: plan_lib.Plan) -> Array:
     """The depth for the first round, [1, 1, R, C, 1]; the first axis counts rounds."""
@@ -98,10 +100,19 @@ class SSRSystem(System):
     noise: NoiseField,
     plan: plan_lib.Plan,
     last: bool = True,
+    given: Mapping[str, Array] | None = None,
   ) -> dict[str, Array]:
     """SVKR, then diffusion if the plan has steps."""
+    given = given or {}
     depths = None if context is None else tuple(context)
-    refined = core.refine(modules, variables, lr, window=window, depths=depths, **plan.svkr)
+    if 'depth' in given:
+      depths = (given['depth'],)  # one round: all others would find the same kernels from it
+    more = {}
+    if 'kernels' in given:
+      more['kernels'], taps = given['kernels'], modules['dkenet'].taps
+      if given['kernels'].shape[-1] != taps:
+        raise SSRError(f'given kernels have {given["kernels"].shape[-1]} taps; those of this model have {taps}')
+    refined = core.refine(modules, variables, lr, window=window, depths=depths, **more, **plan.svkr)
     if not last:
       return {'view': refined.image}
     H, W = (plan.scale * side for side in lr.shape[1:3])
@@ -146,6 +157,17 @@ class SSRSystem(System):
       noise=plan.noise,
     )
     return jnp.clip(core.decode(modules, variables, latents, plan.autoencoder), 0, 1)
+
+  def neutral(self, modules: Mapping[str, Any], name: str) -> np.ndarray:
+    """Half of the depth's range, everywhere; the isotropic Gaussian in the middle of the range of blurs.
+
+    The paper is silent on what takes the place of a modality in its Table 2. We use values that the networks know from
+    training: MANet's variances at x4 go from 0.7 to 10 HR pixels squared, and sqrt(0.7 * 10) is in the middle.
+    """
+    if name == 'depth':
+      return np.full(1, 0.5, np.float32)
+    middle = 7.0**0.5
+    return np.asarray(gaussian_kernels(middle, middle, 0.0, size=round(modules['dkenet'].taps ** 0.5)))
 
   def finish(self, found: dict[str, Any], plan: plan_lib.Plan) -> dict[str, Any]:
     """The colour fix against the restored image, then the blend with it."""

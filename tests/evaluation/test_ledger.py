@@ -1,0 +1,169 @@
+"""A run that was stopped goes on where it was, whatever stopped it; and never with other settings."""
+
+import json
+import math
+import pathlib
+import signal
+import subprocess
+import sys
+
+from PIL import Image
+import pytest
+from skimage import data
+
+from configs import compact
+from ssr_jax.evaluation import runner
+from ssr_jax.evaluation.ledger import FILE, Ledger
+from ssr_jax.evaluation.protocol import Settings
+from ssr_jax.types import SSRError
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def pairs(tmp_path):
+  """A dataset of four pairs, so that nothing is degraded."""
+  hr, lr = tmp_path / 'hr', tmp_path / 'lr'
+  hr.mkdir()
+  lr.mkdir()
+  for i, name in enumerate('abcd'):
+    photo = data.astronaut()[40 * i : 40 * i + 48, 150:214]
+    Image.fromarray(photo).save(hr / f'{name}.png')
+    Image.fromarray(photo[1::4, 1::4]).save(lr / f'{name}.png')
+  return f'paired:{hr},{lr}'
+
+
+def _config(pairs, **fields):
+  config = compact.get_config()
+  config.eval.update(dict(dataset=pairs, models=('bicubic',), metrics=('psnr', 'ssim'), pictures=3) | fields)
+  return config
+
+
+def _evaluate(pairs, workdir, **fields):
+  return runner.evaluate(Settings.from_config(_config(pairs, **fields).eval), workdir)
+
+
+def _files(workdir):
+  """What was written, without the seconds."""
+  found = {}
+  for path in sorted(workdir.rglob('*')):
+    if path.suffix in ('.png', '.md', '.csv'):
+      text = path.read_bytes()
+      if path.suffix == '.csv':
+        text = [line.rpartition(b',')[0] for line in text.splitlines()]
+      if path.suffix == '.md':
+        text = [[cell for i, cell in enumerate(line.split(b'|')) if i != 5] for line in text.splitlines()]
+      found[str(path.relative_to(workdir))] = text
+  return found
+
+
+KILLED = """
+import os, signal, sys
+from configs import compact
+from ssr_jax.evaluation import runner
+from ssr_jax.evaluation.protocol import Settings
+
+calls, score = [], runner.score
+def deadly(*arguments):
+  calls.append(1)
+  if len(calls) == 3:
+    os.kill(os.getpid(), signal.SIGKILL)
+  return score(*arguments)
+runner.score = deadly
+config = compact.get_config()
+config.eval.update(dataset=sys.argv[1], models=('bicubic',), metrics=('psnr', 'ssim'), pictures=3)
+runner.evaluate(Settings.from_config(config.eval), sys.argv[2])
+"""
+
+
+def test_killed_in_the_middle_it_writes_the_same_files(pairs, tmp_path, monkeypatch):
+  whole, parts = tmp_path / 'whole', tmp_path / 'parts'
+  _evaluate(pairs, whole)
+  died = subprocess.run([sys.executable, '-c', KILLED, pairs, str(parts)], cwd=ROOT, capture_output=True, text=True)
+  assert died.returncode == -signal.SIGKILL, died.stderr
+  lines = (parts / FILE).read_bytes().splitlines()
+  assert len(lines) == 1 + 2 and not (parts / 'metrics.csv').exists()
+  with open(parts / FILE, 'ab') as file:
+    file.write((whole / FILE).read_bytes().splitlines()[3][:30])  # as a kill within a write leaves it
+
+  scored, score = [], runner.score
+  monkeypatch.setattr(runner, 'score', lambda s, case, *more: scored.append(case.image) or score(s, case, *more))
+  _evaluate(pairs, parts)
+  assert scored == ['c.png', 'd.png']
+  assert _files(parts) == _files(whole) and len(_files(whole)) == 3 + 2
+  assert [json.loads(line).get('case') for line in (parts / FILE).read_text().splitlines()[1:]] == [
+    [i, 'paired'] for i in range(4)
+  ]
+  before = {path: path.read_bytes() for path in parts.rglob('*') if path.is_file()}
+  _evaluate(pairs, parts)  # nothing is left to do: the files stay, to the second
+  assert len(scored) == 2 and before == {path: path.read_bytes() for path in parts.rglob('*') if path.is_file()}
+
+
+def test_more_images_go_on_and_fewer_are_a_part(pairs, tmp_path, monkeypatch):
+  _evaluate(pairs, tmp_path / 'run', limit=2)
+  scored, score = [], runner.score
+  monkeypatch.setattr(runner, 'score', lambda s, case, *more: scored.append(case.image) or score(s, case, *more))
+  assert len(_evaluate(pairs, tmp_path / 'run', limit=0).rows) == 4 and scored == ['c.png', 'd.png']
+  assert [row['image'] for row in _evaluate(pairs, tmp_path / 'run', limit=1).rows] == ['a.png'] and len(scored) == 2
+
+
+def test_a_failure_is_tried_again(pairs, tmp_path):
+  broken = pathlib.Path(pairs.partition(':')[2].split(',')[0]) / 'b.png'
+  content = broken.read_bytes()
+  broken.write_bytes(content[:-200])
+  report = _evaluate(pairs, tmp_path / 'run')
+  assert len(report.failures) == 1 and [row['image'] for row in report.rows] == ['a.png', 'c.png', 'd.png']
+  broken.write_bytes(content)
+  report = _evaluate(pairs, tmp_path / 'run')
+  assert report.failures == [] and [row['image'] for row in report.rows] == ['a.png', 'b.png', 'c.png', 'd.png']
+  assert 'failed' not in (tmp_path / 'run' / 'table.md').read_text()
+
+
+@pytest.mark.parametrize(
+  'fields, what',
+  [
+    ({'metrics': ('psnr',)}, 'eval.metrics'),
+    ({'seed': 1}, 'eval.seed, eval.seeds'),
+    ({'pictures': 1}, 'eval.pictures'),
+    ({'models': ('bicubic', 'restored')}, 'eval.models, the models'),
+  ],
+)
+def test_other_settings_are_one_clear_line(pairs, tmp_path, fields, what):
+  _evaluate(pairs, tmp_path / 'run', limit=1)
+  before = (tmp_path / 'run' / 'table.md').read_bytes(), (tmp_path / 'run' / FILE).read_bytes()
+  with pytest.raises(SSRError, match=rf'rows.jsonl: holds rows of other settings \({what}\); give another --workdir'):
+    _evaluate(pairs, tmp_path / 'run', **fields)
+  assert before == ((tmp_path / 'run' / 'table.md').read_bytes(), (tmp_path / 'run' / FILE).read_bytes())
+
+
+def test_other_photos_are_other_settings(pairs, tmp_path):
+  _evaluate(pairs, tmp_path / 'run', limit=1)
+  for folder in pairs.partition(':')[2].split(','):
+    (pathlib.Path(folder) / 'd.png').unlink()
+  with pytest.raises(SSRError, match=r'other settings \(the photos\)'):
+    _evaluate(pairs, tmp_path / 'run', limit=1)
+
+
+def test_values_that_are_not_finite_come_back(tmp_path):
+  row = {'image': 'inf', 'recipe': 'r', 'model': 'm', 'seed': None, 'case': 0, 'psnr': math.inf, 'niqe': math.nan}
+  with Ledger(tmp_path, {'a': 'b'}) as ledger:
+    ledger.add((0, 'r'), [{**row, 'ssim': 0.5, 'low': -math.inf}])
+  for line in (tmp_path / FILE).read_text().splitlines():
+    json.loads(line, parse_constant=lambda name: pytest.fail(f'{name} is not JSON'))
+  with Ledger(tmp_path, {'a': 'b'}) as ledger:
+    ((found,),) = ledger.rows.values()
+  assert found.pop('psnr') == math.inf and found.pop('low') == -math.inf and math.isnan(found.pop('niqe'))
+  assert found == {'image': 'inf', 'recipe': 'r', 'model': 'm', 'seed': None, 'case': 0, 'ssim': 0.5}
+
+
+def test_a_damaged_file_and_a_second_run_are_one_clear_line(tmp_path):
+  with (
+    Ledger(tmp_path, {}) as ledger,
+    pytest.raises(SSRError, match='another run writes to it; wait for it, or give another --workdir'),
+  ):
+    Ledger(tmp_path, {})
+  with Ledger(tmp_path, {}) as ledger:
+    ledger.add((0, 'r'), [])
+  (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes().replace(b'"case"', b'"cas'))
+  with pytest.raises(SSRError, match='line 2 is damaged; remove the file to start anew'):
+    Ledger(tmp_path, {})

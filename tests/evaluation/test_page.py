@@ -1,6 +1,7 @@
 """The page as text: what it says, that no name of a file or model becomes markup, and that its size is bounded."""
 
 import base64
+import dataclasses
 import hashlib
 from html.parser import HTMLParser
 import io
@@ -104,7 +105,7 @@ def test_the_data_are_the_rows_and_the_very_pixels(tmp_path):
   assert not parsed.find('script', id='case-3') and len(cases) == 3
 
 
-def test_seeds_are_a_column_of_their_own_and_infinities_stay():
+def test_seeds_are_a_column_of_their_own_and_infinities_stay(tmp_path):
   row = lambda model, seed, psnr: dict(
     image='a', recipe='r', model=model, seed=seed, psnr=psnr, niqe=1.0, seconds=math.nan
   )
@@ -120,6 +121,11 @@ def test_seeds_are_a_column_of_their_own_and_infinities_stay():
     ['result', '1', 2.0, 1.0, None],
   ]
   assert [e[2] for e in parsed.find('small')] == ['± 0.25']
+
+  _, (case, *_) = report_cases.write(tmp_path)
+  case = dataclasses.replace(case, rows=rows)
+  shown = _Parsed(page.page('t', PROTOCOL, rows, means, NAMES, [case])).data('case-0')
+  assert [cells[0][0] for cells in shown['scores']] == ['bicubic', 'result, seed 0', 'result, seed 1']
 
 
 def test_no_name_becomes_markup(tmp_path, monkeypatch):

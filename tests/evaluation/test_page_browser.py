@@ -230,6 +230,7 @@ def test_names_are_text_and_foreign_code_does_not_run(opened, browser, path):
       found.add(event.effectiveDirective);
       if (found.size === 2) resolve([...found].sort());
     });
+    setTimeout(() => resolve([...found].sort()), 5000);
     document.body.append(Object.assign(document.createElement('img'), { src: 'http://127.0.0.1:9/a.png' }));
     document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.pwned = 1' }));
   })""")

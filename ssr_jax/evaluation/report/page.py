@@ -138,7 +138,9 @@ def _case(case: Views, files: Sequence[bytes], index: Mapping[int, int], names: 
     }
     for view, data in zip(case.views, files, strict=True)
   ]
-  heads, ranks = tables.ranked([{**row, 'images': 1} for row in case.rows], names, 'image')
+  heads, ranks = tables.ranked(
+    [{**row, 'model': _column(row, case.rows), 'images': 1} for row in case.rows], names, 'image'
+  )
   return {
     'image': one_line(case.image),
     'recipe': one_line(case.recipe),
@@ -151,6 +153,12 @@ def _case(case: Views, files: Sequence[bytes], index: Mapping[int, int], names: 
     'heads': heads[1:-1],
     'scores': [[[one_line(cell.text), cell.place] for cell in cells[1:-1]] for cells in ranks],
   }
+
+
+def _column(row: tables.Row, rows: Sequence[tables.Row]) -> str:
+  """The name of a row's column in the table of its case: the model, and the seed where the case has several."""
+  several = len({other.get('seed') for other in rows} - {None}) > 1
+  return f'{row["model"]}, seed {row["seed"]}' if several and row.get('seed') is not None else row['model']
 
 
 def _columns(names: Sequence[str]) -> list[dict[str, Any]]:

@@ -109,7 +109,8 @@ def base(stage: str, system: str) -> ConfigDict:
   config.eval.seeds = ()  # of sampling: the mean over them is reported, with its deviation
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz; '': the imported one, else ours
   config.eval.limit = 0  # number of images; 0 for all
-  config.eval.pictures = 4
+  config.eval.pictures = 4  # images of each recipe that get pictures
+  config.eval.page = placeholder(bool)  # whether to write index.html; None: where there are pictures
   # Options of `Restorer.sample`; None takes the model's default.
   kinds = {**systems.accepted(systems.options(system)), 'tile': int}
   config.eval.sampling = ConfigDict({name: placeholder(kind) for name, kind in kinds.items()})

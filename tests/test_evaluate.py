@@ -50,6 +50,14 @@ def test_one_bad_file_is_named_and_the_rest_done(photos, tmp_path, capsys, monke
     and 'thin.png: 3x80 pixels' in written.err
   )
   assert 'failed: 2 of 4' in written.out and '| smooth/no_noise | bicubic |' in written.out
+  assert f'written: {tmp_path / "out"}/index.html, table.md, table.tex, metrics.csv' in written.out
+  page = (tmp_path / 'out' / 'index.html').read_text()
+  assert 'Not evaluated: 2' in page and 'thin.png: 3x80 pixels' in page
+
+  fields = dict(models=('bicubic',), recipes=('smooth/no_noise',), page=False)
+  assert _command(monkeypatch, photos, tmp_path / 'without', **fields) == 1
+  assert f'written: {tmp_path / "without"}/table.md, table.tex' in capsys.readouterr().out
+  assert not (tmp_path / 'without' / 'index.html').exists()
 
 
 @pytest.mark.parametrize('kind', ['fitted', 'LIVE'])

@@ -42,7 +42,8 @@ class Settings:
     outputs: other tools' images to score, 'NAME:DIR[;NAME2:DIR2]'.
     compare: pairs of columns for a paired test, 'A,B[;C,D]'.
     limit: how many photos; 0 takes all.
-    pictures: how many pictures to write for each recipe.
+    pictures: how many images of each recipe get pictures.
+    page: whether to write index.html.
   """
 
   dataset: str
@@ -59,6 +60,7 @@ class Settings:
   compare: str = ''
   limit: int = 0
   pictures: int = 0
+  page: bool = False
 
   @classmethod
   def from_config(cls, fields: Any) -> 'Settings':
@@ -87,6 +89,7 @@ class Settings:
       compare=fields.compare,
       limit=fields.limit,
       pictures=fields.pictures,
+      page=fields.pictures > 0 if fields.page is None else fields.page,
     )
 
   def load_metrics(self) -> tuple[dict[str, metrics_lib.Metric], list[str]]:
@@ -159,7 +162,9 @@ def identity(
     {what: text}, with digests for what is long.
   """
   own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-  texts = {f'eval.{name}': repr(value) for name, value in own.items() if name not in ('limit', 'weights', 'compare')}
+  texts = {
+    f'eval.{name}': repr(value) for name, value in own.items() if name not in ('limit', 'weights', 'compare', 'page')
+  }
   # model.json has the sha256 of each part.
   texts['the models'] = _digest(f'{name} {restorer.config}' for name, restorer in restorers.items())
   texts['the photos'] = _digest(originals)

@@ -19,7 +19,7 @@ from ssr_jax.evaluation.cases import Case, Dataset
 from ssr_jax.evaluation.models import Model, Output, Restorer
 from ssr_jax.evaluation.pictures import picture
 from ssr_jax.evaluation.protocol import SCALE, Settings
-from ssr_jax.evaluation.report import tables
+from ssr_jax.evaluation.report import latex, page, tables, views
 from ssr_jax.image import io, opening
 from ssr_jax.types import SSRError
 
@@ -36,6 +36,8 @@ class Report:
     failures: one line for each image that could not be evaluated.
     seeds: how many seeds models were sampled with.
     compare: columns for paired tests.
+    pictured: the cases that have pictures.
+    page: whether `write` writes index.html.
   """
 
   names: Sequence[str]
@@ -44,6 +46,8 @@ class Report:
   failures: list[str] = dataclasses.field(default_factory=list)
   seeds: int = 1
   compare: Sequence[tuple[str, str]] = ()
+  pictured: list[views.Views] = dataclasses.field(default_factory=list)
+  page: bool = False
 
   def means(self) -> list[dict[str, Any]]:
     """One row per recipe and model: 'recipe', 'model', 'images', mean metrics, mean 'seconds'.
@@ -68,7 +72,7 @@ class Report:
 
   def table(self) -> str:
     """In Markdown the protocol as a list, the means as a table, deviations over seeds and paired tests."""
-    protocol = '\n'.join(f'- {key}: {value}' for key, value in self.protocol.items())
+    protocol = '\n'.join(f'- {key}: {tables.plain_markdown(value)}' for key, value in self.protocol.items())
     means = self.means()
     parts = [protocol + '\n', tables.markdown(means, self.names)]
     if spread := statistics.deviations_table(means, self.names):
@@ -77,18 +81,28 @@ class Report:
       parts += ['Paired tests: mean difference ± its standard error; p is two-sided:\n', tests]
     return '\n'.join(parts)
 
-  def write(self, workdir: pathlib.Path) -> None:
-    """Writes table.md, metrics.csv and metrics.json; a file is replaced only when its new content is complete."""
+  def files(self) -> dict[str, str]:
+    """{name: content} of the files that `write` writes."""
     seed = ('seed',) if self.seeds > 1 else ()
     columns = ('image', 'recipe', 'model', *seed, *self.names, 'seconds')
-    content = {'protocol': self.protocol, 'means': self.means(), 'failures': self.failures}
+    means = self.means()
+    content = {'protocol': self.protocol, 'means': means, 'failures': self.failures}
     if self.compare:
       content['comparisons'] = [dataclasses.asdict(found) for found in self.comparisons()]
-    for name, text in (
-      ('metrics.csv', tables.to_csv(self.rows, columns)),
-      ('metrics.json', tables.to_json(content)),
-      ('table.md', self.table()),
-    ):
+    files = {
+      'metrics.csv': tables.to_csv(self.rows, columns),
+      'metrics.json': tables.to_json(content),
+      'table.tex': latex.table(means, self.names, self.protocol),
+      'table.md': self.table(),
+    }
+    if self.page:
+      title = f'Evaluation of {self.protocol["dataset"]}'
+      files['index.html'] = page.page(title, self.protocol, self.rows, means, self.names, self.pictured, self.failures)
+    return files
+
+  def write(self, workdir: pathlib.Path) -> None:
+    """Writes the tables and the page; a file is replaced only when its new content is complete."""
+    for name, text in self.files().items():
       io.write_bytes(workdir / name, text.encode())
 
 
@@ -99,7 +113,7 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
 
   Args:
     settings: of the evaluation; see `Settings.from_config`.
-    workdir: folder for table.md, metrics.csv, metrics.json, pictures/ and rows.jsonl; None writes no files.
+    workdir: folder for the files of `Report.files`, pictures/ and rows.jsonl; None writes no files.
     restorer: a loaded model, used in place of `settings.model`.
 
   Returns:
@@ -140,6 +154,7 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
     protocol_lib.describe(settings, len(dataset.indices), bool(dataset.recipes), model_text),
     seeds=len(settings.seeds),
     compare=pairs,
+    page=settings.page,
   )
   if left_out:
     report.protocol['left out'] = '; '.join(left_out)
@@ -149,6 +164,10 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
   with ledger_lib.Ledger(folder, identity) as ledger:
     _run(settings, dataset, models, scorers, ledger, pictures, shown, report.failures)
     report.rows = [row for key in dataset.case_keys() for row in ledger.rows.get(key, ())]
+    if pictures is not None and settings.page:
+      names = _file_names(dataset)
+      drawn = [key for key in ledger.rows if key in names][: _most_pictures(settings, dataset)]
+      report.pictured = [views.read(pictures / names[key], ledger.rows[key]) for key in names if key in drawn]
   if not report.rows:
     raise SSRError(f'eval.dataset: not one image could be evaluated; the first: {report.failures[0]}')
   if report.failures:
@@ -170,7 +189,7 @@ def _run(
 ) -> None:
   """Scores the cases that the ledger lacks; those that fail are not kept, so that a next run tries them again."""
   done = {key for key in dataset.case_keys() if key in ledger.rows}
-  drawn, most = len(done), settings.pictures * len(dataset.recipe_names)
+  drawn, most, names = len(done), _most_pictures(settings, dataset), _file_names(dataset)
   bar = tqdm.tqdm(
     dataset.cases(failures, done), 'evaluate', len(dataset), initial=len(done), unit='image', disable=None
   )
@@ -179,6 +198,8 @@ def _run(
       first: dict[str, Output] = {}
       rows = []
       for name, model in models.items():
+        if pictures is not None and drawn < most and isinstance(model, models_lib.Sampled):
+          model = dataclasses.replace(model, keep_kernels=True)  # to be shown
         for seed in settings.seeds if model.seeded else (settings.seeds[0],):
           output = model(case, seed)
           first.setdefault(name, output)
@@ -187,10 +208,27 @@ def _run(
       failures.append(f'{case.image} ({case.recipe}): {opening.first_line(error)}')
       continue
     if pictures is not None and drawn < most:
-      name = f'{pathlib.Path(case.image).stem}_{case.recipe.replace("/", "_")}.png'
-      io.write(pictures / name, io.Picture(np.asarray(picture(case, first, shown))))
+      name = names[case.index, case.recipe]
+      io.write(pictures / f'{name}.png', io.Picture(np.asarray(picture(case, first, shown))))
+      images = {column: output.image for column, output in first.items()}
+      found = {
+        column: views.found(model.restorer.system.outputs, first[column].found)
+        for column, model in models.items()
+        if isinstance(model, models_lib.Sampled)
+      }
+      views.write(pictures / name, case, images, found)
     drawn += 1
     ledger.add((case.index, case.recipe), rows)
+
+
+def _most_pictures(settings: Settings, dataset: Dataset) -> int:
+  return settings.pictures * len(dataset.recipe_names)
+
+
+def _file_names(dataset: Dataset) -> dict[ledger_lib.Key, str]:
+  """For each case the name of its pictures."""
+  keys, originals = list(dataset.case_keys()), dataset.originals()
+  return dict(zip(keys, views.file_names((originals[i], recipe) for i, recipe in keys), strict=True))
 
 
 def _in_all(dataset: Dataset, others: Mapping[str, models_lib.Folder]) -> tuple[Dataset, list[str]]:

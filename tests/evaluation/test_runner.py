@@ -1,7 +1,9 @@
 """The evaluation runner: what it measures, what it writes, and what it says of bad input."""
 
+import base64
 import csv
 import json
+import re
 
 import numpy as np
 from PIL import Image
@@ -13,6 +15,8 @@ from ssr_jax import metrics
 from ssr_jax.evaluation import runner
 from ssr_jax.evaluation.cases import Dataset
 from ssr_jax.evaluation.protocol import Settings
+from ssr_jax.evaluation.report import latex
+from ssr_jax.image import io
 from ssr_jax.runtime import Restorer, Result
 from ssr_jax.systems.ssr.system import SYSTEM
 from ssr_jax.types import SSRError
@@ -57,11 +61,13 @@ def test_writes_rows_means_table_and_pictures(photos, tmp_path, capsys):
   report = runner.evaluate(_settings(config), tmp_path / 'out', restorer=model)
   assert capsys.readouterr().err == ''
   assert [path.name for path in sorted((tmp_path / 'out').iterdir())] == [
+    'index.html',
     'metrics.csv',
     'metrics.json',
     'pictures',
     'rows.jsonl',
     'table.md',
+    'table.tex',
   ]
 
   with open(tmp_path / 'out' / 'metrics.csv') as file:
@@ -99,10 +105,115 @@ def test_writes_rows_means_table_and_pictures(photos, tmp_path, capsys):
     and '| result |' in table
   )
   assert table.strip() == report.table().strip()
+  assert (tmp_path / 'out' / 'table.tex').read_text() == latex.table(report.means(), report.names, report.protocol)
   sheet = Image.open(next((tmp_path / 'out' / 'pictures').glob('astronaut_smooth_no_noise.png')))
-  assert sheet.width >= 5 * 64 and len(list((tmp_path / 'out' / 'pictures').iterdir())) == 2
+  assert sheet.width >= 5 * 64 and len(list((tmp_path / 'out' / 'pictures').glob('*.png'))) == 2
   # Restored images are asked for without diffusion; only the call that compiled was made twice.
   assert [call.get('steps') for call in model.calls] == [0, 0, None, *[0, None] * 3]
+
+
+def _shown(workdir):
+  """The cases of index.html, as its script reads them."""
+  text = (workdir / 'index.html').read_text()
+  return [
+    json.loads(block) for block in re.findall(r'<script type="application/json" id="case-.*?>(.*?)</script>', text)
+  ]
+
+
+def test_the_page_has_what_the_models_made_and_found(photos, tmp_path):
+  report = runner.evaluate(_settings(_config(photos)), tmp_path / 'out', restorer=_Model())
+  (shown,) = _shown(tmp_path / 'out')  # pictures=1
+  assert shown['image'] == 'astronaut.png' and shown['rows'] == [0, 1, 2]
+  labels = [view['label'] for view in shown['views']]
+  assert labels == [
+    'LR',
+    'bicubic',
+    'restored',
+    'result',
+    'HR',
+    'kernels',
+    'true kernels',
+  ]  # though no metric needs them
+  pixels = lambda label: (
+    io.decode(base64.b64decode(shown['views'][labels.index(label)]['src'].split(',')[1]), label).rgb
+  )
+  np.testing.assert_array_equal(pixels('HR'), data.astronaut()[100:148, 150:214])
+  for row in report.rows[:3]:
+    assert metrics.psnr.psnr(pixels(row['model']), pixels('HR')) == row['psnr']
+  low = pixels('LR')
+  assert low.shape == (12, 16, 3)
+  np.testing.assert_array_equal(
+    pixels('result'), np.asarray(Image.fromarray(low).resize((64, 48), Image.Resampling.LANCZOS))
+  )
+
+
+@pytest.mark.parametrize(
+  'pictures, page, written', [(1, None, True), (0, None, False), (0, True, True), (1, False, False)]
+)
+def test_the_page_is_written_where_there_are_pictures_or_where_it_is_asked_for(
+  photos, tmp_path, pictures, page, written
+):
+  config = _config(photos, models=('bicubic',), pictures=pictures, page=page)
+  runner.evaluate(_settings(config), tmp_path)
+  assert (tmp_path / 'index.html').exists() == written
+  if written:
+    assert len(_shown(tmp_path)) == pictures
+  assert len(list((tmp_path / 'pictures').glob('*.png'))) == pictures
+
+
+def test_the_page_of_a_run_that_went_on_is_that_of_one_run(photos, tmp_path):
+  """Pictures of cases that an earlier run has done are read from its files, and only as many as were drawn."""
+  fields = dict(recipes=('smooth/no_noise', 'smooth/no_jpeg'), models=('bicubic', 'result'), seeds=(0, 1), pictures=1)
+  settings = lambda **more: _settings(_config(photos, **fields, **more))
+  runner.evaluate(settings(), tmp_path / 'whole', restorer=_Model())
+  runner.evaluate(settings(limit=1, page=False), tmp_path / 'parts', restorer=_Model())
+  report = runner.evaluate(settings(), tmp_path / 'parts', restorer=_Model())
+  assert len(report.rows) == 2 * 2 * 3 and not (tmp_path / 'parts' / 'pictures' / 'chelsea_smooth_no_noise').exists()
+  whole, parts = (_shown(tmp_path / name) for name in ('whole', 'parts'))
+  assert [shown['recipe'] for shown in parts] == ['smooth/no_noise', 'smooth/no_jpeg']
+  for one, other in zip(whole, parts, strict=True):
+    assert one['views'] == other['views'] and one['rows'] == other['rows']
+    assert [cells[:-1] for cells in one['scores']] == [cells[:-1] for cells in other['scores']]  # all but seconds
+
+
+def test_the_page_shows_lr_images_that_have_no_hr_image(photos, tmp_path):
+  config = _config(photos, dataset=f'lr:folder:{photos}', models=('bicubic', 'result'), metrics=('psnr',), limit=1)
+  runner.evaluate(_settings(config), tmp_path, restorer=_Model())
+  (shown,) = _shown(tmp_path)
+  assert [view['label'] for view in shown['views']] == ['LR', 'bicubic', 'result', 'kernels']
+  assert shown['size'] == '256x192' and [cells[1] for cells in shown['scores']] == [['–', '']] * 2
+
+
+def test_photos_of_the_same_name_keep_their_pictures(photos, tmp_path):
+  """And a photo that fails takes no picture from the others, nor leaves them what was found in it."""
+  for folder, name in (('a', 'astronaut.png'), ('b', 'chelsea.png')):
+    (photos / folder).mkdir()
+    (photos / name).rename(photos / folder / '1.png')
+  Image.new('RGB', (64, 48)).save(photos / '0.png')
+
+  class Failing(_Model):
+    def sample(self, lr, **options):
+      result = super().sample(lr, **options)
+      if not lr.any() and options.get('steps') != 0:
+        raise RuntimeError('RESOURCE_EXHAUSTED: out of memory')
+      return result
+
+  model = Failing()
+  report = runner.evaluate(
+    _settings(_config(photos, models=('restored', 'bicubic', 'result'), pictures=2)), tmp_path / 'out', restorer=model
+  )
+  assert len(report.failures) == 1 and '0.png' in report.failures[0]
+  first, second = _shown(tmp_path / 'out')
+  assert (first['rows'], second['rows']) == ([0, 1, 2], [3, 4, 5])
+  assert first['scores'][0][1][0] == f'{report.rows[0]["psnr"]:.2f}' != second['scores'][0][1][0]
+  assert sorted(path.name for path in (tmp_path / 'out' / 'pictures').iterdir()) == [
+    '1_smooth_no_noise',
+    '1_smooth_no_noise.png',
+    '1_smooth_no_noise_2',
+    '1_smooth_no_noise_2.png',
+  ]
+  figures = [[view['label'] for view in shown['views'] if view['kind'] == 'figure'] for shown in (first, second)]
+  assert figures == [['kernels', 'true kernels']] * 2
 
 
 def test_paired_lr_is_taken_as_it_is(photos, tmp_path):

@@ -35,6 +35,24 @@ def test_best_of_each_recipe_is_bold_by_the_metrics_direction():
     tables.markdown(rows, ['pnsr'])
 
 
+def test_names_do_not_break_the_markdown_table():
+  evil = 'a|b\n<script>*x*`[y](z)\udcff'
+  row = {'recipe': evil, 'model': evil, 'psnr': 1.0, 'niqe': 1.0, 'seconds': 1.0, 'images': 1}
+  *_, line = tables.markdown([row], ['psnr', 'niqe']).splitlines()
+  shown = r'a\|b\\n\<script>\*x\*\`\[y\](z)\\xff'
+  assert line == f'| {shown} | {shown} | 1.00 | 1.000 | 1.00 | 1 |'
+
+
+def test_best_and_second_are_those_of_the_printed_values():
+  row = lambda model, psnr, niqe: dict(recipe='a', model=model, psnr=psnr, niqe=niqe, seconds=1.0, images=1)
+  places = lambda rows: [
+    [cell.place for cell in cells[2:4]] for cells in tables.ranked([row(*r) for r in rows], ['psnr', 'niqe'])[1]
+  ]
+  assert places([('x', 1.0, 1.0), ('y', 2.0, 2.0), ('z', 1.5, 1.5)]) == [['', 'best'], ['best', ''], ['second'] * 2]
+  assert places([('x', 2.001, 1.0), ('y', 2.002, 1.0), ('z', 1.5, 3.0)]) == [['best'] * 2, ['best'] * 2, ['second'] * 2]
+  assert places([('x', 1.0, math.nan), ('y', 2.0, 2.0)]) == [['', ''], ['best', '']]  # of two none is the second
+
+
 def test_csv_and_json_hold_no_nan():
   text = tables.to_csv(ROWS, ('model', 'psnr', 'niqe'))
   assert [row['niqe'] for row in csv.DictReader(io.StringIO(text))] == ['5.000000', '', '4.000000', '']

@@ -74,13 +74,16 @@ def kernel_variance(kernels: np.ndarray) -> np.ndarray:
   return (kernels @ (y**2 + x**2) - mean_y**2 - mean_x**2) / 2
 
 
-def kernel_field(kernels: np.ndarray, size: tuple[int, int], grid: int = 6) -> tuple[np.ndarray, tuple[float, float]]:
+def kernel_field(
+  kernels: np.ndarray, size: tuple[int, int], grid: int = 6, limits: tuple[float, float] | None = None
+) -> tuple[np.ndarray, tuple[float, float]]:
   """Heat map of the kernels' variance with some of the kernels drawn on it.
 
   Args:
     kernels: [h, w, k*k], each summing to one.
     size: (height, width) of the picture.
     grid: number of kernels drawn along the longer side.
+    limits: variances that the ends of the colour map show; None takes the lowest and the highest of the kernels.
 
   Returns:
     [height, width, 3] uint8, and the (lowest, highest) variance, which the ends of the colour map show.
@@ -89,7 +92,7 @@ def kernel_field(kernels: np.ndarray, size: tuple[int, int], grid: int = 6) -> t
   k = round(taps**0.5)
   height, width = size
   variance = kernel_variance(kernels)
-  low, high = float(variance.min()), float(variance.max())
+  low, high = limits or (float(variance.min()), float(variance.max()))
   heat = colour_map((variance - low) / max(high - low, 1e-6))
   picture = np.asarray(Image.fromarray(heat).resize((width, height), Image.Resampling.NEAREST)).astype(np.float32)
   cell = max(height, width) / grid
@@ -125,26 +128,43 @@ def figure(lr: np.ndarray, outputs: Sequence[Output], result: Result, side: int 
   panels, labels = [_resized(lr, size, Image.Resampling.NEAREST)], [f'LR {w}x{h}']
   for output in outputs[:-1]:
     if (found := result.outputs.get(output.name)) is not None:
-      picture, label = _panel(output, found, size)
+      picture, label = panel(output, found, size)
       panels.append(picture)
       labels.append(label)
   return side_by_side([*panels, _resized(result.image, size)], [*labels, f'{outputs[-1].label} {W}x{H}'])
 
 
-def _panel(output: Output, found: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, str]:
-  """A picture of an output, [*size, 3] uint8, and its label."""
+def panel(
+  output: Output, found: np.ndarray, size: tuple[int, int], limits: tuple[float, float] | None = None
+) -> tuple[np.ndarray, str]:
+  """A picture of an output, and its label.
+
+  Args:
+    output: what it is.
+    found: its array, of the shape that `systems.base.KINDS` gives its kind.
+    size: (height, width) of the picture.
+    limits: of kernels, as of `kernel_field`.
+
+  Returns:
+    [*size, 3] uint8, and the label.
+  """
   match output.kind:
     case 'depth':
       return _resized(colour_map(found[..., 0]), size), f'{output.label} (bright is near)'
     case 'kernels':
-      field, (low, high) = kernel_field(found, size)
-      return field, f'kernel variance {low:.1f}-{high:.1f} px^2'
+      field, limits = kernel_field(found, size, limits=limits)
+      return field, kernel_label(limits)
     case 'map':
       shown = np.asarray(found, np.float32).mean(-1)
       low, high = float(shown.min()), float(shown.max())
       return _resized(colour_map((shown - low) / max(high - low, 1e-6)), size), f'{output.label} {low:.2g}-{high:.2g}'
     case _:
       return _resized(found, size), output.label
+
+
+def kernel_label(limits: tuple[float, float]) -> str:
+  """What a `kernel_field` of these limits is called."""
+  return f'kernel variance {limits[0]:.1f}-{limits[1]:.1f} px^2'
 
 
 def side_by_side(panels: Sequence[np.ndarray], labels: Sequence[str]) -> Image.Image:

@@ -2,14 +2,32 @@
 
 from collections.abc import Mapping, Sequence
 import csv
+import dataclasses
 import io
 import json
 import math
+import re
 from typing import Any
 
 from ssr_jax import metrics
+from ssr_jax.types import one_line
 
 Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """A cell of a table of means.
+
+  Attributes:
+    text: as printed.
+    place: 'best' or 'second' of its group by the metric's direction, else ''.
+    spread: the deviation over seeds, as printed; '' where there is none.
+  """
+
+  text: str
+  place: str = ''
+  spread: str = ''
 
 
 def means(rows: Sequence[Row], by: Sequence[str], columns: Sequence[str]) -> list[dict[str, Any]]:
@@ -37,13 +55,18 @@ def means(rows: Sequence[Row], by: Sequence[str], columns: Sequence[str]) -> lis
   return out
 
 
-def markdown(rows: Sequence[Row], names: Sequence[str], by: str = 'recipe') -> str:
-  """A Markdown table of means, with the best value of each metric in bold.
+def ranked(rows: Sequence[Row], names: Sequence[str], by: str = 'recipe') -> tuple[list[str], list[list[Cell]]]:
+  """The headings and cells of a table of means, which every format of it shows.
 
   Args:
-    rows: from `means`, each with `by`, 'model', 'images', the metrics and 'seconds'.
+    rows: from `means`, each with `by`, 'model', 'images', the metrics and 'seconds', and perhaps with 'deviation',
+      {metric: of its mean over seeds}.
     names: metrics, in the order of the columns.
     by: column whose values define the groups within which the best is chosen.
+
+  Returns:
+    The headings, with an arrow where higher or lower is better; and for each row its cells, the first two of which are
+    words, the others numbers.
 
   Raises:
     SSRError: an unknown metric.
@@ -51,18 +74,39 @@ def markdown(rows: Sequence[Row], names: Sequence[str], by: str = 'recipe') -> s
   known = metrics.get(names)
   arrows = {name: '↑' if metric.higher_is_better else '↓' for name, metric in known.items()}
   heads = [by, 'model', *(f'{metric.label} {arrows[name]}' for name, metric in known.items()), 's/image', 'images']
-  lines = ['| ' + ' | '.join(heads) + ' |', '|' + '---|' * 2 + '---:|' * (len(heads) - 2)]
+  groups: dict[Any, list[Row]] = {}
   for row in rows:
-    cells = [str(row[by]), str(row['model'])]
-    rivals = [other for other in rows if other[by] == row[by]]
+    groups.setdefault(row[by], []).append(row)
+  places = {
+    (group, name): _places([row[name] for row in rivals], metric.higher_is_better, metric.digits)
+    for group, rivals in groups.items()
+    for name, metric in known.items()
+  }
+  out = []
+  for row in rows:
+    cells = [Cell(str(row[by])), Cell(str(row['model']))]
     for name, metric in known.items():
-      text = _number(row[name], metric.digits)
-      values = [other[name] for other in rivals if not math.isnan(other[name])]
-      best = (max if metric.higher_is_better else min)(values, default=math.nan)
-      # Compare the printed text: rows that print the same value are all best.
-      cells.append(f'**{text}**' if len(values) > 1 and text == _number(best, metric.digits) else text)
-    lines.append('| ' + ' | '.join([*cells, _number(row['seconds'], 2), str(row['images'])]) + ' |')
+      text = number(row[name], metric.digits)
+      spread = row.get('deviation', {}).get(name, math.nan)
+      shown = '' if math.isnan(spread) else number(spread, metric.digits)
+      cells.append(Cell(text, places[row[by], name].get(text, ''), shown))
+    out.append([*cells, Cell(number(row['seconds'], 2)), Cell(str(row['images']))])
+  return heads, out
+
+
+def markdown(rows: Sequence[Row], names: Sequence[str], by: str = 'recipe') -> str:
+  """A Markdown table of means, with the best value of each metric in bold; see `ranked`."""
+  heads, table = ranked(rows, names, by)
+  lines = ['| ' + ' | '.join(map(plain_markdown, heads)) + ' |', '|' + '---|' * 2 + '---:|' * (len(heads) - 2)]
+  for cells in table:
+    texts = [f'**{cell.text}**' if cell.place == 'best' else plain_markdown(cell.text) for cell in cells]
+    lines.append('| ' + ' | '.join(texts) + ' |')
   return '\n'.join(lines) + '\n'
+
+
+def plain_markdown(text: str) -> str:
+  """Text that Markdown shows as it is, also within a table."""
+  return re.sub(r'([\\`*|<\[\]])', r'\\\1', one_line(text))
 
 
 def plain(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
@@ -97,8 +141,21 @@ def to_json(value: Any) -> str:
   return json.dumps(_finite(value), indent=2, allow_nan=False) + '\n'
 
 
-def _number(value: float, digits: int) -> str:
+def number(value: float, digits: int) -> str:
+  """A value as tables print it."""
   return '–' if math.isnan(value) else f'{value:.{digits}f}'
+
+
+def _places(values: Sequence[float], higher_is_better: bool, digits: int) -> dict[str, str]:
+  """{printed value: 'best' or 'second'}; values that print the same share a place.
+
+  A single value has no place, and of two values the other one is not marked as the second.
+  """
+  values = sorted((value for value in values if not math.isnan(value)), reverse=higher_is_better)
+  texts = list(dict.fromkeys(number(value, digits) for value in values))
+  if len(values) < 2:
+    return {}
+  return dict(zip(texts, ('best', 'second') if len(values) > 2 else ('best',), strict=False))
 
 
 def _cell(value: Any) -> Any:

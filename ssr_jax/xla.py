@@ -235,6 +235,21 @@ def _write_checked(file: pathlib.Path, content: bytes) -> None:
       path.unlink(missing_ok=True)
 
 
+def once(text: str, check: Callable[[], None]) -> None:
+  """Calls `check`, which raises or returns, unless it has returned before for the same text.
+
+  What has passed is kept where `enable_compilation_cache` keeps programs, for this version of the package; without that
+  the check is made each time.
+  """
+  if _lowered is None:
+    return check()
+  key = '\n'.join((jax.__version__, _sources(), text))
+  file = _lowered.with_name('checked') / hashlib.sha256(key.encode()).hexdigest()
+  if _read_checked(file) is None:
+    check()
+    _write_checked(file, b'')
+
+
 def enable_compilation_cache(directory: str | os.PathLike | None = None) -> None:
   """Keeps traced and compiled programs on disk, so that later processes start fast.
 

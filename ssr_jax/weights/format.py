@@ -32,12 +32,14 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from ssr_jax import systems
+from ssr_jax import systems, xla
 from ssr_jax.types import SSRError
 from ssr_jax.weights import envelope, files, precision
 
 FORMAT = envelope.FORMAT
 MODEL_FILE = envelope.MODEL_FILE
+BUNDLED = pathlib.Path(__file__).parent / 'bundled'
+"""The model directory that the package ships."""
 
 
 # ---- variables -------------------------------------------------------------------------------------------------------
@@ -243,9 +245,11 @@ def load_part(
   except (safetensors.SafetensorError, ValueError, KeyError) as error:
     raise SSRError(f'{path}: not a safetensors file ({error}); restore the file') from error
   del data
-  # Tracing a module to learn its shapes takes a second; `save_part` has done it for this config and these shapes.
-  if entry.get('layout') != _layout(model['system'], part, entry['config'], tensors):
-    _check_tensors(str(path), model['system'], part, entry['config'], tensors)
+  # Tracing a module to learn its shapes takes a second. `save_part` has done it for the package's own models, and says
+  # so in 'layout'; in any other model that could be forged.
+  layout = _layout(model['system'], part, entry['config'], tensors)
+  if entry.get('layout') != layout or directory.resolve() != BUNDLED.resolve():
+    xla.once(layout, lambda: _check_tensors(str(path), model['system'], part, entry['config'], tensors))
   tensors = {key: value.astype(_memory_dtype(value)) for key, value in tensors.items()}
   _check_finite(path, tensors)
   return unflatten(tensors)

@@ -9,7 +9,7 @@ from typing import Any
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format
 
-BUNDLED = {'compact': pathlib.Path(__file__).parent / 'bundled'}
+BUNDLED = {'compact': format.BUNDLED}
 """{name: model directory} of the models that the package ships."""
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from ssr_jax import systems
+from ssr_jax import systems, xla
 from ssr_jax.systems import base
 from ssr_jax.types import SSRError
 from ssr_jax.weights import files, format, precision, store
@@ -303,8 +303,9 @@ def test_a_file_without_a_system_is_of_the_default_one(tmp_path):
   assert json.loads(path.read_text())['system'] == systems.DEFAULT
 
 
-def test_a_digest_saves_the_check_of_shapes_and_only_that(tmp_path, monkeypatch):
+def test_a_digest_saves_the_packages_own_models_the_check_of_shapes_and_only_that(tmp_path, monkeypatch):
   """A part is traced when it is saved, not when it is loaded; a changed config or another file's tensors are."""
+  monkeypatch.setattr(format, 'BUNDLED', tmp_path)
   format.save_part(tmp_path, 'nbsr', {'features': 4}, _variables())
   path = tmp_path / format.MODEL_FILE
   traced = []
@@ -322,3 +323,38 @@ def test_a_digest_saves_the_check_of_shapes_and_only_that(tmp_path, monkeypatch)
   model['parts']['nbsr']['config']['features'] = 4
   path.write_text(json.dumps(model))
   format.load_part(tmp_path, 'nbsr')
+
+
+def test_a_forged_digest_does_not_save_the_check_of_shapes(tmp_path):
+  format.save_part(tmp_path, 'nbsr', {'features': 4}, _variables())
+  path = tmp_path / format.MODEL_FILE
+  model = json.loads(path.read_text())
+  entry = model['parts']['nbsr']
+  tensors = format.flatten(_variables(features=5))
+  data = safetensors.numpy.save(tensors)
+  (tmp_path / entry['file']).write_bytes(data)
+  entry |= {
+    'sha256': files.sha256(data),
+    'bytes': len(data),
+    'layout': format._layout('ssr', 'nbsr', entry['config'], tensors),
+  }
+  path.write_text(json.dumps(model))
+  with pytest.raises(SSRError, match=r"does not fit the config of part 'nbsr': wrong shape .*\(3, 5\) for \(3, 4\)"):
+    format.load_part(tmp_path, 'nbsr')
+
+
+def test_a_model_that_was_checked_is_not_traced_again_on_this_machine(tmp_path, monkeypatch):
+  monkeypatch.setattr(xla, '_lowered', tmp_path / 'cache' / 'lowered')
+  format.save_part(tmp_path / 'model', 'nbsr', {'features': 4}, _variables())
+  traced = []
+  original = format.abstract_variables
+  monkeypatch.setattr(format, 'abstract_variables', lambda *a, **kw: traced.append(a) or original(*a, **kw))
+  for _ in range(2):
+    format.load_part(tmp_path / 'model', 'nbsr')
+  assert len(traced) == 1
+  path = tmp_path / 'model' / format.MODEL_FILE
+  path.write_text(path.read_text().replace('"features": 4', '"features": 5'))
+  for _ in range(2):
+    with pytest.raises(SSRError, match='does not fit the config'):
+      format.load_part(tmp_path / 'model', 'nbsr')
+  assert len(traced) == 3

@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 import shlex
+import shutil
 
 import numpy as np
 from PIL import Image
@@ -79,6 +80,23 @@ def test_it_trains_to_a_model_that_says_what_it_is(run, model):
   assert written['parts']['residual']['training']['stage'] == 'residual'
   assert model.system is systems.get('toy') and list(model.modules) == ['residual']
   assert (run / 'pictures').is_dir() or (run / 'tensorboard').is_dir()
+
+
+@pytest.mark.parametrize(
+  'change, words',
+  [
+    (lambda found: found['sampling'].update(amount=1.5), "field 'sampling.amount': expected"),
+    (lambda found: found['sampling'].update(amounts=1), "unknown field 'sampling.amounts'; known: amount"),
+    (lambda found: found['parts']['residual']['config'].update(features=513), "part 'residual': field 'features'"),
+  ],
+)
+def test_its_types_and_limits_are_those_of_its_models(change, words, run, tmp_path):
+  shutil.copytree(run / 'model', tmp_path / 'model')
+  found = json.loads((tmp_path / 'model' / 'model.json').read_text())
+  change(found)
+  (tmp_path / 'model' / 'model.json').write_text(json.dumps(found))
+  with pytest.raises(SSRError, match=words):
+    ssr_jax.load(tmp_path / 'model')
 
 
 def test_another_run_goes_on_from_the_model_or_from_the_run(photos, run, tmp_path):

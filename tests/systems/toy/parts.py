@@ -12,4 +12,6 @@ def _image(module: Any) -> tuple[Any, ...]:
   return (jnp.zeros((1, 16, 16, 3)),)
 
 
-PARTS = {'residual': Part({'compact': 'tests.systems.toy.network:Residual'}, _image)}
+PARTS = {
+  'residual': Part({'compact': 'tests.systems.toy.network:Residual'}, _image, limits={'features': (1, 512)}),
+}

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from ssr_jax.systems import fields
 from ssr_jax.systems.base import Output, System
 from ssr_jax.types import SSRError
 from tests.systems.toy import core
@@ -16,6 +17,15 @@ from tests.systems.toy.stages import STAGES
 
 SECTIONS = {'sampling': {'amount': 1.0}}
 """The toy's sections of model.json, as a new one has them."""
+
+
+class Sampling(fields.Section):
+  """Of the section 'sampling'."""
+
+  amount: fields.Fraction
+
+
+SECTION_TYPES = {'sampling': Sampling}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +50,7 @@ class ToySystem(System):
   parts = PARTS
   outputs = (Output('bicubic', 'image', 'bicubic'), Output('image', 'image', 'result'))
   sections = SECTIONS
+  section_types = SECTION_TYPES
   stages = STAGES
   Options = Options
   sizes = SIZES

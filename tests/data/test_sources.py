@@ -292,6 +292,13 @@ def test_bad_depth_is_named(data, message):
     sources.decode_depth(data(), 'depth', 'x')
 
 
+def test_a_depth_whose_inverse_overflows_is_unknown():
+  values = np.arange(1, 17, dtype=np.float32).reshape(4, 4)
+  expected = sources.decode_depth(_npy(np.where(values == 7, 0, values)), 'depth', 'a')
+  values[values == 7] = 1e-40
+  np.testing.assert_array_equal(sources.decode_depth(_npy(values), 'depth', 'a'), expected)
+
+
 @pytest.mark.parametrize('layout', ['two folders', 'beside', 'within'])
 def test_photo_and_depth_pairs(tmp_path, layout):
   photo, depth = {

@@ -57,7 +57,7 @@ def decode_depth(data: bytes, kind: str, name: str) -> np.ndarray:
   """
   values = _depth_values(data, name).astype(np.float32)
   if kind == 'depth':
-    known = values > 0  # false for NaN
+    known = values >= np.finfo(np.float32).tiny  # false for NaN; the inverse of a smaller number may overflow
     inverse = np.where(known, 1 / np.where(known, values, 1), 0)
   else:
     known = np.isfinite(values) & (values >= 0)

@@ -90,7 +90,8 @@ def whole_files(rng: np.random.Generator) -> dict[str, bytes]:
 
 def attempt(name: str, data: bytes, by_command: bool) -> tuple[str, str]:
   """Reads a file in every way; what comes of it, and what was said."""
-  path = _folder() / name
+  path = pathlib.Path(_folder().name) / 'in' / name
+  path.parent.mkdir(exist_ok=True)
   path.write_bytes(data)
   refusals = []
   try:
@@ -133,10 +134,8 @@ def _write_again(picture: io.Picture, path: pathlib.Path) -> None:
 
 
 @functools.cache
-def _folder() -> pathlib.Path:
-  folder = pathlib.Path(tempfile.mkdtemp()) / 'in'
-  folder.mkdir()
-  return folder
+def _folder() -> tempfile.TemporaryDirectory:
+  return tempfile.TemporaryDirectory()
 
 
 def _exif() -> Image.Exif:

@@ -77,7 +77,7 @@ def damaged(count: int, model: pathlib.Path, rng: np.random.Generator):
 
 def attempt(name: str, contents: dict[str, bytes], restores: bool) -> tuple[str, str]:
   """Loads a model or a PyTorch file; what comes of it, and what was said."""
-  with tempfile.TemporaryDirectory(dir=_folder()) as place:
+  with tempfile.TemporaryDirectory(dir=_folder().name) as place:
     folder = pathlib.Path(place)
     os.chdir(folder)  # where a pickle's code would leave its mark
     for file, data in contents.items():
@@ -85,7 +85,7 @@ def attempt(name: str, contents: dict[str, bytes], restores: bool) -> tuple[str,
     try:
       refused = _import(folder / name) if name.endswith('.pth') else _load(folder, restores)
     finally:
-      os.chdir(_folder())
+      os.chdir(_folder().name)
     if (folder / 'ran').exists():
       return 'executed', repr(contents[name][:200])
     if refused is None:
@@ -106,6 +106,7 @@ def _load(folder: pathlib.Path, restores: bool) -> str | None:
     model = runtime.load(folder)
     model.check(steps=0)
     if restores:
+      xla.enable_compilation_cache(pathlib.Path(_folder().name) / 'cache')
       image = model.sample(_IMAGE, steps=0).image
       assert image.shape == (32, 32, 3) and image.dtype == np.uint8
   except SSRError as error:
@@ -125,10 +126,8 @@ def _import(path: pathlib.Path) -> str | None:
 
 
 @functools.cache
-def _folder() -> pathlib.Path:
-  folder = pathlib.Path(tempfile.mkdtemp())
-  xla.enable_compilation_cache(folder / 'cache')
-  return folder
+def _folder() -> tempfile.TemporaryDirectory:
+  return tempfile.TemporaryDirectory()
 
 
 def _paths(value: Any, path: tuple = ()):
@@ -259,8 +258,10 @@ def _torch_file(rng: np.random.Generator) -> bytes:
     return magic + one + system + bytes(table) + keys + struct.pack('<q', 16) + bytes(64)
   buffer = iolib.BytesIO()
   with zipfile.ZipFile(buffer, 'w', zipfile.ZIP_STORED if rng.integers(8) else zipfile.ZIP_DEFLATED) as archive:
-    archive.writestr('a/data.pkl', bytes(table))
-    archive.writestr('a/data/0', bytes(64))
+    for name, content in (('a/data.pkl', bytes(table)), ('a/data/0', bytes(64))):
+      entry = zipfile.ZipInfo(name)  # of a fixed date: the same seed makes the same bytes
+      entry.compress_type = archive.compression
+      archive.writestr(entry, content)
   data = bytearray(buffer.getvalue())
   if rng.integers(4) == 0:
     data[int(rng.integers(len(data)))] ^= 1 << int(rng.integers(8))

@@ -1,8 +1,8 @@
 """Any system's model as one call: an LR image in, the super-resolved image and the system's other outputs out.
 
-Images are padded to a few fixed sizes, so that one compiled program serves all images of a size class. An image larger
-than a tile runs as overlapping tiles, which bounds memory. Images and tiles run one at a time: a result does not depend
-on the rest of the batch.
+Images are padded to a few fixed sizes, so that one compiled program serves all images of a size class, or to what the
+system asks for. An image larger than a tile runs as overlapping tiles, which bounds memory. Images and tiles run one at
+a time: a result does not depend on the rest of the batch.
 """
 
 import collections
@@ -139,7 +139,8 @@ class Restorer:
     known = inputs.given(self.system, given, (b, h, w), plan.scale, images.single)
     if known:
       plan = dataclasses.replace(plan, given=tuple(sorted(known)))
-    layout = _Layout.of(h, w, tile, self.system.alignment(self.modules, plan))
+    padding = self.system.padding(self.modules, plan)
+    layout = _Layout.of(h, w, tile, self.system.alignment(self.modules, plan), padding)
     ticks = _Ticks(progress, b * layout.tiles * self._passes(layout, plan))
     kept = tuple(o.name for o in self.system.outputs if keep_kernels or o.kind != 'kernels')
     results = []
@@ -358,8 +359,9 @@ class _Layout:
     return len(self.origins)
 
   @classmethod
-  def of(cls, h: int, w: int, tile: int, multiple: int) -> '_Layout':
-    shape = min(bucket(h), tile), min(bucket(w), tile)
+  def of(cls, h: int, w: int, tile: int, multiple: int, padding: int | None = None) -> '_Layout':
+    padded = bucket if padding is None else lambda side: -(-side // padding) * padding
+    shape = min(padded(h), tile), min(padded(w), tile)
     return cls(shape, tiles.origins((h, w), shape, OVERLAP, multiple))
 
 

@@ -333,6 +333,14 @@ class System:
     del modules, plan
     return 1
 
+  def padding(self, modules: Mapping[str, Any], plan: Any) -> int | None:
+    """LR pixels of which the sides that images are padded to must be multiples; None for the size classes.
+
+    Size classes let images of many sizes share a program. A system whose networks look at the whole image at once, so
+    that padding changes what they find, asks for as little as its networks need; each size then has a program.
+    """
+    del modules, plan
+
   def view_size(self, modules: Mapping[str, Any], plan: Any) -> tuple[int, int] | None:
     """Size at which `prepare` and `advance` see the whole of an image that runs in tiles; None if they need not."""
     del modules, plan

@@ -7,9 +7,9 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
   'tiny': {
     'mcformer': {
       'features': 4,
-      'blocks': (1, 1, 1, 1),
+      'blocks': (1, 0, 0, 1),
       'heads': (1, 1, 2, 2),
-      'refinement': 1,
+      'refinement': 0,
       'stem': 2,
       'skip': False,
     },

@@ -1,6 +1,6 @@
-"""Public checkpoints as parts of an SSR model: which network becomes which part, and the AMF-UNet around a base UNet.
+"""Public checkpoints as parts of models: which network becomes which part, and the AMF-UNet around a base UNet.
 
-This is the one importer that knows the parts of SSR; the other files describe public checkpoints only.
+This is the one importer that knows the systems' parts; the other files describe public checkpoints only.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +15,7 @@ import numpy as np
 from ssr_jax.systems.ssr.amf import BN_EPS
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format, published
-from ssr_jax.weights.importers import depth, manet, stable_diffusion, torch_files
+from ssr_jax.weights.importers import depth, manet, mcformer, stable_diffusion, torch_files
 from ssr_jax.weights.importers.fields import Config, read_json
 from ssr_jax.weights.importers.renaming import Table
 
@@ -38,12 +38,17 @@ _WIDTHS = {
 
 @dataclasses.dataclass(frozen=True)
 class _Imported:
-  """A part that was read: its config, its flat variables, and notes for the model card."""
+  """A part that was read: its config, its flat variables, notes for the model card, and where it belongs.
+
+  `sections` are those of model.json that the weights need.
+  """
 
   part: str
   config: Config
   tensors: dict[str, np.ndarray]
   notes: dict[str, Any] = dataclasses.field(default_factory=dict)
+  system: str = SYSTEM
+  sections: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def import_checkpoint(
@@ -56,7 +61,8 @@ def import_checkpoint(
   """Writes the networks of a public checkpoint into a model directory; other parts of the model stay.
 
   Args:
-    source: a folder of diffusers or transformers, a file of MANet, a name in `published.PUBLISHED`, or a hub id.
+    source: a folder of diffusers or transformers, a file of MANet or BlindDiff, a name in `published.PUBLISHED`, or a
+      hub id.
     directory: the model directory.
     prompt: the fixed text condition of a Stable Diffusion. Its embedding is computed here and stored with the UNet.
     report: called with one line before each slow step.
@@ -83,8 +89,10 @@ def import_checkpoint(
       one.config,
       format.unflatten(one.tensors),
       {'imported_from': str(source), **one.notes},
-      system=SYSTEM,
+      system=one.system,
     )
+    if one.sections:
+      format.update(directory, **one.sections)
   if schedule:
     format.update(directory, schedule=schedule)
   return [one.part for one in found]
@@ -93,7 +101,8 @@ def import_checkpoint(
 def _read(path: pathlib.Path, prompt: str, report: Callable[[str], None]) -> Iterator[_Imported]:
   """The parts that a checkpoint provides."""
   if path.is_file():
-    yield from _manet(path)
+    tensors = torch_files.read(path)
+    yield from [_mcformer(tensors, path)] if mcformer.holds(tensors) else _manet(tensors, path)
   elif (path / 'unet').is_dir():
     report('vae: reading')
     yield _network('AutoencoderKL', path / 'vae')
@@ -105,7 +114,7 @@ def _read(path: pathlib.Path, prompt: str, report: Callable[[str], None]) -> Ite
     if kind not in _NETWORKS:
       raise SSRError(
         f"{path / 'config.json'}: a {kind!r} cannot be imported; known: a Stable Diffusion's folder (with unet/ in "
-        f'it), {", ".join(_NETWORKS)}, or a file of MANet'
+        f'it), {", ".join(_NETWORKS)}, or a file of MANet or MCFormer'
       )
     report(f'{_NETWORKS[kind][0]}: reading')
     yield _network(kind, path)
@@ -118,9 +127,18 @@ def _network(kind: str, folder: pathlib.Path) -> _Imported:
   return _Imported(part, config, table(config).to_ours(torch_files.read(folder), _expected(part, config), str(folder)))
 
 
-def _manet(path: pathlib.Path) -> Iterator[_Imported]:
+def _mcformer(tensors: Mapping[str, np.ndarray], path: pathlib.Path) -> _Imported:
+  """BlindDiff's network, with the enlargement and the guidance of its released code."""
+  config = mcformer.config(tensors, str(path))
+  expected = _expected('mcformer', config, 'blinddiff')
+  found = mcformer.mcformer_table().to_ours(tensors, expected, str(path))
+  sections = {'domain': {'up': 'torch'}, 'sampling': {'shrink': 0.1}}
+  return _Imported('mcformer', config, found, system='blinddiff', sections=sections)
+
+
+def _manet(tensors: Mapping[str, np.ndarray], path: pathlib.Path) -> Iterator[_Imported]:
   """The parts for a file of MANet: stage 1 has the kernel estimator, stage 2 the restorer, stage 3 both."""
-  networks = manet.split(torch_files.read(path), str(path))
+  networks = manet.split(tensors, str(path))
   for part, network in zip(('dkenet', 'nbsr'), networks, strict=True):
     if network is None:
       continue
@@ -151,8 +169,8 @@ def _amf_unet(path: pathlib.Path, prompt: str) -> _Imported:
   return _Imported('unet', config, tensors, {'prompt': prompt, 'untrained': 'AMF and the three encoders'})
 
 
-def _expected(part: str, config: Config) -> dict[str, jax.ShapeDtypeStruct]:
-  return format.abstract_variables(part, config, system=SYSTEM)
+def _expected(part: str, config: Config, system: str = SYSTEM) -> dict[str, jax.ShapeDtypeStruct]:
+  return format.abstract_variables(part, config, system=system)
 
 
 def _in_base(name: str) -> bool:

@@ -1,0 +1,1 @@
+"""The configs of BlindDiff, one for each size, and what they share."""

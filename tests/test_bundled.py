@@ -38,6 +38,20 @@ def test_restored_images_beat_bicubic(model):
   assert min(gains) > 0.3 and np.mean(gains) > 1.0, gains
 
 
+def test_modes_trade_closeness_to_the_original_for_detail(model):
+  """From faithful over natural to detailed, PSNR falls and gradients grow; faithful is the restored image."""
+  hr, low = _degraded('smooth/no_noise')
+  lr = np.asarray(low.lr)[:2]
+  found = {mode: model.sample(lr, mode=mode, keep_kernels=False) for mode in ('faithful', 'natural', 'detailed')}
+  psnr = lambda images: np.mean([metrics.psnr.psnr(_bytes(a), _bytes(b)) for a, b in zip(images, hr, strict=False)])
+  close = [psnr(result.image) for result in found.values()]
+  steps = lambda images: np.abs(np.diff(images, axis=1)).mean() + np.abs(np.diff(images, axis=2)).mean()
+  sharp = [steps(result.image) for result in found.values()]
+  assert close == sorted(close, reverse=True) and close[0] > close[1] + 0.05 > close[2] + 0.1, close
+  assert sharp == sorted(sharp) and sharp[0] < sharp[1] < sharp[2], sharp
+  np.testing.assert_array_equal(found['faithful'].image, found['natural'].restored)
+
+
 RECIPES = ('smooth/no_noise', 'invariant/no_noise', 'motion/noise_jpeg', 'depth/no_noise', 'depth/isp')
 
 

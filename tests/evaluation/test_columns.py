@@ -291,7 +291,7 @@ def test_lr_images_without_hr_have_no_value_of_what_needs_one(photos, tmp_path):
     ('chelsea.png', 'paired'),
   ]
   assert all(np.isnan(row['psnr']) for row in report.rows) and '| paired | result | – |' in report.table()
-  (sheet,) = (tmp_path / 'out' / 'pictures').iterdir()
+  (sheet,) = (tmp_path / 'out' / 'pictures').glob('*.png')
   with Image.open(sheet) as image:
     assert image.size[0] == 3 * 256 + 4 * 8 and image.size[1] >= 192  # LR, two columns, no HR
 

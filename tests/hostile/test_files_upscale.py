@@ -3,6 +3,7 @@
 A stub stands for the model, so that a run takes milliseconds; real processes where a pipe must be real.
 """
 
+import dataclasses
 import json
 import os
 import pathlib
@@ -24,14 +25,26 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 _PIXELS = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Options:
+  steps: int | None = None
+
+
 class _Stub:
   """Enlarges by repetition."""
 
-  config = types.MappingProxyType({'scale': 4})
-  system = types.SimpleNamespace(outputs=(Output('image', 'image', 'result'),))
+  config = types.MappingProxyType({'name': 'stub', 'scale': 4, 'parts': {}})
+  system = types.SimpleNamespace(outputs=(Output('image', 'image', 'result'),), Options=_Options)
+  dtype = 'float32'
 
   def check(self, **_):
     pass
+
+  def required(self, **_):
+    return ()
+
+  def result_size(self, lr, scale, size):
+    return 4 * lr[0], 4 * lr[1]
 
   def sample(self, rgb, **_):
     return runtime.Result(rgb.repeat(4, 0).repeat(4, 1), {})

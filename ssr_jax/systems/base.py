@@ -1,7 +1,8 @@
 """What a system is made of: its parts, what it returns, its options and its training stages.
 
 A system lives in a folder of its own and is known to the rest of the house by its line in `systems/__init__.py`. All
-that the floors above need to know of it is what these classes say.
+that the floors above need to know of it is what these classes say. The file is above 400 lines, because the interface
+is read as a whole.
 """
 
 from collections.abc import Callable, Mapping

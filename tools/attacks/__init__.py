@@ -116,6 +116,15 @@ def _serve(connection: Connection, attempt: Callable[..., tuple[str, str]], giga
       text = os.pread(printed.fileno(), 500, 0).decode(errors='replace')
       if outcome not in BROKEN and (text or warned):
         outcome, said = 'noisy', text or str(warned[0])
-      if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > limit // 1024:  # which is in KiB
+      if _peak() > limit:
         outcome, said = 'memory', f'more than {gigabytes} GiB'
       connection.send((outcome, said))
+
+
+def _peak() -> int:
+  """The most memory that this process has had, in bytes. getrusage's number begins with that of the parent."""
+  try:
+    with open('/proc/self/status') as status:
+      return next(1024 * int(line.split()[1]) for line in status if line.startswith('VmHWM:'))
+  except (OSError, StopIteration):
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

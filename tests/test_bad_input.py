@@ -42,7 +42,7 @@ _NOISE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     ('a.jpg', _encoded(_NOISE, 'JPEG')[:1500], 'truncated'),
     ('a.gif', _encoded(_NOISE, 'GIF', save_all=True, append_images=[Image.new('RGB', (64, 64))]), 'frames'),
     ('a.webp', _encoded(_NOISE, 'WEBP', save_all=True, append_images=[Image.new('RGB', (64, 64))]), 'frames'),
-    ('a.tif', _encoded(np.zeros((8, 8), np.float32), 'TIFF'), 'floating-point'),
+    ('a.tif', _encoded(np.full((8, 8), 200, np.float32), 'TIFF'), 'floating-point'),
     ('missing.png', None, 'cannot be read'),
   ],
 )
@@ -100,7 +100,7 @@ def test_unwritable_output(tmp_path, capsys, tiny_model_dir):
   'options, words',
   [
     (['--model', 'nosuch'], 'unknown model; known: compact'),
-    (['--scale', '2'], 'scale 2'),
+    (['--scale', '9'], 'scale 9'),
     (['--steps', '-1'], 'steps -1'),
     (['--steps', '2', '--restored-only'], 'exclude each other'),
     (['--sampler', 'euler'], "sampler 'euler': unknown; known: ddpm, ddim, dpmpp_2m"),

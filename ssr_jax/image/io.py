@@ -5,6 +5,7 @@ they are in the formats that hold them; `deep` has what Pillow cannot do with th
 none. A file is written under another name and then renamed, so that nobody sees half of it.
 """
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import errno
@@ -245,7 +246,8 @@ def _read(source: str | os.PathLike | bytes, name: str, max_pixels: int | None) 
   with opening.guarded(name):
     height, width = deep.size(data)
     _check_pixels(name, height, width, max_pixels)
-    return _of_samples(data, name, *deep.about(data))
+    about, exif = deep.about(data)
+    return _of_samples(data, name, about, lambda: exif)
 
 
 def _check_pixels(name: str, height: int, width: int, max_pixels: int | None) -> None:
@@ -267,18 +269,15 @@ def _picture(image: Image.Image, name: str, max_pixels: int | None) -> Picture:
       file.seek(0)
       data = file.read()
       if image.format == 'TIFF':
-        return _of_samples(data, name, *deep.about(data))
+        about, exif = deep.about(data)
+        return _of_samples(data, name, about, lambda: exif)
       file.seek(0)
       image.load()  # Pillow reads what lies behind the pixels
-      return _of_samples(data, name, metadata.of_image(image), image.getexif())
+      return _of_samples(data, name, metadata.of_image(image), image.getexif)
     if image.mode != 'F':
       notes.append('16-bit colour was read as 8-bit')
   image.load()
-  exif, orientation = None, 1
-  try:  # the photo is readable even if its EXIF block is damaged; Pillow raises many types here
-    orientation = image.getexif().get(metadata.ORIENTATION, 1)
-  except Exception:
-    notes.append('its EXIF block is damaged: the orientation is not known')
+  exif, orientation = None, metadata.orientation(image.getexif, notes)
   try:
     exif = metadata.exif_block(image)
   except Exception:
@@ -292,12 +291,13 @@ def _picture(image: Image.Image, name: str, max_pixels: int | None) -> Picture:
   return picture
 
 
-def _of_samples(data: bytes, name: str, about: metadata.About, exif: Image.Exif) -> Picture:
+def _of_samples(data: bytes, name: str, about: metadata.About, exif: Callable[[], Image.Exif]) -> Picture:
   """Decodes a PNG or TIFF file of more than 8 bits a sample, upright."""
+  notes: list[str] = []
   values, whole = deep.decode(data, name)
   bits = 16 if values.dtype == np.uint16 else 32
   values = values.astype(np.float32) / 65535 if bits == 16 else values
-  orientation = exif.get(metadata.ORIENTATION, 1)
+  orientation = metadata.orientation(exif, notes)
   if orientation in metadata.TURNS:
     planes = [Image.fromarray(np.ascontiguousarray(plane)) for plane in np.moveaxis(values, -1, 0)]
     values = np.stack([np.asarray(plane.transpose(metadata.TURNS[orientation])) for plane in planes], -1)
@@ -306,14 +306,14 @@ def _of_samples(data: bytes, name: str, about: metadata.About, exif: Image.Exif)
   if alpha is not None and (alpha == 1).all():
     alpha = None
   rgb = np.repeat(values[..., :1], 3, -1) if gray else values[..., :3].copy()
-  picture = Picture(rgb, alpha, gray, bits, about.icc, xmp=about.xmp, dpi=about.upright_dpi(orientation))
   if not whole:
-    picture.notes.append('values outside of 0 to 1 were clipped')
+    notes.append('values outside of 0 to 1 were clipped')
+  block = None
   try:
-    picture.exif = metadata.without_structure(exif)
+    block = metadata.without_structure(exif())
   except Exception:  # of many types, where the block is damaged
-    picture.notes.append('its EXIF block is damaged and was dropped')
-  return picture
+    notes.append('its EXIF block is damaged and was dropped')
+  return Picture(rgb, alpha, gray, bits, about.icc, block, about.xmp, about.upright_dpi(orientation), notes=notes)
 
 
 def _decode(name: str, image: Image.Image, exif: bytes | None) -> Picture:

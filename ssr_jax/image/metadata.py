@@ -1,5 +1,6 @@
 """What image files hold besides pixels: ICC profile, EXIF, XMP, resolution, orientation."""
 
+from collections.abc import Callable
 import contextlib
 import dataclasses
 import io
@@ -60,6 +61,15 @@ def of_image(image: Image.Image) -> About:
 def plausible_dpi(x: float, y: float) -> tuple[float, float] | None:
   """(x, y), or None where they cannot be meant: 0 and 1 stand for an unknown resolution."""
   return (x, y) if all(1 < value <= 1e5 for value in (x, y)) else None
+
+
+def orientation(exif: Callable[[], Image.Exif], notes: list[str]) -> int:
+  """The orientation, 1 where the EXIF block is damaged: the photo is readable anyway, and Pillow raises many types."""
+  try:
+    return exif().get(ORIENTATION, 1)
+  except Exception:
+    notes.append('its EXIF block is damaged: the orientation is not known')
+    return 1
 
 
 def exif_block(image: Image.Image) -> bytes | None:

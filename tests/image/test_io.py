@@ -201,6 +201,18 @@ def test_sixteen_bit_colour_of_png_by_the_specification(tmp_path):
   np.testing.assert_allclose(picture.rgb, np.rot90(pixels.astype(int), -1) / 65535, atol=1e-7)
 
 
+def test_a_deep_image_with_a_damaged_exif_block_is_read_without_it(tmp_path):
+  io.write(tmp_path / 'a.png', _picture(16, 3)[1])
+  data = (tmp_path / 'a.png').read_bytes()
+  for block in (b'II*\0\xff\xff\xff\xff', b'\xff' * 8):
+    content = b'eXIf' + block
+    chunk = struct.pack('>I', len(block)) + content + struct.pack('>I', zlib.crc32(content))
+    (tmp_path / 'b.png').write_bytes(data[:33] + chunk + data[33:])
+    found = io.read(tmp_path / 'b.png')
+    assert found.exif is None and all('EXIF block is damaged' in note for note in found.notes)
+    np.testing.assert_array_equal(found.rgb, io.read(tmp_path / 'a.png').rgb)
+
+
 @pytest.mark.parametrize('orientation', range(1, 9))
 def test_deep_images_are_made_upright_like_others(tmp_path, orientation):
   values = _samples(16, 3, (16, 24))

@@ -1,7 +1,7 @@
 """Rendered RGB-D scenes: perspective views with exact inverse depth, textured with photos, made from a seed.
 
-The compact depth net is trained on these scenes, because the project has no RGB-D set to train it on. They show
-streets, fields, corridors, rooms, table tops and close-ups, with ridges, boxes, spheres, pillars and upright cut-outs.
+The compact depth net is trained on these scenes and on RGB-D photos, which show interiors alone. They show streets,
+fields, corridors, rooms, table tops and close-ups, with ridges, boxes, spheres, pillars and upright cut-outs.
 They are not meant to look real; they are meant to have the depth cues of photos: texture that shrinks with distance,
 occlusion, receding ground, shading, contact shadows, haze, blurred backgrounds.
 

@@ -11,6 +11,19 @@ from ml_collections.config_dict import placeholder
 from ssr_jax import systems
 
 
+FOR_TESTS = {
+  'data.patch': 64,
+  'data.holdout': 2,
+  'train.steps': 2,
+  'train.batch_size': 2,
+  'train.warmup': 1,
+  'train.log_every': 1,
+  'train.checkpoint_every': 1,
+  'train.validation_batches': 1,
+}
+"""Overrides of the sizes that tests train."""
+
+
 def base(stage: str, system: str) -> ConfigDict:
   """Fields of every config; their defaults depend on neither the system nor the model's size.
 

@@ -20,16 +20,9 @@ def get_config(stage: str = ''):
   common.apply(
     config,
     {
-      'data.patch': 64,
-      'data.holdout': 2,
+      **common.FOR_TESTS,
       'svkr.iterations': 1,
       'distill.decoder': True,
-      'train.steps': 2,
-      'train.batch_size': 2,
-      'train.warmup': 1,
-      'train.log_every': 1,
-      'train.checkpoint_every': 1,
-      'train.validation_batches': 1,
     },
   )
   return config

@@ -15,18 +15,5 @@ def get_config(stage: str = '') -> ConfigDict:
   config = blinddiff.base(stage)
   config.name = 'tiny'
   config.model = ConfigDict(SIZES['tiny'])
-  overrides = {
-    'schedule.prediction': 'v',
-    'domain.residual': True,
-    'domain.gain': 2.0,
-    'data.patch': 64,
-    'data.holdout': 2,
-    'sampling.steps': 2,
-    'train.steps': 2,
-    'train.batch_size': 2,
-    'train.warmup': 1,
-    'train.log_every': 1,
-    'train.checkpoint_every': 1,
-    'train.validation_batches': 1,
-  }
-  return common.apply(config, overrides)
+  overrides = {'schedule.prediction': 'v', 'domain.residual': True, 'domain.gain': 2.0, 'sampling.steps': 2}
+  return common.apply(config, {**common.FOR_TESTS, **overrides})

@@ -17,7 +17,7 @@ from PIL import Image, features
 
 from ssr_jax import cli
 from ssr_jax.data import sources
-from ssr_jax.image import io, opening
+from ssr_jax.image import deep, io, metadata, opening
 from ssr_jax.types import SSRError
 from tools import attacks
 
@@ -85,6 +85,12 @@ def whole_files(rng: np.random.Generator) -> dict[str, bytes]:
     image = Image.new('LAB', image.size, (50, 9, 9)) if mode == 'LAB' else image.convert(mode)
     image.save(buffer, kind.rstrip('abcdefghijklmnopqrstuvwxyz'), **({'transparency': 3} if mode == 'P' else {}))
     files[kind] = buffer.getvalue()
+  about = metadata.About(icc=bytes(200), exif=_exif().tobytes(), xmp=b'<x/>', dpi=(300, 300))
+  colour16 = rng.integers(0, 65536, (20, 24, 4)).astype(np.uint16)
+  files['PNG16colour'] = deep.encode(colour16[..., :3], 'PNG', about)
+  files['PNG16alpha'] = deep.encode(colour16, 'PNG', metadata.About())
+  files['TIFF16colour'] = deep.encode(colour16[..., :3], 'TIFF', about)
+  files['TIFFfloatcolour'] = deep.encode(colour16[..., :3].astype(np.float32) / 65535, 'TIFF', about)
   return files
 
 

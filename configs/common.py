@@ -10,7 +10,6 @@ from ml_collections.config_dict import placeholder
 
 from ssr_jax import systems
 
-
 FOR_TESTS = {
   'data.patch': 64,
   'data.holdout': 2,

@@ -25,7 +25,7 @@ def get_config(stage: str = ''):
   config.name = 'compact'
   model = config.model = ConfigDict(SIZES['compact'])
   if stage == 'distill':
-    model.student, model.student_vae = model.unet, model.vae
+    model.student, model.student_vae = model.unet, ConfigDict({**model.vae, 'guided': False})
 
   config.schedule.prediction = 'v'  # gives a more accurate x0 than eps at high noise
 

@@ -16,7 +16,7 @@ def get_config(stage: str = ''):
   config = ssr.base(stage)
   model = config.model = ConfigDict(SIZES['tiny'])
   if stage == 'distill':
-    model.student, model.student_vae = model.unet, model.vae
+    model.student, model.student_vae = model.unet, ConfigDict({**model.vae, 'guided': False})
   common.apply(
     config,
     {

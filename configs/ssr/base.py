@@ -58,6 +58,8 @@ def losses() -> ConfigDict:
   loss.focus = (0.0, 1.0)  # diffusion: this share of the time steps lies below this fraction of the schedule
   loss.grid = 0.0  # distill: what the error has in common in neighbouring latent pixels' squares
   loss.teacher = 1.0  # distill: squared distance to the teacher's latent; 0 does without its sampling
+  # distill: detail finer than some 2**levels pixels comes from the teacher's images, if the data have them.
+  loss.taught_levels = 3
   loss.realism = 1.0  # distill: the pull of a critic that is never wrong, in multiples of the reconstruction's
   loss.constraints = (0.01, 0.01, 0.01)  # lambda_1..3 of Eq. 5: kernel, depth, image
   return loss

@@ -1,8 +1,8 @@
 """Packs a source into ArrayRecord shards.
 
-A shard holds serialised tf.train.Examples: the encoded bytes of the image files by key ('hr', 'lr', 'depth' with
-'depth_kind') and the record's 'name'. With a tfds name, the shards get tfds' file names and metadata, so that
-'tfds:NAME' and `tfds.data_source` read them. Neither writing nor reading needs TensorFlow.
+A shard holds serialised tf.train.Examples: the encoded bytes of the image files by key ('hr', 'lr', 'taught',
+'depth' with 'depth_kind') and the record's 'name'. With a tfds name, the shards get tfds' file names and metadata, so
+that 'tfds:NAME' and `tfds.data_source` read them. Neither writing nor reading needs TensorFlow.
 
 Packing can be killed at any moment and started again. A shard gets its final name only when it is complete and has been
 read back; the next run keeps the shards whose sha256 is right and writes the others. The shards are the same bytes as
@@ -299,7 +299,7 @@ class _Job:
       kept['depth_kind'] = stored['depth_kind']
     recoded = 0
     if self.plain:
-      for key in ('hr', 'lr'):
+      for key in ('hr', 'lr', 'taught'):
         if key in kept and not _is_plain(kept[key]):
           buffer = io.BytesIO()
           Image.fromarray(decoded[key]).save(buffer, 'PNG')

@@ -27,8 +27,8 @@ def photo_record(patch: int, shrink: tuple[float, float] = (1.0, 1.0), places: i
   """Records of the stages that train on photos: a random patch with a random flip and rotation.
 
   A record has 'hr' uint8 [patch, patch, 3] and 'seed' uint32, from which the device draws the degradation. Where the
-  source has them also 'lr' uint8 [patch/s, patch/s, 3] and 'depth' float32 [patch, patch], which stays relative to the
-  whole photo. A record with depth is only mirrored left-right.
+  source has them also 'lr' uint8 [patch/s, patch/s, 3], 'taught' uint8 [patch, patch, 3] and 'depth' float32
+  [patch, patch], which stays relative to the whole photo. A record with depth is only mirrored left-right.
 
   Args:
     patch: side of the HR patch in pixels.

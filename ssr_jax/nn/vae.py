@@ -37,6 +37,9 @@ class VAE(nn.Module):
       square, around encoder and decoder (the residual autoencoding of DC-AE, arXiv 2410.10733, with a learned map).
       Group norms remove an image's brightness and colour; the shortcut passes them on, and training starts from a
       linear code instead of a gray image. Stable Diffusion has none.
+    guided: the decoder also sees an image at full size, such as a first estimate of the result, in its last level and
+      in a linear map to the output. Both start at zero, where the decoder is the one without a guide. What the image
+      shows then need not pass through the latent, whose grid otherwise shows along edges. Stable Diffusion has none.
     scaling_factor: factor of to_latents, which gives latents about unit variance; one number or one per channel.
     dtype: dtype of the computation; parameters, normalisation statistics and the last layer stay float32.
     remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
@@ -50,6 +53,7 @@ class VAE(nn.Module):
   mid_attention: bool = True
   patch: int = 1
   shortcut: bool = False
+  guided: bool = False
   scaling_factor: float | Sequence[float] = 0.18215
   dtype: Any = jnp.float32
   remat: str = ''
@@ -80,6 +84,10 @@ class VAE(nn.Module):
     if self.shortcut:
       self.shortcut_in = nn.Dense(self.latent_channels, use_bias=False, dtype=self.dtype)
       self.shortcut_out = nn.Dense(3 * self.reduction**2, use_bias=False)
+    if self.guided:
+      zero = nn.initializers.zeros
+      self.guide_in = nn.Conv(self.channels[:2][-1], (3, 3), dtype=self.dtype, kernel_init=zero)
+      self.guide_out = nn.Conv(3 * self.patch**2, (3, 3), use_bias=False, kernel_init=zero)
 
   @property
   def reduction(self) -> int:
@@ -107,11 +115,31 @@ class VAE(nn.Module):
       mean += self.shortcut_in(space_to_depth(x, self.reduction)).astype(jnp.float32)
     return mean, jnp.clip(logvar, -30.0, 20.0)
 
-  def decode(self, z: jax.Array) -> jax.Array:
-    """Image of an unscaled latent z [b, h, w, c]: float32 [b, f*h, f*w, 3], about [0, 1] and not clipped."""
+  def decode(self, z: jax.Array, guide: jax.Array | None = None) -> jax.Array:
+    """Image of an unscaled latent.
+
+    Args:
+      z: [b, h, w, c].
+      guide: image [b, f*h, f*w, 3] in [0, 1] of a guided decoder; None for others.
+
+    Returns:
+      float32 [b, f*h, f*w, 3], about [0, 1] and not clipped.
+
+    Raises:
+      ValueError: a latent of other channels; a guide of another size; a guide where the decoder takes none, or none
+        where it takes one.
+    """
     if z.ndim != 4 or z.shape[3] != self.latent_channels:
       raise ValueError(f'latent must be [b, h, w, {self.latent_channels}]; got {z.shape}')
-    x = depth_to_space(self.decoder(self.post_quant_conv(z)), self.patch)
+    size = tuple(self.reduction * side for side in z.shape[1:3])
+    wanted = (len(z), *size, 3) if self.guided else None
+    if (None if guide is None else guide.shape) != wanted:
+      raise ValueError(f'guide must be {wanted}; got {None if guide is None else guide.shape}')
+    seen = None if guide is None else space_to_depth(2 * guide - 1, self.patch)
+    x = self.decoder(self.post_quant_conv(z), None if seen is None else self.guide_in(seen.astype(self.dtype)))
+    if seen is not None:
+      x += self.guide_out(seen)
+    x = depth_to_space(x, self.patch)
     if self.shortcut:
       x += depth_to_space(self.shortcut_out(z), self.reduction)
     return (x + 1) / 2
@@ -129,14 +157,18 @@ class VAE(nn.Module):
     mean, logvar = self.encode(x)
     return jnp.asarray(self.scaling_factor) * (mean if key is None else sample_posterior(key, mean, logvar))
 
-  def from_latents(self, z: jax.Array) -> jax.Array:
-    """Image [b, f*h, f*w, 3] of a latent of `to_latents` [b, h, w, c]."""
-    return self.decode(z / jnp.asarray(self.scaling_factor))
+  def from_latents(self, z: jax.Array, guide: jax.Array | None = None) -> jax.Array:
+    """Image [b, f*h, f*w, 3] of a latent of `to_latents` [b, h, w, c]; a guide as in `decode`."""
+    return self.decode(z / jnp.asarray(self.scaling_factor), guide)
 
   def __call__(self, x: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Reconstruction, mean and logvar of image x [b, H, W, 3]; from a posterior sample where a key is given."""
+    """Reconstruction, mean and logvar of image x [b, H, W, 3]; from a posterior sample where a key is given.
+
+    A guided decoder is guided by the image itself.
+    """
     mean, logvar = self.encode(x)
-    return self.decode(mean if key is None else sample_posterior(key, mean, logvar)), mean, logvar
+    z = mean if key is None else sample_posterior(key, mean, logvar)
+    return self.decode(z, x if self.guided else None), mean, logvar
 
 
 def _quiet_posterior(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
@@ -187,11 +219,17 @@ class Decoder(nn.Module):
   remat: str = ''
 
   @nn.compact
-  def __call__(self, z: jax.Array) -> jax.Array:
-    """[b, h, w, c] -> [b, 2**n*h, 2**n*w, out_channels], n = len(channels) - 1."""
+  def __call__(self, z: jax.Array, guide: jax.Array | None = None) -> jax.Array:
+    """[b, h, w, c] -> [b, 2**n*h, 2**n*w, out_channels], n = len(channels) - 1.
+
+    A guide [b, 2**n*h, 2**n*w, c] is added to the features of the last level before its blocks; they have the width
+    of the level above, if there is one.
+    """
     x = nn.Conv(self.channels[-1], (3, 3), dtype=self.dtype, name='conv_in')(z)
     x = remat(Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid'), self.remat)(x)
     for i, channels in enumerate(reversed(self.channels)):
+      if guide is not None and i == len(self.channels) - 1:
+        x += guide
       for j in range(self.blocks):
         x = remat(ResBlock(channels, self.groups, EPS, dtype=self.dtype, name=f'up_{i}_res_{j}'), self.remat)(x)
       if i < len(self.channels) - 1:

@@ -181,6 +181,7 @@ class Stage:
     higher_is_better: its direction.
     depth: whether batches have true depth: 'needs' it (of rendered scenes where the source has none), 'uses' what there
       is, or 'none'.
+    optional: what else of `data.sources.KEYS` it uses if the source has it.
     fixed: regular expressions of parameters that stay as they are, beside those of `config.train.frozen`.
     sections: of model.json that the exported parts are useless without.
     measures: {part: its config fields that `export` measures}.
@@ -193,6 +194,7 @@ class Stage:
   metric: str = ''
   higher_is_better: bool = False
   depth: str = 'none'
+  optional: tuple[str, ...] = ()
   fixed: tuple[str, ...] = ()
   sections: Mapping[str, Mapping[str, Any]] = {}
   measures: Mapping[str, tuple[str, ...]] = {}

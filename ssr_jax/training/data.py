@@ -46,7 +46,8 @@ def read(config: Any, stage: Stage, mesh: sharding.Mesh) -> Data:
   `config.data.scenes` of one that uses it.
   """
   settings = config.data
-  everything = sources.from_spec(settings.train, ('hr',), optional=() if stage.depth == 'none' else ('depth',))
+  optional = stage.optional + (() if stage.depth == 'none' else ('depth',))
+  everything = sources.from_spec(settings.train, ('hr',), optional)
   rendered = {'needs': 1.0, 'uses': settings.scenes, 'none': 0.0}[stage.depth] * ('depth' not in everything.keys)
   photos, held_photos = sources.split(everything, settings.holdout)
   held_photos = held_photos if len(held_photos) else photos

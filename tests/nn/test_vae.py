@@ -67,6 +67,38 @@ def test_bfloat16_computes_near_float32_and_returns_float32():
   np.testing.assert_allclose(half, full, atol=0.06)
 
 
+def test_a_guided_decoder_starts_as_one_without_a_guide_and_learns_from_it():
+  plain, guided = (VAE(**SMALL, patch=2, guided=guided) for guided in (False, True))
+  x = jax.random.uniform(jax.random.key(0), (1, 16, 24, 3))
+  v = filled(plain, x)
+  fresh = jax.jit(guided.init)(jax.random.key(1), x)['params']
+  own = {name: tree for name, tree in fresh.items() if name.startswith('guide')}
+  assert fresh.keys() - v['params'].keys() == own.keys() == {'guide_in', 'guide_out'}
+  z, guide, target = jnp.ones((1, 4, 6, 4)), x[:, ::-1], jnp.zeros_like(x)
+  decode = jax.jit(lambda params, guide: guided.apply({'params': v['params'] | params}, z, guide, method='decode'))
+  expected = jax.jit(lambda v: plain.apply(v, z, method='decode'))(v)
+  np.testing.assert_allclose(decode(own, guide), expected, atol=1e-6)
+  gradient = jax.jit(jax.grad(lambda params: jnp.sum((decode(params, guide) - target) ** 2)))(own)
+  assert min(float(jnp.abs(gradient[name]['kernel']).max()) for name in own) > 1e-4
+  # A kernel of guide_out that has one tap adds the guide at its place: 2 g - 1 inside, half of it in [0, 1].
+  kernel = jnp.zeros((3, 3, 12, 12)).at[1, 1].set(jnp.eye(12))
+  moved = decode(own | {'guide_out': {'kernel': kernel}}, guide)
+  np.testing.assert_allclose(moved - expected, guide - 0.5, atol=1e-5)
+  through = decode(own | {'guide_in': jax.tree.map(lambda a: a + 0.1, own['guide_in'])}, guide)
+  assert np.abs(through - expected).max() > 1e-3  # the last level sees it
+
+
+def test_a_guide_of_another_size_is_refused_and_so_is_none():
+  x = jnp.zeros((1, 16, 16, 3))
+  z = jnp.zeros((1, 4, 4, 4))
+  for vae, guide in ((VAE(**SMALL, patch=2, guided=True), None), (VAE(**SMALL, patch=2, guided=True), x[:, :8])):
+    with pytest.raises(ValueError, match=r'guide must be \(1, 16, 16, 3\)'):
+      jax.eval_shape(lambda z, vae=vae, guide=guide: vae.apply(filled(vae, x), z, guide, method='decode'), z)
+  vae = VAE(**SMALL, patch=2)
+  with pytest.raises(ValueError, match='guide must be None'):
+    jax.eval_shape(lambda z: vae.apply(filled(vae, x), z, x, method='decode'), z)
+
+
 def test_kl_equals_numerical_integration():
   mean, logvar = 0.8, np.log(0.3)
   x = np.linspace(-12, 12, 200_001)

@@ -5,7 +5,7 @@ import glob
 import os
 from typing import Any
 
-from ssr_jax.data.sources.base import Source
+from ssr_jax.data.sources.base import KEYS, Source
 from ssr_jax.data.sources.decode import BadRecord
 from ssr_jax.image.opening import first_line
 from ssr_jax.types import SSRError
@@ -91,7 +91,7 @@ def _layout(store: Any, where: str) -> tuple[tuple[str, ...], dict[str, str]]:
   if 'depth' in first and 'depth_kind' not in first:
     raise SSRError(f"{where}: its records have 'depth' without 'depth_kind' (depth or inverse); pack them again")
   aliases = {} if 'hr' in first else {'hr': 'image'}
-  keys = tuple(key for key in ('hr', 'lr', 'depth') if aliases.get(key, key) in first)
+  keys = tuple(key for key in KEYS if aliases.get(key, key) in first)
   if 'hr' not in keys:
     raise SSRError(f"{where}: its records have {', '.join(sorted(first))}; an image must be called 'hr' or 'image'")
   return keys, aliases

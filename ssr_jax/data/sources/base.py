@@ -13,7 +13,10 @@ from ssr_jax.data.sources import decode
 from ssr_jax.data.sources.decode import BadRecord
 
 Record = dict[str, np.ndarray]
-"""'hr' uint8 [H, W, 3]; where the source has them also 'lr' uint8 [h, w, 3] and 'depth' float32 [H, W] in [0, 1]."""
+"""'hr' uint8 [H, W, 3]; where the source has them also 'lr' uint8 [h, w, 3], 'taught' uint8 [H, W, 3], which a teacher
+made of 'lr', and 'depth' float32 [H, W] in [0, 1]."""
+
+KEYS = ('hr', 'lr', 'taught', 'depth')
 
 Groups = list[tuple[float, np.ndarray]]
 """(weight, indices) of each part of a weighted source."""
@@ -23,7 +26,7 @@ class Source(abc.ABC):
   """A sequence of records that is read by index and decoded on demand.
 
   Attributes:
-    keys: what a record holds, of 'hr', 'lr', 'depth'; `select` narrows it.
+    keys: what a record holds, of `KEYS`; `select` narrows it.
   """
 
   keys: tuple[str, ...] = ('hr',)
@@ -72,6 +75,9 @@ class Source(abc.ABC):
       h, w, _ = record['lr'].shape
       scale = decode.pair_scale(record['hr'].shape[:2], (h, w), self.name(index, 'lr'))
       record['hr'] = record['hr'][: scale * h, : scale * w]
+    if 'taught' in record and record['taught'].shape != record['hr'].shape:
+      made, photo = (f'{record[key].shape[1]}x{record[key].shape[0]}' for key in ('taught', 'hr'))
+      raise BadRecord(f'{self.name(index, "taught")}: {made}, but its HR image is {photo}')
     if 'depth' in record:
       record['depth'] = decode.fit_depth(record['depth'], record['hr'].shape[:2], self.name(index, 'depth'))
     return record

@@ -4,6 +4,7 @@ A spec is one or more parts joined by ';'. A part is KIND:PLACE:
 
   folder:DIR                     every image below DIR, of the formats in `image.opening.FORMATS`  -> hr
   paired:HR_DIR,LR_DIR           pairs with the same name                                         -> hr, lr
+  taught:HR_DIR,LR_DIR,OUT_DIR   the same, with what a teacher made of the LR images              -> hr, lr, taught
   rgbd:DIR                       photos with depth maps; see `RGBD` for layouts                   -> hr, depth
   rgbd:PHOTO_DIR,DEPTH_DIR
   rgbd-inverse:...               the same, where the maps hold inverse depth (disparity)
@@ -22,13 +23,15 @@ import re
 from ssr_jax.data import catalog
 from ssr_jax.data.sources import tfds
 from ssr_jax.data.sources.array_record import ArrayRecord
-from ssr_jax.data.sources.base import Joined, Source
+from ssr_jax.data.sources.base import KEYS, Joined, Source
 from ssr_jax.data.sources.folder import Folder
 from ssr_jax.data.sources.paired import Paired
 from ssr_jax.data.sources.rgbd import RGBD
 from ssr_jax.types import SSRError
 
-KINDS = ('folder', 'paired', 'rgbd', 'rgbd-inverse', 'array_record', 'tfds', 'set')
+KINDS = ('folder', 'paired', 'taught', 'rgbd', 'rgbd-inverse', 'array_record', 'tfds', 'set')
+
+_FOLDERS = {'folder': (1, 1, 'DIR'), 'paired': (2, 2, 'HR_DIR,LR_DIR'), 'taught': (3, 3, 'HR_DIR,LR_DIR,OUT_DIR')}
 
 
 def from_spec(spec: str, keys: Sequence[str] | None = None, optional: Sequence[str] = ()) -> Source:
@@ -36,8 +39,8 @@ def from_spec(spec: str, keys: Sequence[str] | None = None, optional: Sequence[s
 
   Args:
     spec: such as 'folder:A;folder:B'.
-    keys: what the caller needs of each record, of 'hr', 'lr', 'depth'; nothing else is decoded. None selects whatever
-      all parts have.
+    keys: what the caller needs of each record, of `base.KEYS`; nothing else is decoded. None selects whatever all parts
+      have.
     optional: keys that are selected too if all parts have them.
 
   Raises:
@@ -53,7 +56,7 @@ def from_spec(spec: str, keys: Sequence[str] | None = None, optional: Sequence[s
     raise SSRError("data source is empty; give one such as 'folder:DIR'")
   if (None in weights and any(weights)) or 0 in weights:
     raise SSRError(f"source {spec!r}: give every part a weight above 0, as in '0.7*folder:A;0.3*folder:B', or none")
-  shared = [key for key in ('hr', 'lr', 'depth') if all(key in part.keys for part in parts)]
+  shared = [key for key in KEYS if all(key in part.keys for part in parts)]
   for key in keys or ():
     for part, name in zip(parts, names, strict=True):
       if key not in part.keys:
@@ -77,14 +80,14 @@ def _open_part(text: str) -> Source:
   if kind == 'set':
     return from_spec(catalog.spec(place))
   folders = [pathlib.Path(p).expanduser() for p in ([place] if kind == 'folder' else place.split(','))]
-  if len(folders) > 2 or (kind == 'paired' and len(folders) != 2):
-    wanted = 'HR_DIR,LR_DIR' if kind == 'paired' else 'DIR or PHOTO_DIR,DEPTH_DIR'
+  least, most, wanted = _FOLDERS.get(kind, (1, 2, 'DIR or PHOTO_DIR,DEPTH_DIR'))
+  if not least <= len(folders) <= most:
     raise SSRError(f"source {text!r}: must read '{kind}:{wanted}'")
   for folder in folders:
     if not folder.is_dir():
       raise SSRError(f'source {text!r}: {folder} is not a folder; give one that holds images')
   if kind == 'folder':
     return Folder.open(folders[0])
-  if kind == 'paired':
+  if kind in ('paired', 'taught'):
     return Paired.open(*folders)
   return RGBD.open(folders[0], folders[1] if folders[1:] else None, 'inverse' if kind == 'rgbd-inverse' else 'depth')

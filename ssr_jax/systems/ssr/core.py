@@ -154,10 +154,15 @@ def encode(
 
 
 def decode(
-  modules: Modules, variables: Variables, latents: Float[Array, 'b hl wl c'], autoencoder: str = 'vae'
+  modules: Modules,
+  variables: Variables,
+  latents: Float[Array, 'b hl wl c'],
+  restored: Float[Array, 'b H W 3'],
+  autoencoder: str = 'vae',
 ) -> Float[Array, 'b H W 3']:
-  """Decodes scaled latents to images [b, H, W, 3], not clipped."""
-  return apply(modules, variables, autoencoder, latents, method='from_latents')
+  """Decodes scaled latents to images [b, H, W, 3], not clipped; `restored` in [0, 1] is a guided decoder's guide."""
+  guide = (restored,) if getattr(modules[autoencoder], 'guided', False) else ()
+  return apply(modules, variables, autoencoder, latents, *guide, method='from_latents')
 
 
 def conditions(

@@ -16,6 +16,7 @@ from ssr_jax.systems.ssr import amf, core
 from ssr_jax.systems.ssr.encoders import Conditions
 from ssr_jax.systems.ssr.stages import distill as distill_lib
 from ssr_jax.training import stages
+from ssr_jax.types import SSRError
 from ssr_jax.weights import format, store
 from tests.systems.ssr import wiring
 
@@ -87,7 +88,42 @@ def test_the_students_critic_takes_photos_for_real(tiny_model_dir, monkeypatch):
   assert float(jnp.abs(judge(photo) - judge(image)).max()) > 1e-2
 
 
-def test_the_student_is_trained_on_the_image_that_sampling_shows(tiny_model_dir, tmp_path):
+def test_the_student_takes_its_detail_from_the_teachers_image_and_the_rest_from_the_photo(tiny_model_dir, monkeypatch):
+  fields = {'loss.teacher': 0.0, 'loss.realism': 0.0, 'loss.detail': 0.0, 'loss.grid': 0.0, 'loss.taught_levels': 2}
+  stage = wiring.stage('distill', tiny_model_dir, **fields)
+  params, stats, constants = stage.init(jax.random.key(0))
+  frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
+  params, stats = stage.prepare(stages.context(params, stats, frozen), wiring.BATCH, False)
+  ctx = stages.context(params, stats, frozen, jax.random.key(1))
+  rng = np.random.default_rng(0)
+  lr = rng.integers(0, 256, (2, 16, 16, 3), np.uint8)
+  # A photo of slow waves and a teacher with another brightness and pixels that alternate.
+  y, x = np.mgrid[:64, :64]
+  slow = np.repeat((128 + 60 * np.sin(2 * np.pi * (x + y) / 64))[None, ..., None], 3, -1).round().astype(np.uint8)
+  fast = np.where((x + y) % 2, 20, -20)[None, ..., None]
+  batch = wiring.BATCH | {'hr': np.repeat(slow, 2, 0), 'lr': lr}
+  batch['taught'] = (90 + fast + np.zeros_like(batch['hr'], np.int64)).astype(np.uint8)
+  photo, seen, restored, _ = stage.inputs(ctx, batch)
+  np.testing.assert_allclose(seen, lr / 255, atol=1e-6)
+  expected = stage.refine(frozen, lr / np.float32(255), unroll=True).image
+  np.testing.assert_allclose(restored, jnp.clip(expected, 0, 1), atol=1e-5)
+  compared = []
+  monkeypatch.setattr(
+    distill_lib.vae_lib, 'reconstruction_loss', lambda image, target: compared.append(target) or jnp.sum(image)
+  )
+  stage.loss(ctx, batch)
+  inner = (slice(None), slice(8, -8), slice(8, -8))
+  np.testing.assert_allclose(
+    np.asarray(compared[0])[inner], ((slow + fast) / 255 + np.zeros((2, 64, 64, 3)))[inner], atol=0.02
+  )
+  plain = stage.target({'hr': batch['hr']}, photo)
+  np.testing.assert_array_equal(plain, photo)
+  with pytest.raises(SSRError, match='LR images are at 1/8, the model at 1/4'):
+    stage.inputs(ctx, batch | {'lr': lr[:, ::2, ::2]})
+
+
+@pytest.mark.parametrize('guided', [False, True])
+def test_the_student_is_trained_on_the_image_that_sampling_shows(guided, tiny_model_dir, tmp_path):
   """`study` and `Restorer.sample` make the same image of the same LR image, up to 8 bits and the noise."""
   import shutil
 
@@ -96,16 +132,20 @@ def test_the_student_is_trained_on_the_image_that_sampling_shows(tiny_model_dir,
   photo = data.coffee()[100:228, 250:378]  # 32x32 at LR size, a bucket: nothing is padded
   batch = {'hr': photo[None], 'seed': np.zeros(1, np.uint32)}
   fields = {'distill.noise': 0.0, 'distill.strength': 1.0, 'svkr.iterations': 3, 'data.patch': 128}
+  fields['model.student_vae.guided'] = guided
   stage = wiring.stage('distill', tiny_model_dir, **fields)
   params, stats, constants = stage.init(jax.random.key(0))
   frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
   params, stats = stage.prepare(stages.context(params, stats, frozen), batch, False)
+  if guided:  # fresh guides are zero
+    for name in ('guide_in', 'guide_out'):
+      params['student_vae'][name] = jax.tree.map(lambda x: x + 0.02, params['student_vae'][name])
   params['student']['unet'] = jax.tree.map(lambda x: 1.2 * x, params['student']['unet'])
   ctx = stages.context(params, stats, frozen, jax.random.key(1))
   _, lr, restored, conditions = stage.inputs(ctx, batch)
   latents = stage.study(ctx, restored, conditions)[0]
   # Sampling clips before the colour fix; in training that would stop gradients.
-  decoded = jnp.clip(stage.decode(ctx, latents), 0, 1)
+  decoded = jnp.clip(stage.decode(ctx, latents, restored), 0, 1)
   image = np.clip(colourfix.wavelet(decoded, restored, 2, 2), 0, 1)
   directory = tmp_path / 'model'
   shutil.copytree(tiny_model_dir, directory)

@@ -80,14 +80,15 @@ class DiffusionStage(common.SSRStage):
     variables = ctx.variables
     hr, lr, refined, conditions = self.inputs(ctx.frozen, common.some(batch), 3)
     keys = jax.random.split(ctx.key, len(hr))
-    first = core.encode(self.modules, variables, refined.image)
+    restored = jnp.clip(refined.image, 0, 1)
+    first = core.encode(self.modules, variables, restored)
     eps = core.image_noise(keys, first.shape[1:])
     z = core.generate(self.modules, variables, conditions, first, eps, keys, self.schedule, steps=10, start=0.4)
     return {
       'bicubic': upscale(lr, self.recipe.scale),
-      'restored': refined.image,
-      'result': core.decode(self.modules, variables, z),
-      'autoencoder': core.decode(self.modules, variables, core.encode(self.modules, variables, hr)),
+      'restored': restored,
+      'result': core.decode(self.modules, variables, z, restored),
+      'autoencoder': core.decode(self.modules, variables, core.encode(self.modules, variables, hr), restored),
       'truth': hr,
     }
 

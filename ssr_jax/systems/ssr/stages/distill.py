@@ -4,7 +4,10 @@ The teacher's sampler needs many steps and starts from an input that it was not 
 image. The student is the same network, starts with the teacher's weights, and is trained on the calls that sampling
 makes: the loss sees the decoded image after the colour fix (adversarial diffusion distillation, Sauer et al. 2023, with
 a patch discriminator). It can train its own decoder: a decoder trained on latents of photos shows upsampling artefacts
-on a network's latents.
+on a network's latents, and can be guided by the restored image, so that edges need not pass through the latent's grid.
+
+Where the data have images of a teacher (`taught:` in `data.sources.spec`), another network's results from the same LR
+images, the student learns its detail from them and what varies more slowly from the photo.
 """
 
 import dataclasses
@@ -33,6 +36,7 @@ class DistillStage(common.SSRStage):
 
   trains = ('student',)
   needs = ('depth', 'dkenet', 'nbsr', 'vae', 'unet')
+  optional = ('lr', 'taught')
   metric = 'texture'
   origin = 'its teacher'
 
@@ -50,7 +54,8 @@ class DistillStage(common.SSRStage):
     if config.distill.decoder:
       self.autoencoder = 'student_vae'
       self.trains = ('student', 'student_vae')
-      own = self.modules['vae'].clone(remat=self.modules['student'].remat)
+      guided = bool(config.model.student_vae.get('guided', False))
+      own = self.modules['vae'].clone(remat=self.modules['student'].remat, guided=guided)
       self.modules = {**self.modules, 'student_vae': own}
       self.measures = {'student_vae': ('scaling_factor',)}
       self.fixed = ('student_vae/(encoder|quant_conv|shortcut_in)',)
@@ -71,7 +76,7 @@ class DistillStage(common.SSRStage):
     teacher = ctx.frozen['unet']
     params = {**ctx.params, 'student': {**ctx.params['student'], **teacher['params']}}
     if self.config.distill.decoder:
-      params['student_vae'] = ctx.frozen['vae']['params']
+      params['student_vae'] = {**ctx.params['student_vae'], **ctx.frozen['vae']['params']}
     return params, {**ctx.stats, 'student': teacher['batch_stats']}
 
   def export(self, ctx: StepContext, batch: common.Batch) -> dict[str, dict[str, Any]]:
@@ -82,11 +87,25 @@ class DistillStage(common.SSRStage):
     return {'student_vae': {'scaling_factor': jnp.asarray(self.modules['vae'].scaling_factor)}}
 
   def inputs(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, Array, Array, Conditions]:
-    """Photo, LR, restored image and the conditions of student and teacher, without gradients."""
-    low = self.degrade(batch)
-    refined = self.refine(ctx.frozen, low.lr, unroll=True)
-    conditions = core.observe(self.modules, ctx.frozen, low.lr, refined, self.recipe.scale)
-    return jax.lax.stop_gradient((low.target, low.lr, jnp.clip(refined.image, 0, 1), conditions))
+    """Photo, LR (the record's if it has one), restored image and the networks' conditions, without gradients."""
+    if 'lr' in batch:
+      photo, lr = common.images(batch), batch['lr'].astype(jnp.float32) / 255
+      if photo.shape[1] != self.recipe.scale * lr.shape[1]:
+        raise SSRError(
+          f'data.train: its LR images are at 1/{photo.shape[1] // lr.shape[1]}, the model at 1/{self.recipe.scale}'
+        )
+    else:
+      low = self.degrade(batch)
+      photo, lr = low.target, low.lr
+    refined = self.refine(ctx.frozen, lr, unroll=True)
+    conditions = core.observe(self.modules, ctx.frozen, lr, refined, self.recipe.scale)
+    return jax.lax.stop_gradient((photo, lr, jnp.clip(refined.image, 0, 1), conditions))
+
+  def target(self, batch: common.Batch, photo: Array) -> Array:
+    """What the image is compared with: the photo, with the teacher's detail if the record has its image."""
+    if 'taught' not in batch:
+      return photo
+    return colourfix.wavelet(batch['taught'].astype(jnp.float32) / 255, photo, self.config.loss.taught_levels)
 
   def draw(self, variables: core.Variables, network: str, restored: Array, conditions: Conditions, key: Array, **how):
     """Samples latents from the restored image's with a network."""
@@ -98,28 +117,29 @@ class DistillStage(common.SSRStage):
       self.modules, variables, conditions, first, eps, keys, self.schedule, network=network, start=start, **how
     )
 
-  def decode(self, ctx: StepContext, latents: Array) -> Array:
+  def decode(self, ctx: StepContext, latents: Array, restored: Array) -> Array:
     """Decodes latents with the student's decoder."""
-    return core.decode(self.modules, ctx.variables, latents, self.autoencoder)
+    return core.decode(self.modules, ctx.variables, latents, restored, self.autoencoder)
 
   def study(self, ctx: StepContext, restored: Array, conditions: Conditions) -> tuple[Array, Array]:
     """The student's latent, and its image after the colour fix."""
     how = self.config.distill
     options = {'sampler': diffusion.STUDENT_SAMPLER, 'steps': how.steps, 'noise': how.noise, 'unroll': True}
     z = self.draw(ctx.variables, 'student', restored, conditions, ctx.key, **options)
-    return z, colourfix.wavelet(self.decode(ctx, z), restored, how.wavelet_levels, how.chroma_levels)
+    return z, colourfix.wavelet(self.decode(ctx, z, restored), restored, how.wavelet_levels, how.chroma_levels)
 
   def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
     """Reconstruction, the adversarial term scaled to it, and the distance to the teacher's latent."""
     weights = self.config.loss
     photo, _, restored, conditions = self.inputs(ctx, batch)
     z, image = self.study(ctx, restored, conditions)
+    target = self.target(batch, photo)
     pair = lambda image: jnp.concatenate([image, restored], -1)  # the critic is conditioned on the restored image
 
     def reconstruction(image):
-      value = vae_lib.reconstruction_loss(image, photo) + weights.detail * vae_lib.detail_loss(image, photo)
+      value = vae_lib.reconstruction_loss(image, target) + weights.detail * vae_lib.detail_loss(image, target)
       if weights.grid:
-        value += weights.grid * grid_loss(image, photo, self.modules['vae'].reduction)
+        value += weights.grid * grid_loss(image, target, self.modules['vae'].reduction)
       return value
 
     def adversarial(image):
@@ -157,8 +177,10 @@ class DistillStage(common.SSRStage):
     image = jnp.clip(self.study(ctx, restored, conditions)[1], 0, 1)
     own = {}
     if self.config.distill.decoder:
-      decoded = self.decode(ctx, core.encode(self.modules, ctx.frozen, photo))
+      decoded = self.decode(ctx, core.encode(self.modules, ctx.frozen, photo), restored)
       own['decoder_psnr'] = common.y_psnr(decoded, photo).mean()
+    if 'taught' in batch:
+      own['taught'] = vae_lib.reconstruction_loss(image, self.target(batch, photo))
     return own | {
       'texture': texture_distance(image, photo),
       'psnr': common.y_psnr(image, photo).mean(),
@@ -185,7 +207,7 @@ class DistillStage(common.SSRStage):
         raise SSRError(
           f'config.schedule is {self.schedule}, the teacher of parts_from={name} has {theirs}; use its values'
         )
-    for part, other, skipped in (('student', 'unet', ()), ('student_vae', 'vae', ('scaling_factor',))):
+    for part, other, skipped in (('student', 'unet', ()), ('student_vae', 'vae', ('scaling_factor', 'guided'))):
       if part not in self.trains:
         continue
       ours, theirs = self.build(part), self.modules[other]

@@ -243,14 +243,14 @@ def _system_lines(found: _Found) -> Iterator[str]:
   yield from ('', 'variants that an evaluation scores')
   yield from _table([(name, v['output'], _words(v['options'])) for name, v in found['variants'].items()])
   yield from ('', 'options of sample and of ssr upscale')
-  yield from _table([(name, o['kind'], o['help']) for name, o in found['options'].items()])
+  yield from _table([(name, o['kind'], o['help']) for name, o in found['options'].items()] or [('none',)])
   yield from ('', 'stages')
   rows = []
   for name, stage in found['stages'].items():
     best = f'{"highest" if stage["higher_is_better"] else "lowest"} {stage["metric"]}'
     needs = f'needs {", ".join(stage["needs"])}' if stage['needs'] else ''
     rows.append((name, f'trains {", ".join(stage["trains"])}', needs, f'best is the {best}'))
-  yield from _table(rows)
+  yield from _table(rows or [('none',)])
   for name, size in found['sizes'].items():
     yield from ('', f'size {name}')
     yield from _weight_lines(size['parts'], size['restoring'])

@@ -47,8 +47,8 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     'import',
     parents=[common],
     help='import public weights into a model, or those of a metric',
-    description='Writes the networks of Stable Diffusion 1.5 or 2.1, DPT, Depth Anything V2, MANet or BlindDiff into a '
-    'model. '
+    description='Writes the networks of Stable Diffusion 1.5 or 2.1, DPT, Depth Anything V2, MANet, BlindDiff or the '
+    'ESRGAN family (.pth, .safetensors, or the .param of ncnn with its .bin beside it) into a model. '
     '`ssr weights import niqe FILE` keeps the published pristine model of NIQE, which is the default from then on.',
   )
   action.add_argument(

@@ -1,10 +1,10 @@
-"""NBSR: non-blind super-resolution by RRDB blocks (ESRGAN) conditioned on a kernel code by SFT (RRDB-SFT of MANet)."""
+"""Networks of RRDB blocks: RRDBNet, the generator of ESRGAN, and NBSR, conditioned on a kernel code by SFT (MANet)."""
 
 from flax import linen as nn
 import jax.numpy as jnp
 
 from ssr_jax.image.kernels import pca_code
-from ssr_jax.image.resize import depth_to_space, upscale
+from ssr_jax.image.resize import depth_to_space, space_to_depth, upscale
 from ssr_jax.nn.layers import SFT, Dtype, conv3x3
 from ssr_jax.nn.remat import POLICIES, check, remat
 from ssr_jax.types import Array
@@ -32,6 +32,68 @@ class RDB(nn.Module):
       y = conv3x3(self.growth, self.dtype, name=f'conv_{i + 1}', kernel_init=_small_init)(seen)
       seen = jnp.concatenate([seen, nn.leaky_relu(y, 0.2)], -1)
     return x + 0.2 * conv3x3(x.shape[-1], self.dtype, name='conv_5', kernel_init=_small_init)(seen)
+
+
+class RRDB(nn.Module):
+  """Residual in residual dense block: three RDBs, residual scale 0.2.
+
+  Attributes:
+    growth: gc.
+    dtype: dtype of the computation.
+  """
+
+  growth: int = 32
+  dtype: Dtype = jnp.float32
+
+  @nn.compact
+  def __call__(self, x: Array) -> Array:
+    """[b, h, w, nf] -> [b, h, w, nf]."""
+    y = x
+    for i in range(3):
+      y = RDB(self.growth, self.dtype, name=f'rdb_{i + 1}')(y)
+    return x + 0.2 * y
+
+
+class RRDBNet(nn.Module):
+  """The generator of ESRGAN and Real-ESRGAN: an RRDB trunk at LR size, two nearest enlargements by 2, each convolved.
+
+  Attributes:
+    blocks: RRDB blocks (23; 6 in Real-ESRGAN's network for anime).
+    features: nf (64).
+    growth: gc (32).
+    unshuffle: side of the cells of LR pixels that become one pixel with more channels before the first convolution: 1
+      for x4, 2 for Real-ESRGAN's x2. The factor of the network is 4 / unshuffle.
+    dtype: dtype of the computation, except the last convolution.
+    remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
+  """
+
+  blocks: int = 23
+  features: int = 64
+  growth: int = 32
+  unshuffle: int = 1
+  dtype: Dtype = jnp.float32
+  remat: str = ''
+
+  @nn.compact
+  def __call__(self, lr: Array) -> Array:
+    """[b, h, w, 3] in [0, 1], sides divisible by `unshuffle` -> [b, s*h, s*w, 3], s = 4 / unshuffle, not clipped."""
+    conv = lambda name: conv3x3(self.features, self.dtype, name=name, kernel_init=_small_init)
+    first = conv('conv_in')(space_to_depth(lr, self.unshuffle))
+    x = first
+    for i in range(self.blocks):
+      x = remat(RRDB(self.growth, self.dtype, name=f'block_{i + 1}'), self.remat)(x)
+    x = first + conv('conv_trunk')(x)
+    for i in (1, 2):
+      x = nn.leaky_relu(conv(f'conv_up_{i}')(_twice(x)), 0.2)
+    x = nn.leaky_relu(conv('conv_hr')(x), 0.2)
+    # float32 with every dtype: bfloat16 would round the image to 8 bits.
+    return conv3x3(lr.shape[-1], jnp.float32, name='conv_out', kernel_init=_small_init)(x)
+
+
+def _twice(x: Array) -> Array:
+  """[b, h, w, c] -> [b, 2h, 2w, c], nearest."""
+  b, h, w, c = x.shape
+  return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
 
 
 class RRDBSFT(nn.Module):

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SYSTEMS = {
   'ssr': 'ssr_jax.systems.ssr',
   'blinddiff': 'ssr_jax.systems.blinddiff',
+  'esrgan': 'ssr_jax.systems.esrgan',
 }
 """{name: package}. A package's module `system` has the object SYSTEM, its module `options` the class Options."""
 

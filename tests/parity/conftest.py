@@ -20,7 +20,7 @@ import pytest
 
 from ssr_jax.nn.clip import CLIPText
 from ssr_jax.nn.depth.dpt import DPT, SIZES
-from ssr_jax.nn.rrdb import NBSR
+from ssr_jax.nn.rrdb import NBSR, RRDBNet
 from ssr_jax.nn.unet import UNet
 from ssr_jax.nn.vae import VAE
 from ssr_jax.systems.blinddiff.mcformer import MCFormer
@@ -517,6 +517,63 @@ def _rrdb_sft() -> Case:
   )
 
 
+def _rrdbnet(unshuffle: int) -> Case:
+  """ESRGAN's generator stated again, by BasicSR's names; 2 blocks, nf 8, gc 4."""
+
+  def theirs():
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    leaky = lambda x: F.leaky_relu(x, 0.2)
+    conv = lambda a, b: nn.Conv2d(a, b, 3, padding=1)
+
+    class Dense(nn.Module):
+      def __init__(self):
+        super().__init__()
+        for i in range(5):
+          setattr(self, f'conv{i + 1}', conv(8 + 4 * i, 4 if i < 4 else 8))
+
+      def forward(self, x):
+        seen = x
+        for i in range(1, 5):
+          seen = torch.cat([seen, leaky(getattr(self, f'conv{i}')(seen))], 1)
+        return x + 0.2 * self.conv5(seen)
+
+    class Block(nn.Module):
+      def __init__(self):
+        super().__init__()
+        self.rdb1, self.rdb2, self.rdb3 = Dense(), Dense(), Dense()
+
+      def forward(self, x):
+        return x + 0.2 * self.rdb3(self.rdb2(self.rdb1(x)))
+
+    class Generator(nn.Module):
+      def __init__(self):
+        super().__init__()
+        self.conv_first = conv(3 * unshuffle**2, 8)
+        self.body = nn.Sequential(Block(), Block())
+        self.conv_body, self.conv_up1, self.conv_up2, self.conv_hr = (conv(8, 8) for _ in range(4))
+        self.conv_last = conv(8, 3)
+
+      def forward(self, x):
+        first = self.conv_first(F.pixel_unshuffle(x, unshuffle))
+        x = first + self.conv_body(self.body(first))
+        for up in (self.conv_up1, self.conv_up2):
+          x = leaky(up(F.interpolate(x, scale_factor=2, mode='nearest')))
+        return self.conv_last(leaky(self.conv_hr(x)))
+
+    return Generator()
+
+  return Case(
+    RRDBNet(blocks=2, features=8, growth=4, unshuffle=unshuffle),
+    importers.rrdbnet_table(),
+    (image((2, 6, 10, 3)),),
+    theirs,
+    lambda m, x: m(x),
+  )
+
+
 def _mcformer(variance: str) -> Case:
   """MCFormer stated again from the formulas of BlindDiff and Restormer; 8 channels, blocks of each level 1, 1, 1, 2."""
   images = {'fixed': 1, 'learned': 2}[variance]
@@ -644,6 +701,8 @@ CASES = {
   'depth_anything_resized': lambda: _depth_anything((56, 84)),
   'manet': _manet,
   'rrdb_sft': _rrdb_sft,
+  'rrdbnet': lambda: _rrdbnet(1),
+  'rrdbnet_x2': lambda: _rrdbnet(2),
   'mcformer': lambda: _mcformer('fixed'),
   'mcformer_learned': lambda: _mcformer('learned'),
 }

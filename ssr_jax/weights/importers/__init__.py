@@ -5,6 +5,7 @@ A field or tensor that our network does not have is an error. There is one file 
 its name tables and config translations; `ssr` says which part of a model each network becomes.
 """
 
+from ssr_jax.weights.importers import ncnn, torch_files
 from ssr_jax.weights.importers.depth import (
   depth_anything_config,
   depth_anything_table,
@@ -12,6 +13,7 @@ from ssr_jax.weights.importers.depth import (
   dpt_config,
   dpt_table,
 )
+from ssr_jax.weights.importers.esrgan import rrdbnet_table
 from ssr_jax.weights.importers.manet import manet_table, rrdb_sft_table
 from ssr_jax.weights.importers.mcformer import mcformer_table
 from ssr_jax.weights.importers.renaming import Table
@@ -25,7 +27,9 @@ from ssr_jax.weights.importers.stable_diffusion import (
   vae_config,
   vae_table,
 )
-from ssr_jax.weights.importers.torch_files import SUFFIXES
+
+SUFFIXES = (*torch_files.SUFFIXES, ncnn.SUFFIX)
+"""File name suffixes of checkpoints that are single files, and of ncnn's pair."""
 
 __all__ = [
   'SUFFIXES',
@@ -40,6 +44,7 @@ __all__ = [
   'mcformer_table',
   'prompt_embedding',
   'rrdb_sft_table',
+  'rrdbnet_table',
   'text_config',
   'text_table',
   'unet_config',

@@ -80,8 +80,9 @@ def split(tensors: Mapping[str, np.ndarray], where: str) -> tuple[Network | None
   other_names = [name for name in tensors if not name.startswith((_PREFIX, 'm_'))]
   if not kernel_names and 'RRDB_trunk.0.SFT.mul_conv1.weight' not in tensors:
     raise SSRError(
-      f'{where}: holds neither MANet (m_head ...) nor RRDB-SFT (RRDB_trunk.0.SFT ...) nor MCFormer (predictor.0 ...); '
-      'only files of these can be imported, other networks come as folders'
+      f'{where}: holds neither MANet (m_head ...) nor RRDB-SFT (RRDB_trunk.0.SFT ...) nor MCFormer (predictor.0 ...) '
+      'nor RRDBNet (body.0.rdb1 ..., model.1.sub.0 ...); only files of these can be imported, other networks come as '
+      'folders'
     )
   manet = _manet({name.removeprefix(_PREFIX): tensors[name] for name in kernel_names}) if kernel_names else None
   return manet, _rrdb_sft({name: tensors[name] for name in other_names}, where) if other_names else None

@@ -15,7 +15,7 @@ import numpy as np
 from ssr_jax.systems.ssr.amf import BN_EPS
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format, published
-from ssr_jax.weights.importers import depth, manet, mcformer, stable_diffusion, torch_files
+from ssr_jax.weights.importers import depth, esrgan, manet, mcformer, ncnn, stable_diffusion, torch_files
 from ssr_jax.weights.importers.fields import Config, read_json
 from ssr_jax.weights.importers.renaming import Table
 
@@ -40,7 +40,7 @@ _WIDTHS = {
 class _Imported:
   """A part that was read: its config, its flat variables, notes for the model card, and where it belongs.
 
-  `sections` are those of model.json that the weights need.
+  `sections` are those fields of model.json, beside the parts, that the weights need.
   """
 
   part: str
@@ -61,7 +61,8 @@ def import_checkpoint(
   """Writes the networks of a public checkpoint into a model directory; other parts of the model stay.
 
   Args:
-    source: a folder of diffusers or transformers, a file of MANet or BlindDiff, a name in `published.PUBLISHED`, or a
+    source: a folder of diffusers or transformers, a file of MANet, BlindDiff or the ESRGAN family (of PyTorch or ncnn's
+      .param and .bin), a name in `published.PUBLISHED`, or a
       hub id.
     directory: the model directory.
     prompt: the fixed text condition of a Stable Diffusion. Its embedding is computed here and stored with the UNet.
@@ -100,9 +101,16 @@ def import_checkpoint(
 
 def _read(path: pathlib.Path, prompt: str, report: Callable[[str], None]) -> Iterator[_Imported]:
   """The parts that a checkpoint provides."""
-  if path.is_file():
+  if ncnn.holds(path):
+    yield _esrgan(esrgan.state_of(ncnn.read(path), str(path)), path)
+  elif path.is_file():
     tensors = torch_files.read(path)
-    yield from [_mcformer(tensors, path)] if mcformer.holds(tensors) else _manet(tensors, path)
+    if mcformer.holds(tensors):
+      yield _mcformer(tensors, path)
+    elif esrgan.holds(tensors):
+      yield _esrgan(tensors, path)
+    else:
+      yield from _manet(tensors, path)
   elif (path / 'unet').is_dir():
     report('vae: reading')
     yield _network('AutoencoderKL', path / 'vae')
@@ -114,7 +122,7 @@ def _read(path: pathlib.Path, prompt: str, report: Callable[[str], None]) -> Ite
     if kind not in _NETWORKS:
       raise SSRError(
         f"{path / 'config.json'}: a {kind!r} cannot be imported; known: a Stable Diffusion's folder (with unet/ in "
-        f'it), {", ".join(_NETWORKS)}, or a file of MANet or MCFormer'
+        f'it), {", ".join(_NETWORKS)}, or a file of MANet, MCFormer or RRDBNet'
       )
     report(f'{_NETWORKS[kind][0]}: reading')
     yield _network(kind, path)
@@ -134,6 +142,13 @@ def _mcformer(tensors: Mapping[str, np.ndarray], path: pathlib.Path) -> _Importe
   found = mcformer.mcformer_table().to_ours(tensors, expected, str(path))
   sections = {'domain': {'up': 'torch'}, 'sampling': {'shrink': 0.1}}
   return _Imported('mcformer', config, found, system='blinddiff', sections=sections)
+
+
+def _esrgan(tensors: Mapping[str, np.ndarray], path: pathlib.Path) -> _Imported:
+  """ESRGAN's network, with its factor."""
+  config = esrgan.config(tensors, str(path))
+  found = esrgan.rrdbnet_table().to_ours(tensors, _expected('restorer', config, 'esrgan'), str(path))
+  return _Imported('restorer', config, found, system='esrgan', sections={'scale': 4 // config['unshuffle']})
 
 
 def _manet(tensors: Mapping[str, np.ndarray], path: pathlib.Path) -> Iterator[_Imported]:

@@ -157,8 +157,8 @@ def decode(
   modules: Modules,
   variables: Variables,
   latents: Float[Array, 'b hl wl c'],
-  restored: Float[Array, 'b H W 3'],
   autoencoder: str = 'vae',
+  restored: Float[Array, 'b H W 3'] | None = None,
 ) -> Float[Array, 'b H W 3']:
   """Decodes scaled latents to images [b, H, W, 3], not clipped; `restored` in [0, 1] is a guided decoder's guide."""
   guide = (restored,) if getattr(modules[autoencoder], 'guided', False) else ()

@@ -156,7 +156,7 @@ class SSRSystem(System):
       start=plan.start,
       noise=plan.noise,
     )
-    return jnp.clip(core.decode(modules, variables, latents, restored, plan.autoencoder), 0, 1)
+    return jnp.clip(core.decode(modules, variables, latents, plan.autoencoder, restored), 0, 1)
 
   def neutral(self, modules: Mapping[str, Any], name: str) -> np.ndarray:
     """Half of the depth's range, everywhere; the isotropic Gaussian in the middle of the range of blurs.

@@ -87,8 +87,8 @@ class DiffusionStage(common.SSRStage):
     return {
       'bicubic': upscale(lr, self.recipe.scale),
       'restored': restored,
-      'result': core.decode(self.modules, variables, z, restored),
-      'autoencoder': core.decode(self.modules, variables, core.encode(self.modules, variables, hr), restored),
+      'result': core.decode(self.modules, variables, z),
+      'autoencoder': core.decode(self.modules, variables, core.encode(self.modules, variables, hr)),
       'truth': hr,
     }
 

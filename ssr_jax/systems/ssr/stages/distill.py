@@ -119,7 +119,7 @@ class DistillStage(common.SSRStage):
 
   def decode(self, ctx: StepContext, latents: Array, restored: Array) -> Array:
     """Decodes latents with the student's decoder."""
-    return core.decode(self.modules, ctx.variables, latents, restored, self.autoencoder)
+    return core.decode(self.modules, ctx.variables, latents, self.autoencoder, restored)
 
   def study(self, ctx: StepContext, restored: Array, conditions: Conditions) -> tuple[Array, Array]:
     """The student's latent, and its image after the colour fix."""

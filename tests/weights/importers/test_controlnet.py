@@ -10,7 +10,7 @@ import safetensors.numpy
 
 from ssr_jax.nn.controlnet import ControlNet
 from ssr_jax.types import SSRError
-from ssr_jax.weights import format, importers
+from ssr_jax.weights import format, importers, store
 from ssr_jax.weights.importers import torch_files
 from tests.weights.importers import helpers
 
@@ -149,3 +149,28 @@ def test_the_safetensors_file_says_that_it_is_torchs(tmp_path):
   importers.write_controlnet(tmp_path / 'cn', config, variables)
   with safetensors.safe_open(tmp_path / 'cn' / 'diffusion_pytorch_model.safetensors', 'np') as file:
     assert file.metadata() == {'format': 'pt'}
+
+
+def test_a_folder_becomes_the_part_whose_samples_are_references(tmp_path):
+  """Strict: a folder without one tensor writes nothing."""
+  config = importers.controlnet_config(SMALL)
+  state = helpers.theirs(importers.controlnet_table(False), shapes_of(config))
+  ours = importers.controlnet_table(False).to_ours(state, shapes_of(config), 'drawn')
+  importers.write_controlnet(tmp_path / 'cn', config, format.unflatten(ours))
+  assert importers.import_checkpoint(tmp_path / 'cn', tmp_path / 'model') == ['activation']
+  model = store.load_model(tmp_path / 'model')
+  assert model.config['system'] == 'cassr'
+  read = model.config['parts']['activation']['config']
+  assert (read['controls'], read['multiple_attention'], read['hint']) == (['lr'], False, 'pixels')
+  found = format.flatten(model.variables['activation']['params']['controlnet'])
+  for name, value in ours.items():
+    np.testing.assert_array_equal(found[name.removeprefix('params/')], value.astype(np.float16), err_msg=name)
+  with pytest.raises(SSRError, match="part 'activation': it belongs to the system 'cassr'; 'ssr' has no such part"):
+    importers.import_checkpoint(tmp_path / 'cn', tmp_path / 'other', system='ssr')
+  path = tmp_path / 'cn' / 'diffusion_pytorch_model.safetensors'
+  tensors = safetensors.numpy.load_file(path)
+  del tensors['controlnet_cond_embedding.conv_in.weight']
+  safetensors.numpy.save_file(tensors, path)
+  with pytest.raises(SSRError, match='missing controlnet_cond_embedding.conv_in.weight'):
+    importers.import_checkpoint(tmp_path / 'cn', tmp_path / 'other')
+  assert not (tmp_path / 'other').exists()

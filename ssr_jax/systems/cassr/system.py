@@ -145,10 +145,9 @@ class CasSRSystem(System):
     ):
       if values[field] not in known:
         raise SSRError(f"{field} '{values[field]}': unknown; known: {', '.join(known)}")
-    if values['tile'] and not 0 <= values['overlap'] < values['tile']:
-      raise SSRError(
-        f'sampling.overlap {values["overlap"]} in model.json: must be below sampling.tile {values["tile"]}'
-      )
+    tile, overlap = values['tile'], values['overlap']
+    if tile and not 0 <= overlap < tile:
+      raise SSRError(f'sampling.overlap {overlap} in model.json: must be below sampling.tile {tile}')
     plan = Plan(
       **{field: values[field] for field in ('sampler', 'reference', 'prompt', 'colour_fix', 'rule', 'unroll')},
       steps=int(steps),
@@ -156,8 +155,8 @@ class CasSRSystem(System):
       attention=bool(values['attention']),
       iterations=int(iterations),
       gamma=float(values['gamma']),
-      tile=values['tile'],
-      overlap=values['overlap'],
+      tile=tile,
+      overlap=overlap,
       schedule=schedule,
       scale=config['scale'],
     )

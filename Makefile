@@ -16,14 +16,14 @@ TESTED := $(VENV)/.installed-test $(if $(PARITY),$(VENV)/.installed-parity)
 # requirements.txt allows.
 LOCKED ?=
 
-TABLES := table1 table2 table3 table4 fig8 fig9
+TABLES := table1 table2 table3 table4 fig8 fig9 cassr-table1 cassr-table2 cassr-table3
 
 .PHONY: demo $(TABLES) test test-all lint lock clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python tools/demo.py --output demo
 
-# Tables and figures of the SSR paper, ours beside the paper's: make table1 DATA=ROOT [MODEL=DIR] [LIMIT=N] [SEEDS=0,1,2].
+# Tables and figures of the SSR and CasSR papers, ours beside theirs: make table1 DATA=ROOT [MODEL=DIR] [LIMIT=N] [SEEDS=0,1,2].
 $(TABLES): $(VENV)/.installed
 	$(BIN)/python tools/paper_tables.py $@ --output paper $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) \
 	  $(if $(LIMIT),--limit $(LIMIT)) $(if $(SEEDS),--seeds $(SEEDS))

@@ -1,11 +1,11 @@
-"""A table or figure of the SSR paper, ours beside the paper's rows.
+"""A table or figure of the SSR paper, or a table of CasSR's, ours beside the paper's rows.
 
     python tools/paper_tables.py table1 [--output paper] [--data ROOT] [--model compact] [--limit N] [--seeds 0,1,2]
 
-`make table1` (table2, table3, table4, fig8, fig9) does the same; DATA=ROOT, MODEL=..., LIMIT=N and SEEDS=... are the
-options. Runs on those of the paper's sets that lie below the root (`ssr data list` shows them; $SSR_DATA or ./data),
-names the others with what to do, and goes on where an earlier run was stopped. Writes OUTPUT/NAME.md, and to
-OUTPUT/NAME/SET what evaluate.py writes: numbers of each image, paired tests, pictures.
+`make table1` (table2, table3, table4, fig8, fig9; cassr-table1, cassr-table2, cassr-table3) does the same; DATA=ROOT,
+MODEL=..., LIMIT=N and SEEDS=... are the options. Runs on those of the paper's sets that lie below the root (`ssr data
+list` shows them; $SSR_DATA or ./data), names the others with what to do, and goes on where an earlier run was stopped.
+Writes OUTPUT/NAME.md, and to OUTPUT/NAME/SET what evaluate.py writes: numbers of each image, paired tests, pictures.
 """
 
 import argparse
@@ -14,17 +14,19 @@ import sys
 
 import ssr_jax
 from ssr_jax import xla
-from ssr_jax.evaluation import paper
+from ssr_jax.evaluation import cassr_paper, paper
 from ssr_jax.image import io
+
+EXPERIMENTS = {**paper.EXPERIMENTS, **cassr_paper.EXPERIMENTS}
 
 
 def main(argv: list[str] | None = None) -> int:
   """Makes the table; the exit code is 1 where images failed or nothing could be done."""
   parser = argparse.ArgumentParser(description=(__doc__ or '').splitlines()[0])
-  parser.add_argument('name', choices=list(paper.EXPERIMENTS))
+  parser.add_argument('name', choices=list(EXPERIMENTS))
   parser.add_argument('--output', type=pathlib.Path, default='paper', help='folder (default: paper)')
   parser.add_argument('--data', help='root of the sets (default: $SSR_DATA or ./data)')
-  parser.add_argument('--model', default='compact', help='name or model directory (default: compact)')
+  parser.add_argument('--model', default='', help='name or model directory (default: compact; of CasSR cassr)')
   parser.add_argument('--limit', type=int, default=0, metavar='N', help='images of each set (default: all)')
   parser.add_argument('--seeds', default='0', metavar='LIST', help='of sampling, with commas (default: 0)')
   arguments = parser.parse_args(argv)
@@ -42,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
       model=arguments.model,
       limit=arguments.limit,
       seeds=seeds,
+      experiments=EXPERIMENTS,
     )
     arguments.output.mkdir(parents=True, exist_ok=True)
     io.write_bytes(arguments.output / f'{arguments.name}.md', text.encode())

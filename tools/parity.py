@@ -1,6 +1,6 @@
 """Compares a full-size network with PyTorch's, random weights, float32 on a CPU; what docs/parity.md records.
 
-  python tools/parity.py unet_sd21    # or unet_sd15, vae, text_sd15, text_sd21, dpt_large, depth_anything_v2_small ...
+  python tools/parity.py unet_sd21    # or unet_sd15, controlnet_sd15, vae, text_sd15, dpt_large ...
   python tools/parity.py amf_sd21     # AMF-UNet at initialisation and calibrated against its base UNet; no torch needed
 
 Needs torch, diffusers and transformers, and up to 10 GB of memory. Exit code 1 where the largest error is above 1e-3
@@ -45,6 +45,7 @@ def build(name: str):
 
   from ssr_jax import systems
   from ssr_jax.nn.clip import CLIPText
+  from ssr_jax.nn.controlnet import ControlNet
   from ssr_jax.nn.unet import UNet
   from ssr_jax.weights import importers
 
@@ -60,6 +61,22 @@ def build(name: str):
     table = importers.unet_table(theirs.config.use_linear_projection)
     ours = UNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
     return theirs, ours, table, inputs, lambda m, *a: m(*a).sample, {}
+  if name == 'controlnet_sd15':
+    theirs = diffusers.ControlNetModel(cross_attention_dim=768, attention_head_dim=8)
+    config = importers.controlnet_config(dict(theirs.config))
+    ours = ControlNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
+    inputs = (
+      draw.standard_normal((1, 64, 64, 4), np.float32),
+      np.array([601]),
+      draw.standard_normal((1, 77, 768), np.float32),
+      draw.random((1, 512, 512, 3), np.float32),
+    )
+
+    def rows(module, *arguments):
+      residuals, middle = module(*arguments, return_dict=False)
+      return torch.cat([x.movedim(1, -1).flatten(1) for x in (*residuals, middle)], 1)
+
+    return theirs, ours, importers.controlnet_table(False), inputs, rows, {}
   if name == 'vae':
     theirs = diffusers.AutoencoderKL(
       block_out_channels=(128, 256, 512, 512),
@@ -187,6 +204,8 @@ def compare(name: str) -> float:
     jax.block_until_ready(run(variables, *inputs))
     start = time.monotonic()
     out = run(variables, *inputs)
+    if hasattr(out, 'residuals'):  # a ControlNet's, in a row
+      out = np.concatenate([np.asarray(x).reshape(len(x), -1) for x in (*out.residuals, out.middle)], 1)
     out = np.asarray(out[0] if isinstance(out, tuple) else out)
   seconds = time.monotonic() - start
   error, scale = float(np.abs(out - reference).max()), float(reference.std())
@@ -250,7 +269,7 @@ def _memory() -> float:
 
 def main() -> int:
   """Compares and prints the table."""
-  names = [*SD, 'vae', *TEXT, 'dpt_large', 'dpt_beit_large_512', *ANYTHING, 'amf_sd21', 'amf_sd15']
+  names = [*SD, 'controlnet_sd15', 'vae', *TEXT, 'dpt_large', 'dpt_beit_large_512', *ANYTHING, 'amf_sd21', 'amf_sd15']
   parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
   parser.add_argument('name', choices=names)
   name = parser.parse_args().name

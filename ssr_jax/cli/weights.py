@@ -4,6 +4,7 @@ import argparse
 import pathlib
 from typing import Any
 
+from ssr_jax import systems
 from ssr_jax.cli import console
 from ssr_jax.types import SSRError
 
@@ -47,14 +48,15 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     'import',
     parents=[common],
     help='import public weights into a model, or those of a metric',
-    description='Writes the networks of Stable Diffusion 1.5 or 2.1, DPT, Depth Anything V2, MANet, BlindDiff or the '
-    'ESRGAN family (.pth, .safetensors, or the .param of ncnn with its .bin beside it) into a model. '
+    description='Writes the networks of Stable Diffusion 1.5 or 2.1, ControlNet, DPT, Depth Anything V2, MANet, '
+    'BlindDiff or the ESRGAN family (.pth, .safetensors, or the .param of ncnn with its .bin beside it) into a model. '
     '`ssr weights import niqe FILE` keeps the published pristine model of NIQE, which is the default from then on.',
   )
   action.add_argument(
     'source',
     metavar='SOURCE',
-    help='a folder in the layout of diffusers or transformers, a file, a name from `ssr weights list`, or a hub id',
+    help='a folder in the layout of diffusers or transformers, a file, a name from `ssr weights list`, a hub id, or a '
+    'model directory, whose parts are copied',
   )
   action.add_argument('file', nargs='?', metavar='FILE', help="with SOURCE niqe: the metric's published file")
   action.add_argument(
@@ -65,6 +67,12 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
   )
   action.add_argument(
     '--prompt', default='', metavar='TEXT', help='the fixed text condition of the UNet (default: empty)'
+  )
+  action.add_argument(
+    '--system',
+    choices=list(systems.SYSTEMS),
+    default='',
+    help='the system of the model (default: that of the network, of a Stable Diffusion ssr)',
   )
   action.set_defaults(command=_import)
 
@@ -172,7 +180,7 @@ def _import(arguments: argparse.Namespace) -> int:
 
   entry = published.PUBLISHED.get(arguments.source)
   if entry and entry.metric:
-    if arguments.name or arguments.prompt:
+    if arguments.name or arguments.prompt or arguments.system:
       raise SSRError(f'{arguments.source}: weights of a metric, which become no part of a model; leave the options out')
     path = published.install(arguments.source, arguments.file or published.fetch(arguments.source))
     print(f"written to {path}; the metric '{entry.metric}' reads it by default")
@@ -186,7 +194,11 @@ def _import(arguments: argparse.Namespace) -> int:
     raise SSRError(f"--as {name}: '{name}' is the bundled model and cannot be changed; choose another name")
   directory = pathlib.Path(name) if len(pathlib.PurePath(name).parts) > 1 else store.home() / name
   parts = importers.import_checkpoint(
-    arguments.source, directory, prompt=arguments.prompt, report=lambda line: print(line, flush=True)
+    arguments.source,
+    directory,
+    prompt=arguments.prompt,
+    system=arguments.system,
+    report=lambda line: print(line, flush=True),
   )
   print(f'{", ".join(parts)} written to {directory}')
   return 0

@@ -66,6 +66,8 @@ class Experiment:
     by_recipe: {recipe: row} where rows are degradations, not columns.
     compare: columns for paired tests.
     pictures: per set.
+    metrics: what the values of a published row are, in their order.
+    model: that is scored, unless another one is named.
   """
 
   title: str
@@ -76,6 +78,8 @@ class Experiment:
   by_recipe: Mapping[str, str] = dataclasses.field(default_factory=dict)
   compare: str = ''
   pictures: int = 2
+  metrics: tuple[str, ...] = METRICS
+  model: str = 'compact'
 
 
 # None: a number that the text of the paper at hand does not have in a legible form.
@@ -222,21 +226,23 @@ def run(
   output: pathlib.Path,
   *,
   root: str | None = None,
-  model: str = 'compact',
+  model: str = '',
   limit: int = 0,
   seeds: Sequence[int] = (0,),
+  experiments: Mapping[str, Experiment] | None = None,
 ) -> tuple[str, list[str]]:
   """Makes one table or figure.
 
   Each set is evaluated in a folder of its own below `output`, where a run that was stopped goes on.
 
   Args:
-    name: of `EXPERIMENTS`.
+    name: of `experiments`.
     output: folder.
     root: of the sets; see `catalog.root_of`.
-    model: name or directory.
+    model: name or directory; '' takes the experiment's.
     limit: images of each set; 0 takes all.
     seeds: of sampling.
+    experiments: by name; default `EXPERIMENTS`.
 
   Returns:
     The report in Markdown, and a line for each image that failed.
@@ -244,9 +250,10 @@ def run(
   Raises:
     SSRError: an unknown name, or a set or model that cannot be read.
   """
-  if name not in EXPERIMENTS:
-    raise SSRError(f'no table or figure {name!r}; known: {", ".join(EXPERIMENTS)}')
-  experiment = EXPERIMENTS[name]
+  known = EXPERIMENTS if experiments is None else experiments
+  if name not in known:
+    raise SSRError(f'no table or figure {name!r}; known: {", ".join(known)}')
+  experiment = known[name]
   parts, failures = [f'# {experiment.title}\n'], []
   if experiment.note:
     parts.append(f'{experiment.note}\n')
@@ -256,15 +263,15 @@ def run(
     if place is None:
       parts.append(f'{_missing(one, name, root)}\n')
       rows = _published_rows(experiment, one, set())
-      parts += [_table(rows)] if rows else []
+      parts += [_table(experiment.metrics, rows)] if rows else []
       continue
     settings = Settings(
       dataset=f'lr:{place}' if one.lr_only else place,
       models=tuple(experiment.columns.values()),
-      metrics=tuple(metric for metric in METRICS if metric in metrics.METRICS),
+      metrics=tuple(metric for metric in experiment.metrics if metric in metrics.METRICS),
       weights={'niqe': _niqe(root)},
       recipes=one.recipes,
-      model=model,
+      model=model or experiment.model,
       seeds=tuple(seeds),
       compare=experiment.compare,
       limit=limit,
@@ -273,7 +280,7 @@ def run(
     folder = output / name / one.name
     report = runner.evaluate(settings, folder)
     failures += report.failures
-    parts.append(_table(_rows(experiment, one, report)))
+    parts.append(_table(experiment.metrics, _rows(experiment, one, report)))
     parts += [
       f'- {text}' for text in (one.note, f'ours: {report.protocol["dataset"]}; {report.protocol["model"]}') if text
     ]
@@ -283,7 +290,7 @@ def run(
 
 
 Cells = tuple[str, str, Values, float | None]
-"""Row, whose it is, values of `METRICS`, seconds an image."""
+"""Row, whose it is, values of the experiment's metrics, seconds an image."""
 
 
 def _rows(experiment: Experiment, one: Set, report: runner.Report) -> list[Cells]:
@@ -293,7 +300,7 @@ def _rows(experiment: Experiment, one: Set, report: runner.Report) -> list[Cells
     label = next(label for label, column in experiment.columns.items() if column == mean['model'])
     if experiment.by_recipe:
       label = f'{experiment.by_recipe[mean["recipe"]]}{"" if label == "SSR" else f" ({label})"}'
-    values = tuple(mean.get(metric) for metric in METRICS)
+    values = tuple(mean.get(metric) for metric in experiment.metrics)
     seconds = None if math.isnan(mean['seconds']) else mean['seconds']
     rows.append((label, 'ours', tuple(None if x is None or math.isnan(x) else x for x in values), seconds))
     if (one.title, label) in experiment.published:
@@ -306,12 +313,24 @@ def _published_rows(experiment: Experiment, one: Set, shown: set[str]) -> list[C
   return [(row, 'paper', values, None) for (title, row), values in published if title == one.title and row not in shown]
 
 
-def _table(rows: Sequence[Cells]) -> str:
-  labels = {'lpips': 'LPIPS', 'musiq': 'MUSIQ', 'clipiqa': 'CLIP-IQA'}
-  heads = ['', '', *(labels.get(name) or metrics.METRICS[name].label for name in METRICS), 's/image']
+_LABELS = {
+  'clipiqa': 'CLIP-IQA',
+  'dists': 'DISTS',
+  'fid': 'FID',
+  'lpips': 'LPIPS',
+  'maniqa': 'MANIQA',
+  'musiq': 'MUSIQ',
+}
+"""Of metrics that a machine may lack."""
+_DIGITS = {'ssim': 3, 'dists': 4, 'lpips': 4, 'maniqa': 4, 'clipiqa': 4}
+"""Of CasSR's tables; SSR's have two for all but SSIM."""
+
+
+def _table(names: Sequence[str], rows: Sequence[Cells]) -> str:
+  heads = ['', '', *(_LABELS.get(name) or metrics.METRICS[name].label for name in names), 's/image']
   lines = [heads, ['---', '---', *['---:'] * (len(heads) - 2)]]
   for label, whose, values, seconds in rows:
-    digits = [3 if name == 'ssim' else 2 for name in METRICS]
+    digits = [3 if name == 'ssim' else _DIGITS.get(name, 2) if names != METRICS else 2 for name in names]
     cells = ['–' if value is None else f'{value:.{n}f}' for value, n in zip(values, digits, strict=True)]
     lines.append([label, whose, *cells, '' if seconds is None else f'{seconds:.2f}'])
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'

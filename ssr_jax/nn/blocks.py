@@ -135,23 +135,39 @@ class Transformer(nn.Module):
     groups: groups of the GroupNorm in front.
     blocks: self-attention, cross-attention (only with a context), GEGLU, this many times.
     dtype: dtype of the computation.
+    window: side of the squares of pixels within which self-attention stays; 0 is the whole map. See `to_windows`.
   """
 
   heads: int
   groups: int = 32
   blocks: int = 1
   dtype: Any = jnp.float32
+  window: int = 0
 
   @nn.compact
-  def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
-    """Maps x [b, h, w, c], with context [b, n, e] or None, to [b, h, w, c]."""
+  def __call__(
+    self,
+    x: jax.Array,
+    context: jax.Array | None = None,
+    *,
+    attend: Callable[[int, str, jax.Array], jax.Array] | None = None,
+  ) -> jax.Array:
+    """Maps x [b, h, w, c], with context [b, n, e] or None, to [b, h, w, c].
+
+    `attend` maps (block, 'self' or 'cross', y [b, h*w, c]) to what is added to y before that attention of that block;
+    it is also called with 'cross' where there is no context.
+    """
     b, h, w, c = x.shape
     y = group_norm(self.groups, 1e-6, self.dtype, 'norm')(x).reshape(b, h * w, c)
     y = nn.Dense(c, dtype=self.dtype, name='proj_in')(y)
     for i in range(self.blocks):
       norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype, use_fast_variance=False)
-      z = norm(name=f'block_{i}_norm1')(y)
-      y += Attention(self.heads, self.dtype, name=f'block_{i}_self')(z, z)
+      if attend is not None:
+        y += attend(i, 'self', y)
+      z = to_windows(norm(name=f'block_{i}_norm1')(y), (h, w), self.window)
+      y += from_windows(Attention(self.heads, self.dtype, name=f'block_{i}_self')(z, z), (h, w), self.window)
+      if attend is not None:
+        y += attend(i, 'cross', y)
       if context is not None:
         z = norm(name=f'block_{i}_norm2')(y)
         y += Attention(self.heads, self.dtype, name=f'block_{i}_cross')(z, context.astype(self.dtype))
@@ -163,10 +179,17 @@ class Transformer(nn.Module):
 
 
 class Attention(nn.Module):
-  """Multi-head attention; of the four layers only the output's has a bias."""
+  """Multi-head attention; of the four layers only the output's has a bias.
+
+  Attributes:
+    heads: number of heads; divides c.
+    dtype: dtype of the computation.
+    out_init: initialises the output's kernel.
+  """
 
   heads: int
   dtype: Any = jnp.float32
+  out_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
 
   @nn.compact
   def __call__(self, x: jax.Array, source: jax.Array) -> jax.Array:
@@ -178,7 +201,44 @@ class Attention(nn.Module):
       nn.Dense(c, use_bias=False, dtype=self.dtype, name=name)(y).reshape(b, -1, self.heads, c // self.heads)
       for name, y in (('to_q', x), ('to_k', source), ('to_v', source))
     )
-    return nn.Dense(c, dtype=self.dtype, name='to_out')(attention(q, k, v).reshape(b, n, c))
+    out = attention(q, k, v).reshape(b, n, c)
+    return nn.Dense(c, dtype=self.dtype, kernel_init=self.out_init, name='to_out')(out)
+
+
+def to_windows(tokens: jax.Array, size: tuple[int, int], side: int) -> jax.Array:
+  """Cuts a map into squares: pixels [b, h*w, c] -> [b * windows, pixels of one, c].
+
+  Args:
+    tokens: the pixels, row by row.
+    size: (h, w).
+    side: of a square; along an axis with fewer pixels it is that axis. 0 leaves the map whole.
+
+  Raises:
+    ValueError: the squares do not fill the map.
+  """
+  rows, columns = _window(size, side)
+  b, n, c = tokens.shape
+  if (rows, columns) == tuple(size):
+    return tokens
+  x = tokens.reshape(b, size[0] // rows, rows, size[1] // columns, columns, c)
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(b * (n // (rows * columns)), rows * columns, c)
+
+
+def from_windows(windows: jax.Array, size: tuple[int, int], side: int) -> jax.Array:
+  """The inverse of `to_windows`."""
+  rows, columns = _window(size, side)
+  if (rows, columns) == tuple(size):
+    return windows
+  high, wide = size[0] // rows, size[1] // columns
+  x = windows.reshape(-1, high, wide, rows, columns, windows.shape[-1])
+  return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, size[0] * size[1], windows.shape[-1])
+
+
+def _window(size: tuple[int, int], side: int) -> tuple[int, int]:
+  rows, columns = (min(side, length) if side else length for length in size)
+  if size[0] % rows or size[1] % columns:
+    raise ValueError(f'windows of {side} do not fill a map of {size[0]} x {size[1]}')
+  return rows, columns
 
 
 def resize_map(x: jax.Array, size: tuple[int, int]) -> jax.Array:

@@ -1,6 +1,7 @@
-"""The UNet of latent diffusion, with optional fusion on each residual branch and a ControlNet's residuals."""
+"""The UNet of latent diffusion, with optional fusion on each residual branch and hooks for a second network."""
 
 from collections.abc import Callable, Sequence
+import functools
 from typing import Any
 
 from flax import linen as nn
@@ -10,9 +11,12 @@ import jax.numpy as jnp
 from ssr_jax.nn.blocks import ResBlock, TimeEmbedding, Transformer, UpConv, group_norm
 from ssr_jax.nn.remat import remat
 
+Attend = Callable[[str, int, str, jax.Array], jax.Array]
+"""(name of the transformer, its block, 'self' or 'cross', y [b, n, c]) -> what is added to y before that attention."""
 
-class UNet(nn.Module):
-  """UNet with the structure of Stable Diffusion's (the defaults are the sizes of SD 2.1; SD 1.5 has 8 heads a level).
+
+class Trunk(nn.Module):
+  """What the UNet and a ControlNet share: the way down and the middle. The defaults are the sizes of SD 2.1.
 
   Attributes:
     channels: widths, highest resolution first; each level but the last halves the resolution.
@@ -27,6 +31,8 @@ class UNet(nn.Module):
     fusion: makes the fusion of each residual block, as in `ResBlock`; None for none.
     dtype: dtype of the computation; parameters and normalisation statistics stay float32.
     remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
+    window: per level, side of the squares of pixels within which self-attention stays; 0, or None for all levels, is
+      the whole map.
   """
 
   channels: Sequence[int] = (320, 640, 1280, 1280)
@@ -41,6 +47,93 @@ class UNet(nn.Module):
   fusion: Callable[[], nn.Module] | None = None
   dtype: Any = jnp.float32
   remat: str = ''
+  window: Sequence[int] | None = None
+
+  def check(self, z_t: jax.Array, context: jax.Array | None) -> None:
+    """ValueError if a latent or a context does not fit the attributes, or these do not fit each other."""
+    levels = len(self.channels)
+    step = 2 ** (levels - 1)
+    if z_t.ndim != 4 or z_t.shape[3] != self.latent_channels or z_t.shape[1] % step or z_t.shape[2] % step:
+      raise ValueError(f'latent must be [b, h, w, {self.latent_channels}], h and w multiples of {step}: {z_t.shape}')
+    if len(self.attention) != levels:
+      raise ValueError(f'attention has {len(self.attention)} flags for {levels} levels')
+    if self.window is not None and len(self.window) != levels:
+      raise ValueError(f'window has {len(self.window)} sides for {levels} levels')
+    if (context is None) != (self.cross_attention_dim is None):
+      raise ValueError(f'cross_attention_dim is {self.cross_attention_dim} but context is {type(context).__name__}')
+    if context is not None and context.shape[-1] != self.cross_attention_dim:
+      raise ValueError(f'context must be [b, n, {self.cross_attention_dim}]; got {context.shape}')
+
+  def heads_of(self, level: int) -> int:
+    """Heads of a level's transformers."""
+    if self.heads is None:
+      return self.channels[level] // self.head_dim
+    return self.heads if isinstance(self.heads, int) else self.heads[level]
+
+  def window_of(self, level: int) -> int:
+    """Side of a level's windows; 0 for none."""
+    return self.window[level] if self.window else 0
+
+  def transformer(self, level: int, name: str) -> Transformer:
+    """The transformer of a level."""
+    return Transformer(self.heads_of(level), self.groups, dtype=self.dtype, window=self.window_of(level), name=name)
+
+  def descend(
+    self,
+    z_t: jax.Array,
+    t: jax.Array,
+    context: jax.Array | None,
+    conditions: Sequence[Any] = (),
+    hint: jax.Array | None = None,
+    *,
+    train: bool = False,
+  ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
+    """The way down and the middle; to be called within a compact method.
+
+    Args:
+      z_t: as in `UNet`.
+      t: as in `UNet`.
+      context: as in `UNet`.
+      conditions: as in `UNet`.
+      hint: [b, h, w, channels[0]], added behind the first convolution; None adds nothing.
+      train: as in `UNet`.
+
+    Returns:
+      the time embedding; the outputs that skip connections carry, in the order of the way down, len(channels) *
+      (blocks + 1) of them; the middle's output.
+    """
+    levels = len(self.channels)
+    embedding = TimeEmbedding(self.channels[0], self.dtype, name='time')(t)
+
+    def res(x, level, name):
+      block = ResBlock(self.channels[level], self.groups, fusion=self.fusion, dtype=self.dtype, name=name)
+      return remat(block, self.remat)(x, embedding, conditions[level] if conditions else (), train=train)
+
+    x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(z_t.astype(self.dtype))
+    if hint is not None:
+      x = x + hint.astype(x.dtype)
+    skips = [x]
+    for i, channels in enumerate(self.channels):
+      for j in range(self.blocks):
+        x = res(x, i, f'down_{i}_res_{j}')
+        if self.attention[i]:
+          x = remat(self.transformer(i, f'down_{i}_attn_{j}'), self.remat)(x, context)
+        skips.append(x)
+      if i < levels - 1:
+        x = nn.Conv(channels, (3, 3), 2, padding=1, dtype=self.dtype, name=f'down_{i}_conv')(x)
+        skips.append(x)
+
+    x = res(x, levels - 1, 'mid_res_0')
+    if self.mid_attention:
+      x = remat(self.transformer(levels - 1, 'mid_attn'), self.remat)(x, context)
+    return embedding, skips, res(x, levels - 1, 'mid_res_1')
+
+
+class UNet(Trunk):
+  """UNet with the structure of Stable Diffusion's (the defaults are the sizes of SD 2.1; SD 1.5 has 8 heads a level).
+
+  Its attributes are those of `Trunk`.
+  """
 
   @nn.compact
   def __call__(
@@ -50,6 +143,7 @@ class UNet(nn.Module):
     context: jax.Array | None = None,
     conditions: Sequence[Any] = (),
     residuals: tuple[Sequence[jax.Array], jax.Array] | None = None,
+    attend: Attend | None = None,
     *,
     train: bool = False,
   ) -> jax.Array:
@@ -63,6 +157,7 @@ class UNet(nn.Module):
         leaves the base UNet: the same parameters without the fusion's.
       residuals: outputs of a ControlNet to add: one array per skip connection, in the order of the downward path, and
         one for the middle's output. None adds nothing.
+      attend: see `Attend`; called by the transformers of the way up, 'up_{i}_attn_{j}'. None adds nothing.
       train: passed to the fusion, for batch statistics.
 
     Returns:
@@ -72,44 +167,10 @@ class UNet(nn.Module):
       ValueError: sizes, context, conditions or residuals that do not fit the attributes.
     """
     levels = len(self.channels)
-    step = 2 ** (levels - 1)
-    if z_t.ndim != 4 or z_t.shape[3] != self.latent_channels or z_t.shape[1] % step or z_t.shape[2] % step:
-      raise ValueError(f'latent must be [b, h, w, {self.latent_channels}], h and w multiples of {step}: {z_t.shape}')
-    if len(self.attention) != levels:
-      raise ValueError(f'attention has {len(self.attention)} flags for {levels} levels')
-    if (context is None) != (self.cross_attention_dim is None):
-      raise ValueError(f'cross_attention_dim is {self.cross_attention_dim} but context is {type(context).__name__}')
-    if context is not None and context.shape[-1] != self.cross_attention_dim:
-      raise ValueError(f'context must be [b, n, {self.cross_attention_dim}]; got {context.shape}')
+    self.check(z_t, context)
     if conditions and len(conditions) != levels:
       raise ValueError(f'conditions must have one entry per level ({levels}); got {len(conditions)}')
-
-    embedding = TimeEmbedding(self.channels[0], self.dtype, name='time')(t)
-
-    def res(x, level, name):
-      block = ResBlock(self.channels[level], self.groups, fusion=self.fusion, dtype=self.dtype, name=name)
-      return remat(block, self.remat)(x, embedding, conditions[level] if conditions else (), train=train)
-
-    def transformer(x, level, name):
-      block = Transformer(self._heads(level), self.groups, dtype=self.dtype, name=name)
-      return remat(block, self.remat)(x, context)
-
-    x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(z_t.astype(self.dtype))
-    skips = [x]
-    for i, channels in enumerate(self.channels):
-      for j in range(self.blocks):
-        x = res(x, i, f'down_{i}_res_{j}')
-        if self.attention[i]:
-          x = transformer(x, i, f'down_{i}_attn_{j}')
-        skips.append(x)
-      if i < levels - 1:
-        x = nn.Conv(channels, (3, 3), 2, padding=1, dtype=self.dtype, name=f'down_{i}_conv')(x)
-        skips.append(x)
-
-    x = res(x, levels - 1, 'mid_res_0')
-    if self.mid_attention:
-      x = transformer(x, levels - 1, 'mid_attn')
-    x = res(x, levels - 1, 'mid_res_1')
+    embedding, skips, x = self.descend(z_t, t, context, conditions, train=train)
     if residuals is not None:
       for_skips, for_middle = residuals
       if len(for_skips) != len(skips):
@@ -120,15 +181,16 @@ class UNet(nn.Module):
     # Levels of the upward path are numbered from the lowest resolution.
     for i, level in enumerate(reversed(range(levels))):
       for j in range(self.blocks + 1):
-        x = res(jnp.concatenate([x, skips.pop()], axis=-1), level, f'up_{i}_res_{j}')
+        x = jnp.concatenate([x, skips.pop()], axis=-1)
+        block = ResBlock(
+          self.channels[level], self.groups, fusion=self.fusion, dtype=self.dtype, name=f'up_{i}_res_{j}'
+        )
+        x = remat(block, self.remat)(x, embedding, conditions[level] if conditions else (), train=train)
         if self.attention[level]:
-          x = transformer(x, level, f'up_{i}_attn_{j}')
+          name = f'up_{i}_attn_{j}'
+          more = {} if attend is None else {'attend': functools.partial(attend, name)}
+          x = remat(self.transformer(level, name), self.remat)(x, context, **more)
       if level:
         x = UpConv(self.channels[level], self.dtype, name=f'up_{i}_conv')(x)
     x = nn.silu(group_norm(self.groups, 1e-5, self.dtype, 'norm_out')(x))
     return nn.Conv(self.latent_channels, (3, 3), dtype=self.dtype, name='conv_out')(x).astype(jnp.float32)
-
-  def _heads(self, level: int) -> int:
-    if self.heads is None:
-      return self.channels[level] // self.head_dim
-    return self.heads if isinstance(self.heads, int) else self.heads[level]

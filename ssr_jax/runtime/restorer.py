@@ -173,6 +173,10 @@ class Restorer:
   def _typed(kind: str, array: np.ndarray | None, finish: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
     return finish(array) if kind == 'image' and array is not None else array
 
+  def _cut(self, plan: Any) -> dict[str, int]:
+    """{output that a tile gets its own piece of, where it is given: pixels of it per LR pixel}."""
+    return {o.name: 1 if o.at_lr else plan.scale for o in self.system.outputs if o.at_lr or o.kind == 'image'}
+
   def _passes(self, layout: '_Layout', plan: Any) -> int:
     return self.system.passes(plan) if layout.tiles > 1 else 1
 
@@ -181,9 +185,9 @@ class Restorer:
     context = None
     variables = {part: self.variables[part] for part in plan.parts}
     view = self.system.view_size(self.modules, plan)
-    at_lr = {o.name for o in self.system.outputs if o.at_lr}
-    assert view is not None or at_lr.issuperset(given), f'{self.system.name} accepts {set(given)} but has no view size'
-    given = {name: x if name in at_lr or view is None else resized(x, view) for name, x in given.items()}
+    cut = self._cut(plan)
+    assert view is not None or cut.keys() >= given.keys(), f'{self.system.name} accepts {set(given)}, has no view size'
+    given = {name: x if name in cut or view is None else resized(x, view) for name, x in given.items()}
     if layout.tiles > 1 and view is not None:
       context = self._prepare(variables, resized(lr, view)[None], plan=plan)
       for _ in range(self._passes(layout, plan) - 1):
@@ -196,12 +200,17 @@ class Restorer:
     h, w, _ = lr.shape
     large, small = Blend((plan.scale * h, plan.scale * w), plan.scale), Blend((h, w), 1)
     at_lr = {o.name for o in self.system.outputs if o.at_lr}
+    scales = self._cut(plan)
     for y, x in layout.origins:
-      cut = lambda array, y=y, x=x: pad(array[y : y + layout.shape[0], x : x + layout.shape[1]], layout.shape)[None]
+
+      def cut(array, scale=1, y=y, x=x):
+        th, tw = (scale * side for side in layout.shape)
+        return pad(array[scale * y : scale * y + th, scale * x : scale * x + tw], (th, tw))[None]
+
       crop = cut(lr)
       window = Window(np.array([h, w], np.int32), np.array([y, x], np.int32))
       noise = NoiseField(np.array(seed % 2**32, np.uint32), np.array([y, x], np.int32))
-      known = {name: cut(array) if name in at_lr else array[None] for name, array in given.items()}
+      known = {name: cut(a, scales[name]) if name in scales else a[None] for name, a in given.items()}
       found = self._restore(variables, crop, window, context, noise, *([known] if known else []), plan=plan, kept=kept)
       alone = layout.tiles == 1
       small.add({name: v for name, v in found.items() if name in at_lr}, (y, x), alone)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 SYSTEMS = {
   'ssr': 'ssr_jax.systems.ssr',
   'blinddiff': 'ssr_jax.systems.blinddiff',
+  'cassr': 'ssr_jax.systems.cassr',
   'esrgan': 'ssr_jax.systems.esrgan',
 }
 """{name: package}. A package's module `system` has the object SYSTEM, its module `options` the class Options."""
@@ -29,6 +30,12 @@ def get(name: str) -> 'System':
     SSRError: an unknown name; the message lists the known ones.
   """
   return importlib.import_module(f'{_package(name)}.system').SYSTEM
+
+
+def shared(one: str, other: str) -> tuple[str, ...]:
+  """The parts that two systems have in common: the same `Part`, not only the same name."""
+  theirs = get(other).parts
+  return tuple(part for part, entry in get(one).parts.items() if theirs.get(part) is entry)
 
 
 def options(name: str) -> type:

@@ -292,7 +292,7 @@ class System:
     depth_part: the part that estimates depth, [b, H, W, 3] in [0, 1] -> relative inverse depth [b, H, W, 1]; None where
       there is no such part.
     accepts: names of outputs that a caller may give instead of having them estimated. A system that has some has a
-      plan with the attribute `given`, the names of those that were given, and a `view_size`.
+      plan with the attribute `given`, the names of those that were given, and for depth and maps a `view_size`.
   """
 
   name: str
@@ -388,9 +388,9 @@ class System:
       noise: `diffusion.noise.NoiseField` of the tile.
       plan: of `plan`.
       last: whether this is the last pass. Before it there is one output, 'view', what `advance` sees.
-      given: {name: array} of what the caller gave of `accepts`, used instead of an estimate: [1, h, w, c] of the tile
-        for outputs at LR size, else [1, *view_size, c] of the whole image. The runtime leaves it out where there is
-        nothing.
+      given: {name: array} of what the caller gave of `accepts`, used instead of an estimate: of the tile, [1, h, w, c]
+        for outputs at LR size and [1, H, W, 3] for images; else [1, *view_size, c] of the whole image. The runtime
+        leaves it out where there is nothing.
 
     Returns:
       {name: array with a b axis} of `outputs`; the answer is left out where it is another output unchanged.

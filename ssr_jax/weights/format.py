@@ -256,7 +256,7 @@ def load_part(
 
 
 def copy_part(
-  source: str | os.PathLike, part: str, directory: str | os.PathLike, name: str | None = None
+  source: str | os.PathLike, part: str, directory: str | os.PathLike, name: str | None = None, system: str | None = None
 ) -> pathlib.Path:
   """Copies one part of a model directory into another, with its entry in model.json; the file is the same bytes.
 
@@ -265,19 +265,21 @@ def copy_part(
     part: a part of that model.
     directory: the model directory to copy to, created if absent.
     name: the model's name if its model.json is new; default the name of the directory.
+    system: that of the target, which must have the same part (`systems.shared`); default that of the source.
 
   Returns:
     the path of the new file.
 
   Raises:
-    SSRError: see `load_part` for the source and `save_part` for the target.
+    SSRError: see `load_part` for the source and `save_part` for the target; a part that the systems do not share.
   """
-  source = pathlib.Path(source)
-  model = read_config(source)
+  source, model = pathlib.Path(source), read_config(source)
   load_part(source, part, model=model)  # a damaged part must not spread
+  if part not in systems.shared(model['system'], system or model['system']):
+    raise SSRError(f"part '{part}' of the system '{model['system']}' is not one of '{system}'")
   entry = model['parts'][part]
   data = files.read_verified(source / entry['file'], entry['sha256'], entry['bytes'])
-  return _put(pathlib.Path(directory), part, entry, data, name, model['system'])
+  return _put(pathlib.Path(directory), part, entry, data, name, system or model['system'])
 
 
 def part_entry(directory: pathlib.Path, model: Mapping[str, Any], part: str) -> dict[str, Any]:

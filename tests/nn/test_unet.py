@@ -33,8 +33,8 @@ def test_full_size_has_the_parameters_of_stable_diffusion(config, width, count):
 
 
 def test_head_width_divides_the_channels():
-  assert [UNet()._heads(level) for level in range(4)] == [5, 10, 20, 20]  # SD 2.1
-  assert UNet(heads=(1, 2, 4, 8))._heads(2) == 4
+  assert [UNet().heads_of(level) for level in range(4)] == [5, 10, 20, 20]  # SD 2.1
+  assert UNet(heads=(1, 2, 4, 8)).heads_of(2) == 4
 
 
 def test_time_embedding_equals_a_loop():

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 from ssr_jax.nn.clip import CLIPText
+from ssr_jax.nn.controlnet import ControlNet
 from ssr_jax.nn.depth.dpt import DPT, SIZES
 from ssr_jax.nn.rrdb import NBSR, RRDBNet
 from ssr_jax.nn.unet import UNet
@@ -44,6 +45,7 @@ class Case:
     run: (torch module, torch inputs with images NCHW) -> output, a torch tensor.
     options: keyword arguments of our call.
     constants: variables besides the parameters.
+    answer: our call's result -> the array that `run` gives.
   """
 
   module: Any
@@ -53,6 +55,7 @@ class Case:
   run: Callable[..., Any]
   options: dict[str, Any] = dataclasses.field(default_factory=dict)
   constants: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+  answer: Callable[[Any], Any] = lambda out: out[0] if isinstance(out, tuple) else out
 
   @functools.cached_property
   def expected(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -74,7 +77,7 @@ class Case:
     options = dict(self.options, capture_intermediates=True, mutable=['intermediates'])
     with jax.default_matmul_precision('highest'):
       out, state = jax.jit(lambda v, *a: self.module.apply(v, *a, **options))(self.variables(), *self.inputs)
-    return np.asarray(out[0] if isinstance(out, tuple) else out), _calls(state['intermediates'])
+    return np.asarray(self.answer(out)), _calls(state['intermediates'])
 
   def torch_module(self):
     """Theirs, with the same weights; what the network never uses keeps its own."""
@@ -107,6 +110,8 @@ def _calls(tree, path='') -> dict[str, np.ndarray]:
   found = {}
   for name, value in tree.items():
     if name == '__call__':
+      if not path:  # the whole, which is compared by itself
+        continue
       last = value[-1]  # of several calls, as theirs
       found[path] = np.asarray(last[0] if isinstance(last, tuple) else last)
     else:
@@ -119,7 +124,9 @@ def draw(name: str, shape) -> np.ndarray:
   rng = np.random.default_rng(zlib.crc32(name.encode()))
   if name.endswith(('head.head.4.bias', 'head.conv3.bias')):
     return np.full(shape, 3, np.float32)  # a last ReLU would hide half of the output
-  if 'embedding' in name or name.endswith(('cls_token', 'relative_position_bias_table')):
+  if ('embedding' in name and 'cond_embedding' not in name) or name.endswith(
+    ('cls_token', 'relative_position_bias_table')
+  ):
     return rng.normal(0, 1, shape).astype(np.float32)
   if len(shape) < 2:
     return rng.normal(1.0 if name.endswith(('weight', 'lambda1', 'lambda_1', 'lambda_2')) else 0.0, 0.2, shape).astype(
@@ -245,6 +252,46 @@ def _unet(linear: bool) -> Case:
     (random((2, 8, 12, 4)), np.array([3, 700]), random((2, 7, 24), 1)),
     theirs,
     lambda m, z, t, c: m(z, t, c).sample,
+  )
+
+
+def _controlnet(linear: bool) -> Case:
+  """All residuals and the middle's, in a row; the tests of modules compare the taps, which lie before them."""
+  heads = (2, 4, 4) if linear else 4
+
+  def theirs():
+    import diffusers
+
+    return diffusers.ControlNetModel(
+      block_out_channels=(32, 64, 64),
+      cross_attention_dim=24,
+      norm_num_groups=8,
+      down_block_types=('CrossAttnDownBlock2D', 'CrossAttnDownBlock2D', 'DownBlock2D'),
+      attention_head_dim=heads,
+      use_linear_projection=linear,
+      conditioning_embedding_out_channels=(8, 12, 16, 24),
+    )
+
+  def run(module, z, t, context, image):
+    import torch
+
+    residuals, middle = module(z, t, context, image, return_dict=False)
+    return torch.cat([x.movedim(1, -1).flatten(1) for x in (*residuals, middle)], 1)
+
+  return Case(
+    ControlNet(
+      channels=(32, 64, 64),
+      attention=(True, True, False),
+      heads=heads,
+      cross_attention_dim=24,
+      groups=8,
+      hint_channels=(8, 12, 16, 24),
+    ),
+    importers.controlnet_table(linear),
+    (random((2, 8, 12, 4)), np.array([3, 700]), random((2, 7, 24), 1), image((2, 64, 96, 3))),
+    theirs,
+    run,
+    answer=lambda out: np.concatenate([np.asarray(x).reshape(len(x), -1) for x in (*out.residuals, out.middle)], 1),
   )
 
 
@@ -691,6 +738,8 @@ def _mcformer(variance: str) -> Case:
 CASES = {
   'unet_sd21': lambda: _unet(True),
   'unet_sd15': lambda: _unet(False),
+  'controlnet_sd21': lambda: _controlnet(True),
+  'controlnet_sd15': lambda: _controlnet(False),
   'vae': _vae,
   'clip_sd15': lambda: _clip('quick_gelu'),
   'clip_sd21': lambda: _clip('gelu'),

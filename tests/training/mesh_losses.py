@@ -2,10 +2,12 @@
 
   python tests/training/mesh_losses.py STAGE PHOTOS MODEL_DIR STEPS MESH [MESH ...]
 
-with MESH such as 2x4x1 (data x fsdp x tensor). One JSON object on stdout: {MESH: [loss, ...]}. Run by test_sharding.py
+with STAGE one of configs/tiny.py, or SYSTEM:STAGE of configs/SYSTEM/tiny.py, and MESH such as 2x4x1 (data x fsdp x
+tensor). One JSON object on stdout: {MESH: [loss, ...]}. Run by test_sharding.py
 in a process of its own, for the number of devices is fixed when jax starts.
 """
 
+import importlib
 import json
 import sys
 
@@ -15,7 +17,7 @@ jax.config.update('jax_num_cpu_devices', 8)
 
 import numpy as np  # noqa: E402
 
-from configs import common, tiny  # noqa: E402
+from configs import common  # noqa: E402
 from ssr_jax import xla  # noqa: E402
 from ssr_jax.data import loader, records, sources  # noqa: E402
 from ssr_jax.training import sharding, stages  # noqa: E402
@@ -51,6 +53,8 @@ def losses(config, mesh_shape: tuple[int, ...], steps: int) -> list[float]:
 def main(stage, photos, model, steps, *meshes):
   """Prints the JSON object."""
   xla.enable_compilation_cache()
+  system, _, stage = stage.rpartition(':')
+  tiny = importlib.import_module(f'configs.{system}.tiny' if system else 'configs.tiny')
   config = common.apply(
     tiny.get_config(stage),
     {'data.train': f'folder:{photos}', 'parts_from': model, 'train.batch_size': 8, 'train.learning_rate': 1e-3},

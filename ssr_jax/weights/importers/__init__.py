@@ -19,6 +19,8 @@ from ssr_jax.weights.importers.mcformer import mcformer_table
 from ssr_jax.weights.importers.renaming import Table
 from ssr_jax.weights.importers.ssr import import_checkpoint, untrained, widths
 from ssr_jax.weights.importers.stable_diffusion import (
+  controlnet_config,
+  controlnet_table,
   prompt_embedding,
   text_config,
   text_table,
@@ -26,6 +28,7 @@ from ssr_jax.weights.importers.stable_diffusion import (
   unet_table,
   vae_config,
   vae_table,
+  write_controlnet,
 )
 
 SUFFIXES = (*torch_files.SUFFIXES, ncnn.SUFFIX)
@@ -34,6 +37,8 @@ SUFFIXES = (*torch_files.SUFFIXES, ncnn.SUFFIX)
 __all__ = [
   'SUFFIXES',
   'Table',
+  'controlnet_config',
+  'controlnet_table',
   'depth_anything_config',
   'depth_anything_table',
   'dpt_beit_table',
@@ -53,4 +58,5 @@ __all__ = [
   'vae_config',
   'vae_table',
   'widths',
+  'write_controlnet',
 ]

@@ -12,9 +12,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from ssr_jax import systems
 from ssr_jax.systems.ssr.amf import BN_EPS
 from ssr_jax.types import SSRError
-from ssr_jax.weights import format, published
+from ssr_jax.weights import format, published, store
 from ssr_jax.weights.importers import depth, esrgan, manet, mcformer, ncnn, stable_diffusion, torch_files
 from ssr_jax.weights.importers.fields import Config, read_json
 from ssr_jax.weights.importers.renaming import Table
@@ -27,6 +28,9 @@ _NETWORKS: dict[str, tuple[str, Callable[[Mapping[str, Any], str], Config], Call
   'dpt': ('depth', depth.dpt_config, depth.table_of),
   'depth_anything': ('depth', depth.depth_anything_config, lambda _: depth.depth_anything_table()),
 }
+
+PROMPTS = ('', 'clean, high-resolution', 'dotted, noise, blur, lowres, smooth')
+"""What the prompts of CasSR's prior stand for: none, the paper's, and the negative prompt of SeeSR and PASD."""
 
 # Channels of the AMF encoders at each UNet level. The paper does not give them.
 _WIDTHS = {
@@ -56,16 +60,19 @@ def import_checkpoint(
   directory: pathlib.Path,
   *,
   prompt: str = '',
+  system: str = '',
   report: Callable[[str], None] = lambda line: None,
 ) -> list[str]:
-  """Writes the networks of a public checkpoint into a model directory; other parts of the model stay.
+  """Writes the networks of a public checkpoint, or of another model, into a model directory; its other parts stay.
 
   Args:
     source: a folder of diffusers or transformers, a file of MANet, BlindDiff or the ESRGAN family (of PyTorch or ncnn's
-      .param and .bin), a name in `published.PUBLISHED`, or a
-      hub id.
+      .param and .bin), a name in `published.PUBLISHED`, or a hub id. Or the bundled model or a model directory, whose
+      parts are copied that the model's system has, too.
     directory: the model directory.
     prompt: the fixed text condition of a Stable Diffusion. Its embedding is computed here and stored with the UNet.
+      CasSR's prior has `PROMPTS` instead.
+    system: that of the model; '' takes the system that the network belongs to, of a Stable Diffusion SSR.
     report: called with one line before each slow step.
 
   Returns:
@@ -75,13 +82,18 @@ def import_checkpoint(
     SSRError: the source is not found, its network is not supported, its tensors are not exactly those of the network,
       or, if it is named, its files are not the published ones.
   """
+  if system:
+    systems.get(system)  # an unknown name is an error
+  if str(source) in store.BUNDLED or (pathlib.Path(source) / format.MODEL_FILE).is_file():
+    return _copy(store.resolve(source), directory, system, report)
   path = published.fetch(source)
   report(f'{path}: checking')
   published.check(source, path)
   schedule = None
   if (path / 'unet').is_dir():
     schedule = stable_diffusion.read_schedule(path / 'scheduler' / 'scheduler_config.json')
-  found = list(_read(path, prompt, report))  # everything before the first write, so that a bad file changes nothing
+  # Everything before the first write, so that a bad file changes nothing.
+  found = [_placed(one, system) for one in _read(path, prompt, system, report)]
   for one in found:
     report(f'{one.part}: writing')
     format.save_part(
@@ -99,7 +111,29 @@ def import_checkpoint(
   return [one.part for one in found]
 
 
-def _read(path: pathlib.Path, prompt: str, report: Callable[[str], None]) -> Iterator[_Imported]:
+def _copy(source: pathlib.Path, directory: pathlib.Path, system: str, report: Callable[[str], None]) -> list[str]:
+  """Copies the parts of a model that a model of the system has, too; returns their names."""
+  model = format.read_config(source)
+  system = system or model['system']
+  shared = [part for part in systems.shared(model['system'], system) if part in model['parts']]
+  if not shared:
+    raise SSRError(f'{source}: a model of the system {model["system"]!r}; no part of it belongs to {system!r}, too')
+  for part in shared:
+    report(f'{part}: copying')
+    format.copy_part(source, part, directory, system=system)
+  return shared
+
+
+def _placed(one: _Imported, system: str) -> _Imported:
+  """A part as one of the system that was asked for; SSRError if that has no such part."""
+  if not system or one.system == system:
+    return one
+  if one.part not in systems.shared(one.system, system):
+    raise SSRError(f'part {one.part!r}: it belongs to the system {one.system!r}; {system!r} has no such part')
+  return dataclasses.replace(one, system=system)
+
+
+def _read(path: pathlib.Path, prompt: str, system: str, report: Callable[[str], None]) -> Iterator[_Imported]:
   """The parts that a checkpoint provides."""
   if ncnn.holds(path):
     yield _esrgan(esrgan.state_of(ncnn.read(path), str(path)), path)
@@ -114,15 +148,25 @@ def _read(path: pathlib.Path, prompt: str, report: Callable[[str], None]) -> Ite
   elif (path / 'unet').is_dir():
     report('vae: reading')
     yield _network('AutoencoderKL', path / 'vae')
-    report('unet: reading, with its prompt')
-    yield _amf_unet(path, prompt)
+    if system == 'cassr':
+      if prompt:
+        raise SSRError(f'prompt {prompt!r}: the prior of cassr has prompts of its own; leave it out')
+      report('prior: reading, with its prompts')
+      yield _prior(path)
+    else:
+      report('unet: reading, with its prompt')
+      yield _amf_unet(path, prompt)
   else:
     config = read_json(path / 'config.json')
     kind = config.get('_class_name') or config.get('model_type')
+    if kind == 'ControlNetModel':
+      report('activation: reading')
+      yield _controlnet(path)
+      return
     if kind not in _NETWORKS:
       raise SSRError(
         f"{path / 'config.json'}: a {kind!r} cannot be imported; known: a Stable Diffusion's folder (with unet/ in "
-        f'it), {", ".join(_NETWORKS)}, or a file of MANet, MCFormer or RRDBNet'
+        f'it), {", ".join(_NETWORKS)}, ControlNetModel, or a file of MANet, MCFormer or RRDBNet'
       )
     report(f'{_NETWORKS[kind][0]}: reading')
     yield _network(kind, path)
@@ -182,6 +226,40 @@ def _amf_unet(path: pathlib.Path, prompt: str) -> _Imported:
   tensors |= {name.replace('params/', 'params/unet/', 1): array for name, array in found.items()}
   tensors['constants/prompt'] = context
   return _Imported('unet', config, tensors, {'prompt': prompt, 'untrained': 'AMF and the three encoders'})
+
+
+def _prior(path: pathlib.Path) -> _Imported:
+  """A Stable Diffusion's UNet with the embeddings of `PROMPTS`, as CasSR's prior."""
+  folder = path / 'unet'
+  theirs = read_json(folder / 'config.json')
+  texts = np.stack([stable_diffusion.prompt_embedding(path, text) for text in PROMPTS])
+  config = stable_diffusion.unet_config(theirs, str(folder / 'config.json'))
+  config |= {'tokens': texts.shape[1], 'learned': False}
+  if texts.shape[2] != config['cross_attention_dim']:
+    raise SSRError(
+      f'{path}: the text encoder gives {texts.shape[2]} channels, the UNet takes {config["cross_attention_dim"]}'
+    )
+  table = stable_diffusion.unet_table(theirs.get('use_linear_projection', False))
+  tensors = _inside('unet', table, folder, _expected('prior', config, 'cassr'))
+  return _Imported('prior', config, tensors | {'constants/prompts': texts}, {'prompts': list(PROMPTS)}, 'cassr')
+
+
+def _controlnet(folder: pathlib.Path) -> _Imported:
+  """A plain ControlNet, whose samples can be CasSR's reference images."""
+  theirs = read_json(folder / 'config.json')
+  config = stable_diffusion.controlnet_config(theirs, str(folder / 'config.json'))
+  config |= {'hint': 'pixels', 'controls': ['lr'], 'multiple_attention': False}
+  table = stable_diffusion.controlnet_table(theirs.get('use_linear_projection', False))
+  expected = _expected('activation', config, 'cassr')
+  return _Imported('activation', config, _inside('controlnet', table, folder, expected), system='cassr')
+
+
+def _inside(module: str, table: Table, folder: pathlib.Path, expected: Mapping[str, Any]) -> dict[str, np.ndarray]:
+  """The tensors of a folder's network, which is a module within a part."""
+  within = f'params/{module}/'
+  own = {name.replace(within, 'params/', 1): shape for name, shape in expected.items() if name.startswith(within)}
+  found = table.to_ours(torch_files.read(folder), own, str(folder))
+  return {name.replace('params/', within, 1): array for name, array in found.items()}
 
 
 def _expected(part: str, config: Config, system: str = SYSTEM) -> dict[str, jax.ShapeDtypeStruct]:

@@ -1,16 +1,19 @@
-"""Stable Diffusion 1.5 and 2.1 in the layout of diffusers: name tables, configs, noise schedule, prompt embedding."""
+"""Stable Diffusion and ControlNet in the layout of diffusers: name tables, configs, schedule, prompt embedding."""
 
 from collections.abc import Mapping
+import json
 import pathlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 
 from ssr_jax.nn.clip import CLIPText
+from ssr_jax.nn.controlnet import ControlNet
 from ssr_jax.types import SSRError
-from ssr_jax.weights import format
+from ssr_jax.weights import files, format
 from ssr_jax.weights.importers import torch_files
 from ssr_jax.weights.importers.fields import Config, get, read_json, require
 from ssr_jax.weights.importers.renaming import Rule, Table, below
@@ -49,6 +52,20 @@ def _transformer(projection: str) -> list[Rule]:
   ]
 
 
+def _trunk(transformer: list[Rule]) -> list[Rule]:
+  """The way down and the middle, of a UNet and of a ControlNet."""
+  return [
+    ('conv_in', 'conv_in', 'conv'),
+    ('time/dense_1', 'time_embedding.linear_1', 'linear'),
+    ('time/dense_2', 'time_embedding.linear_2', 'linear'),
+    *below('down_{i}_res_{j}', 'down_blocks.{i}.resnets.{j}', _RESNET),
+    *below('down_{i}_attn_{j}', 'down_blocks.{i}.attentions.{j}', transformer),
+    ('down_{i}_conv', 'down_blocks.{i}.downsamplers.0.conv', 'conv'),
+    *below('mid_res_{j}', 'mid_block.resnets.{j}', _RESNET),
+    *below('mid_attn', 'mid_block.attentions.0', transformer),
+  ]
+
+
 def unet_table(linear_projection: bool = True) -> Table:
   """UNet2DConditionModel and `nn.unet.UNet`.
 
@@ -58,19 +75,26 @@ def unet_table(linear_projection: bool = True) -> Table:
   transformer = _transformer('linear' if linear_projection else 'pointwise')
   return Table(
     [
-      ('conv_in', 'conv_in', 'conv'),
-      ('time/dense_1', 'time_embedding.linear_1', 'linear'),
-      ('time/dense_2', 'time_embedding.linear_2', 'linear'),
-      *below('down_{i}_res_{j}', 'down_blocks.{i}.resnets.{j}', _RESNET),
-      *below('down_{i}_attn_{j}', 'down_blocks.{i}.attentions.{j}', transformer),
-      ('down_{i}_conv', 'down_blocks.{i}.downsamplers.0.conv', 'conv'),
-      *below('mid_res_{j}', 'mid_block.resnets.{j}', _RESNET),
-      *below('mid_attn', 'mid_block.attentions.0', transformer),
+      *_trunk(transformer),
       *below('up_{i}_res_{j}', 'up_blocks.{i}.resnets.{j}', _RESNET),
       *below('up_{i}_attn_{j}', 'up_blocks.{i}.attentions.{j}', transformer),
       ('up_{i}_conv', 'up_blocks.{i}.upsamplers.0.conv', 'conv'),
       ('norm_out', 'conv_norm_out', 'norm'),
       ('conv_out', 'conv_out', 'conv'),
+    ]
+  )
+
+
+def controlnet_table(linear_projection: bool = True) -> Table:
+  """ControlNetModel and `nn.controlnet.ControlNet` with a hint of pixels; the argument as of `unet_table`."""
+  return Table(
+    [
+      *_trunk(_transformer('linear' if linear_projection else 'pointwise')),
+      ('see/conv_in', 'controlnet_cond_embedding.conv_in', 'conv'),
+      ('see/block_{i}', 'controlnet_cond_embedding.blocks.{i}', 'conv'),
+      ('see/conv_out', 'controlnet_cond_embedding.conv_out', 'conv'),
+      ('zero_{j}', 'controlnet_down_blocks.{j}', 'pointwise'),
+      ('zero_mid', 'controlnet_mid_block', 'pointwise'),
     ]
   )
 
@@ -164,7 +188,7 @@ def unet_config(config: Mapping[str, Any], where: str = 'config.json') -> Config
       transformer_layers_per_block=1,
     ),
   )
-  kinds = {'CrossAttnDownBlock2D': True, 'DownBlock2D': False, 'CrossAttnUpBlock2D': True, 'UpBlock2D': False}
+  kinds = {**_DOWN, 'CrossAttnUpBlock2D': True, 'UpBlock2D': False}
   down, up = (get(config, where, name) for name in ('down_block_types', 'up_block_types'))
   for kind in (*down, *up):
     if kind not in kinds:
@@ -186,6 +210,100 @@ def unet_config(config: Mapping[str, Any], where: str = 'config.json') -> Config
     cross_attention_dim=get(config, where, 'cross_attention_dim'),
     groups=get(config, where, 'norm_num_groups'),
   )
+
+
+_DOWN = {'CrossAttnDownBlock2D': True, 'DownBlock2D': False}
+
+
+def controlnet_config(config: Mapping[str, Any], where: str = 'config.json') -> Config:
+  """Attributes of `nn.controlnet.ControlNet` from the config.json of a ControlNetModel; otherwise as `unet_config`."""
+  require(
+    config,
+    where,
+    dict(
+      act_fn='silu',
+      addition_embed_type=None,
+      class_embed_type=None,
+      conditioning_channels=3,
+      controlnet_conditioning_channel_order='rgb',
+      downsample_padding=1,
+      encoder_hid_dim=None,
+      flip_sin_to_cos=True,
+      freq_shift=0,
+      global_pool_conditions=False,
+      mid_block_scale_factor=1,
+      mid_block_type='UNetMidBlock2DCrossAttn',
+      norm_eps=1e-5,
+      num_class_embeds=None,
+      only_cross_attention=False,
+      resnet_time_scale_shift='default',
+      transformer_layers_per_block=1,
+    ),
+  )
+  down = get(config, where, 'down_block_types')
+  for kind in down:
+    if kind not in _DOWN:
+      raise SSRError(f'{where}: our ControlNet has no block {kind!r}; known: {", ".join(_DOWN)}')
+  return dict(
+    channels=list(get(config, where, 'block_out_channels')),
+    latent_channels=get(config, where, 'in_channels'),
+    blocks=get(config, where, 'layers_per_block'),
+    attention=[_DOWN[kind] for kind in down],
+    heads=config.get('num_attention_heads') or get(config, where, 'attention_head_dim'),
+    cross_attention_dim=get(config, where, 'cross_attention_dim'),
+    groups=get(config, where, 'norm_num_groups'),
+    hint_channels=list(config.get('conditioning_embedding_out_channels', (16, 32, 96, 256))),
+  )
+
+
+def write_controlnet(
+  folder: pathlib.Path, config: Config, variables: Mapping[str, Any], linear_projection: bool = False
+) -> None:
+  """Writes a ControlNet as a folder that diffusers' ControlNetModel.from_pretrained reads.
+
+  Args:
+    folder: created if absent.
+    config: attributes of `nn.controlnet.ControlNet`; those that are left out are its defaults.
+    variables: its Flax variables.
+    linear_projection: as of `controlnet_table`.
+
+  Raises:
+    SSRError: a ControlNet that diffusers does not have, variables that are not its, or a folder that cannot be written.
+  """
+  fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in config.items()}
+  module = ControlNet(**fields)
+  where = f'{folder}: not written'
+  if module.hint != 'pixels' or any(module.window or ()) or not module.mid_attention:
+    raise SSRError(f"{where}: diffusers' ControlNet has a hint of pixels, no windows and attention in the middle")
+  tensors = controlnet_table(linear_projection).to_theirs(format.flatten(variables), where)
+  heads = [module.heads_of(level) for level in range(len(module.channels))]
+  theirs = dict(
+    _class_name='ControlNetModel',
+    act_fn='silu',
+    attention_head_dim=heads[0] if len(set(heads)) == 1 else heads,
+    block_out_channels=list(module.channels),
+    conditioning_channels=3,
+    conditioning_embedding_out_channels=list(module.hint_channels),
+    controlnet_conditioning_channel_order='rgb',
+    cross_attention_dim=module.cross_attention_dim,
+    down_block_types=['CrossAttnDownBlock2D' if flag else 'DownBlock2D' for flag in module.attention],
+    downsample_padding=1,
+    flip_sin_to_cos=True,
+    freq_shift=0,
+    global_pool_conditions=False,
+    in_channels=module.latent_channels,
+    layers_per_block=module.blocks,
+    mid_block_scale_factor=1,
+    norm_eps=1e-5,
+    norm_num_groups=module.groups,
+    only_cross_attention=False,
+    resnet_time_scale_shift='default',
+    use_linear_projection=linear_projection,
+  )
+  # Two files: the weights first, so that a folder with a config.json is whole.
+  with files.locked(folder, create=True):
+    files.write(folder / 'diffusion_pytorch_model.safetensors', safetensors.numpy.save(tensors, {'format': 'pt'}))
+    files.write(folder / 'config.json', (json.dumps(theirs, indent=2) + '\n').encode())
 
 
 def vae_config(config: Mapping[str, Any], where: str = 'config.json') -> Config:

@@ -177,6 +177,27 @@ def test_an_imported_model_runs_end_to_end(pipeline, home, tiny_model_dir):
   assert image.shape == (80, 96, 3) and np.isfinite(image).all() and image.std() > 1e-3
 
 
+def test_a_stable_diffusion_becomes_cassrs_prior_with_its_prompts(pipeline, home, capsys):
+  """The UNet's tensors as they are; three embeddings, the empty one that of an imported UNet without a prompt."""
+  root, _, state = pipeline
+  assert cli.main(['weights', 'import', str(root), '--as', 'c', '--system', 'cassr']) == 0
+  model = store.load_model('c')
+  assert list(model.config['parts']) == ['vae', 'prior'] and model.config['schedule']['prediction'] == 'v'
+  found = format.flatten(model.variables['prior']['params']['unet'])
+  np.testing.assert_array_equal(
+    found['up_1_attn_0/block_0_self/to_q/kernel'],
+    state['up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q.weight'].T,
+  )
+  assert len(found) == len(state)
+  importers.import_checkpoint(root, home / 'ssr')
+  empty = store.load_model('ssr').variables['unet']['constants']['prompt']
+  prompts = model.variables['prior']['constants']['prompts']
+  np.testing.assert_array_equal(prompts[0], empty)
+  assert prompts.shape == (3, *empty.shape) and np.abs(prompts[1] - prompts[2]).max() > 1e-3
+  with pytest.raises(SSRError, match='the prior of cassr has prompts of its own'):
+    importers.import_checkpoint(root, home / 'd', prompt='a photo', system='cassr')
+
+
 def test_the_list_names_licences_and_places(home, capsys):
   assert cli.main(['weights', 'list']) == 0
   out = capsys.readouterr().out

@@ -1,0 +1,1 @@
+"""The configs of CasSR, one for each size, and what they share."""

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping
 import dataclasses
-import io as iolib
+import itertools
 import json
 import os
 import pathlib
@@ -12,8 +12,9 @@ import time
 from typing import Any
 
 from ssr_jax import systems
-from ssr_jax.cli import console, terminal
-from ssr_jax.image import io
+from ssr_jax.cli import console, terminal, upscaling
+from ssr_jax.cli.upscaling import Job
+from ssr_jax.image import io, opening
 from ssr_jax.nn import DTYPES
 from ssr_jax.types import SSRError, one_line
 
@@ -86,6 +87,20 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   )
   up.add_argument('--tile', type=int, metavar='N', help='largest LR side without tiling; smaller needs less memory')
   up.add_argument(
+    '--max-pixels',
+    type=int,
+    metavar='N',
+    help='refuse images of more pixels, which a damaged or malicious file may claim to have '
+    f'(default: {opening.MAX_PIXELS})',
+  )
+  up.add_argument(
+    '--jobs',
+    type=int,
+    default=2,
+    metavar='N',
+    help='images that are read, and results that are written, beside the model (default: 2)',
+  )
+  up.add_argument(
     '--no-metadata',
     action='store_true',
     help="write pixels, colour profile and nothing else: neither the input's EXIF and XMP, nor model and settings",
@@ -94,20 +109,6 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   up.add_argument('--skip-existing', action='store_true', help='skip inputs whose output exists')
   up.add_argument('-q', '--quiet', action='store_true', help='print errors only')
   up.set_defaults(command=_upscale)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Job:
-  """An input and the files that are made of it; `figure` is None where none is wanted."""
-
-  source: pathlib.Path
-  target: pathlib.Path
-  figure: pathlib.Path | None = None
-
-  @property
-  def outputs(self) -> dict[str, pathlib.Path]:
-    """What each file is called in messages, and its path."""
-    return {'output': self.target, **({'figure': self.figure} if self.figure else {})}
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -119,25 +120,26 @@ def _size(text: str) -> tuple[int, int]:
   return box
 
 
-def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
-  """The largest (height, width) of the aspect ratio of `size`, (height, width), within a box (width, height)."""
-  height, width = size
-  factor = min(box[0] / width, box[1] / height)
-  return max(1, round(factor * height)), max(1, round(factor * width))
-
-
 def _upscale(arguments: argparse.Namespace) -> int:
   if arguments.scale is not None and arguments.size:
     raise SSRError('--scale and --size exclude each other; give one')
   if not 1 <= arguments.quality <= 100:
     raise SSRError(f'--quality {arguments.quality}: must be from 1 to 100')
+  if not 1 <= arguments.jobs <= 64:
+    raise SSRError(f'--jobs {arguments.jobs}: must be from 1 to 64')
+  if arguments.max_pixels is not None and arguments.max_pixels < 1:
+    raise SSRError(f'--max-pixels {arguments.max_pixels}: must be at least 1')
   for flag, (option, value, _) in _flags_of_systems().items():
     if _given(arguments, flag) and getattr(arguments, option.name) not in (None, value):
       raise SSRError(f'--{flag} and {option.flag} exclude each other; give one')
-  jobs, failures = _jobs(arguments)
+  begun = time.monotonic()
+  jobs, failures, skipped = _jobs(arguments)
   for line in failures:
     console.say(line)
+  done, failed = 0, len(failures)
+  summary = lambda: _tell_summary(arguments, done, skipped, failed, time.monotonic() - begun)
   if not jobs:
+    summary()
     return 1 if failures else 0
   console.check_writable(sorted({job.target.parent for job in jobs}))
 
@@ -146,8 +148,6 @@ def _upscale(arguments: argparse.Namespace) -> int:
   from ssr_jax import runtime, xla
   from ssr_jax.weights import store
 
-  total = {job.source: _pixels(job.source) for job in jobs}
-  failed, done = len(failures), 0
   xla.enable_compilation_cache()
   store.resolve(arguments.model)
   try:
@@ -155,41 +155,50 @@ def _upscale(arguments: argparse.Namespace) -> int:
   except SSRError as error:  # a damaged model is not a usage error
     return console.say(str(error), 1)
   # Report wrong options once, not for each image.
-  model.check(**{k: v for k, v in _options(arguments).items() if k != 'seed'})
+  options = _options(arguments)
+  model.check(**{k: v for k, v in options.items() if k != 'seed'})
   made_by = None if arguments.no_metadata else _made_by(model, arguments)
+  pixels = {job: _pixels(job.source) for job in jobs}
+  ends = dict(zip(jobs, itertools.accumulate(pixels.values()), strict=True))
   hidden = True if arguments.quiet else None  # None: hidden if stderr is no terminal
-  bar = tqdm(total=sum(total.values()), unit='px', unit_scale=True, disable=hidden, leave=False)
+  bar = tqdm(total=sum(pixels.values()), unit='px', unit_scale=True, disable=hidden, leave=False)
+
+  def progress(job, tiles_done, tiles):
+    bar.set_description(one_line(job.source.name[-24:]), refresh=False)
+    bar.update(max(ends[job] - pixels[job] * (tiles - tiles_done) / tiles - bar.n, 0))
+
+  upscaler = upscaling.Upscaler(model, arguments, options, made_by)
+  begun = time.monotonic()  # images a second are those of a model that is loaded
   try:
     with bar:
-      for job in jobs:
-        bar.set_description(one_line(job.source.name[-24:]))
-        goal = bar.n + total[job.source]
-        start = time.monotonic()
-
-        def progress(tiles_done, tiles, job=job, goal=goal):
-          bar.update(goal - total[job.source] * (tiles - tiles_done) / tiles - bar.n)
-
-        try:
-          height, width, notes = _upscale_one(model, job, arguments, made_by, progress)
-        except Exception as error:
+      for job, found in upscaling.run(upscaler, jobs, arguments.jobs, progress):
+        if isinstance(found, Exception):
           terminal.check_stopped()
-          if arguments.debug and not isinstance(error, SSRError):
-            raise
+          if arguments.debug and not isinstance(found, SSRError):
+            raise found
           failed += 1
+          progress(job, 1, 1)
           with bar.external_write_mode():
-            console.say(console.line_of(error, job.source))
-        else:
-          done += 1
-          if not arguments.quiet:
-            with bar.external_write_mode():
-              seconds = time.monotonic() - start
-              console.tell(f'{job.source} -> {job.target} ({width}x{height}, {seconds:.1f} s)')
-              for note in notes:
-                console.say(f'{job.source}: note: {note}')
-        bar.update(goal - bar.n)
+            console.say(console.line_of(found, job.source))
+          continue
+        done += 1
+        if not arguments.quiet:
+          with bar.external_write_mode():
+            height, width = found.size
+            console.tell(f'{job.source} -> {job.target} ({width}x{height}, {found.seconds:.1f} s)')
+            for note in found.notes:
+              console.say(f'{job.source}: note: {note}')
   except KeyboardInterrupt:
-    return console.say(f'stopped; {done} of {len(jobs)} images done', 130)
+    return console.say(f'stopped; {upscaler.written} of {len(jobs)} images done', 130)
+  summary()
   return 1 if failed else 0
+
+
+def _tell_summary(arguments: argparse.Namespace, done: int, skipped: int, failed: int, seconds: float) -> None:
+  """One line about a run of several images."""
+  if not arguments.quiet and done + skipped + failed > 1:
+    rate = f', {done / seconds:.3g} images/s' if done else ''
+    console.tell(f'{done} done, {skipped} skipped, {failed} failed in {seconds:.1f} s{rate}')
 
 
 def _made_by(model, arguments: argparse.Namespace) -> str:
@@ -210,34 +219,6 @@ def _made_by(model, arguments: argparse.Namespace) -> str:
     **systems.chosen(model.system.Options, plan),
   }
   return f'ssr_jax {ssr_jax.__version__} {json.dumps(said)}'
-
-
-def _upscale_one(model, job: _Job, arguments, made_by: str | None, progress) -> tuple[int, int, list[str]]:
-  """Reads, super-resolves and writes one image; returns the result's height, width and notes on lost metadata."""
-  from ssr_jax import runtime
-
-  picture = io.read(job.source, max_pixels=runtime.MAX_PIXELS)
-  options = _options(arguments)
-  if arguments.size:
-    options['size'] = _fitted(picture.rgb.shape[:2], arguments.size)
-  height, width = model.result_size(picture.rgb.shape[:2], options.get('scale'), options.get('size'))
-  io.check_format(job.target, height, width)  # fail before the model runs
-  result = model.sample(picture.rgb, progress=progress, keep_kernels=arguments.figures, **options)
-  alpha = None if picture.alpha is None else io.resize_alpha(picture.alpha, (height, width))
-  larger = dataclasses.replace(picture, rgb=result.image, alpha=alpha, made_by=made_by)
-  if arguments.no_metadata:
-    larger = dataclasses.replace(larger, exif=None, xmp=None, dpi=None)
-  sheet = None
-  if job.figure:  # drawn before anything is written, so that a failure writes neither file
-    from ssr_jax.evaluation.report import figures
-
-    buffer = iolib.BytesIO()
-    figures.figure(picture.rgb, model.system.outputs, result).save(buffer, 'PNG')
-    sheet = buffer.getvalue()
-  notes = picture.notes + io.write(job.target, larger, arguments.quality, replace=arguments.overwrite)
-  if job.figure and sheet is not None:
-    io.write_bytes(job.figure, sheet, replace=arguments.overwrite)
-  return height, width, notes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,23 +263,25 @@ def _options(arguments) -> dict:
   return options | ({'tile': arguments.tile} if arguments.tile else {})
 
 
-def _jobs(arguments) -> tuple[list[_Job], list[str]]:
-  """The jobs, and an error line for each input that cannot be processed.
+def _jobs(arguments) -> tuple[list[Job], list[str], int]:
+  """The jobs, an error line for each input that cannot be processed, and how many are skipped.
 
   No file of a job is an input, a file of another job, or, without --overwrite, a file that exists.
   """
   pairs, failures = _pairs(arguments)
   inputs = {_identity(source): source for source, _ in pairs}
-  jobs: list[_Job] = []
-  taken: dict[tuple, _Job] = {}
+  jobs: list[Job] = []
+  taken: dict[tuple, Job] = {}
+  skipped = 0
   for source, target in pairs:
     figure = target.with_name(f'{target.stem}_figure.png') if arguments.figures else None
-    job = _Job(source, target, figure)
+    job = Job(source, target, figure)
     same = taken.get(_identity(target))
     if same and same.target == target and _identity(same.source) == _identity(source):
       continue  # the same input given twice
     problem = _clash(job, inputs, taken)
     if not problem and os.path.lexists(target) and arguments.skip_existing:
+      skipped += 1
       continue
     if not problem and not arguments.overwrite:
       existing = [path for path in job.outputs.values() if os.path.lexists(path)]
@@ -308,7 +291,7 @@ def _jobs(arguments) -> tuple[list[_Job], list[str]]:
       continue
     taken |= {_identity(path): job for path in job.outputs.values()}
     jobs.append(job)
-  return jobs, failures
+  return jobs, failures, skipped
 
 
 def _pairs(arguments) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str]]:
@@ -334,7 +317,7 @@ def _pairs(arguments) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str
   return pairs, failures
 
 
-def _clash(job: _Job, inputs: Mapping[tuple, pathlib.Path], taken: Mapping[tuple, _Job]) -> str | None:
+def _clash(job: Job, inputs: Mapping[tuple, pathlib.Path], taken: Mapping[tuple, Job]) -> str | None:
   """A line about a file of the job that is an input or a file of an earlier job; None where there is none."""
   for what, path in job.outputs.items():
     identity = _identity(path)

@@ -1,30 +1,26 @@
-"""Samples of more than 8 bits, which Pillow reads with 8 bits and does not write in colour; and TIFF files.
+"""Samples of more than 8 bits, which Pillow reads with 8 bits, TIFF files, and files that are read band by band.
 
-PNG and TIFF are decoded by libvips, and PNG is written by it, except for its EXIF block, of which libvips keeps only
-the tags that it knows. TIFF is written here, with Pillow's class of TIFF directories: libvips drops EXIF from it, and
-Pillow writes either EXIF or XMP.
+They are decoded by libvips.
 """
 
 import contextlib
 import functools
 import io
 import os
-import struct
-import zlib
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
 
+from ssr_jax.image import opening
 from ssr_jax.image.metadata import DIRECTORIES, About, plausible_dpi
 from ssr_jax.types import SSRError
 
-_AFTER_HEADER = 33  # of a PNG file: 8 bytes of signature, 25 of the first chunk
 _LARGEST = 1.5  # floating-point values above it are taken for another range than 0 to 1
 
 
 def is_tiff(data: bytes) -> bool:
   """Whether a file that begins with these four bytes is a TIFF file; Pillow does not know all layouts of samples."""
-  return data[:4] in (b'II*\0', b'MM\0*')
+  return data[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 
 
 def read_tiff(source: str | os.PathLike | bytes) -> bytes | None:
@@ -92,12 +88,18 @@ def decode(data: bytes, name: str) -> tuple[np.ndarray, bool]:
 
 def about(data: bytes) -> tuple[About, Image.Exif]:
   """What a TIFF file holds besides pixels; of EXIF all tags of the file's first directory."""
-  tags = TiffImagePlugin.ImageFileDirectory_v2(data[:8])
+  big = data[2] == 43
+  tags = TiffImagePlugin.ImageFileDirectory_v2(data[: 16 if big else 8])
   file = io.BytesIO(data)
   file.seek(tags.next)
   tags.load(file)
   exif = Image.Exif()
-  exif.load_from_fp(io.BytesIO(data))
+  if big:  # Pillow's class of EXIF blocks does not know their directories
+    for tag in tags:
+      if tag not in DIRECTORIES:
+        exif[tag] = tags[tag]
+  else:
+    exif.load_from_fp(io.BytesIO(data))
   icc, xmp = (tags.get(tag) for tag in (34675, 700))
   dpi = None
   with contextlib.suppress(KeyError, TypeError, ValueError, ZeroDivisionError):  # absent or damaged tags
@@ -115,86 +117,119 @@ def _block(value: object) -> bytes | None:
 
 def _load(data: bytes):
   """The file as libvips sees it; pixels are decoded when they are used."""
-  vips = _libvips()
+  vips = libvips()
   load = vips.Image.tiffload_buffer if is_tiff(data) else vips.Image.pngload_buffer
   return load(data, fail_on='error')
 
 
 @functools.cache
-def _libvips():
+def libvips():
+  """The module pyvips, which is imported when it is needed."""
   os.environ.setdefault('VIPS_WARNING', '1')  # libvips then prints no warnings, which would name no file
   import pyvips
 
   return pyvips
 
 
-def encode(values: np.ndarray, form: str, about: About) -> bytes:
-  """A file of samples [h, w, 1 to 4]: PNG of uint16, or TIFF of uint8, uint16 or float32."""
-  return _png(values, about) if form == 'PNG' else _tiff(values, about)
+class Bands:
+  """Samples of a PNG, JPEG or TIFF file, decoded as they are asked for, from the top to the bottom and again.
+
+  Rows are best asked for in order; slices may overlap. Going back decodes the file again.
+
+  Attributes:
+    shape: [h, w, c].
+    dtype: uint8 or uint16; float32 stands for any other.
+    kind: libvips's name of the colour space.
+  """
+
+  def __init__(self, path: str | os.PathLike, name: str):
+    """Opens the file.
+
+    Args:
+      path: of the file.
+      name: for error messages.
+
+    Raises:
+      pyvips.Error: libvips cannot read it.
+    """
+    self._path, self._name = os.fspath(path), name
+    image = self._open()
+    self.shape, self.kind, self.dtype = (image.height, image.width, image.bands), image.interpretation, self._held.dtype
+
+  def __getitem__(self, rows: slice) -> np.ndarray:
+    """[n, w, c] of rows first:last; SSRError where the file is damaged there."""
+    first, last, _ = rows.indices(self.shape[0])
+    with opening.guarded(self._name):
+      if first < self._top:
+        self._open()
+      parts = [self._held[first - self._top :]]
+      done = self._top + len(self._held)
+      while done < last:
+        count = min(last - done, _AT_ONCE)
+        data = self._region.fetch(0, done, self.shape[1], count)
+        part = np.frombuffer(data, self._held.dtype).reshape(count, *self.shape[1:])
+        parts.append(part[max(first - done, 0) :])
+        done += count
+      self._held = parts[0] if len(parts) == 1 else np.concatenate(parts)
+      self._top = done - len(self._held)
+    return self._held[: last - first]
+
+  def again(self) -> 'Bands':
+    """The same file, read independently of this one."""
+    return Bands(self._path, self._name)
+
+  def _open(self):
+    vips = libvips()
+    image = vips.Image.new_from_file(self._path, access='sequential', fail_on='error')
+    dtype = {'uchar': np.uint8, 'ushort': np.uint16}.get(str(image.format), np.float32)
+    self._region, self._top = vips.Region.new(image), 0
+    self._held = np.empty((0, image.width, image.bands), dtype)  # rows from `_top` on
+    return image
 
 
-def _png(values: np.ndarray, about: About) -> bytes:
-  vips = _libvips()
-  image = vips.Image.new_from_array(values, interpretation='rgb16' if values.shape[-1] > 2 else 'grey16')
-  if about.dpi:
-    image = image.copy(xres=about.dpi[0] / 25.4, yres=about.dpi[1] / 25.4)  # a millimetre
-  for field, block in (('icc-profile-data', about.icc), ('xmp-data', about.xmp)):
-    if block:
-      image.set_type(vips.GValue.blob_type, field, block)  # pyright: ignore[reportArgumentType]  # declared narrower
-  data = image.pngsave_buffer(bitdepth=16, keep=vips.enums.ForeignKeep.ICC | vips.enums.ForeignKeep.XMP)
-  return _with_chunks(data, about)
+_AT_ONCE = 64  # rows that are decoded in one call
+_READABLE = {'b-w', 'srgb', 'grey16', 'rgb16'}
 
 
-def _with_chunks(data: bytes, about: About) -> bytes:
-  """A PNG file of libvips' with the EXIF block, and without the resolution that it states if it was given none."""
-  parts, place = [data[:_AFTER_HEADER]], _AFTER_HEADER
-  if about.exif:
-    content = b'eXIf' + about.exif.removeprefix(b'Exif\0\0')
-    parts.append(struct.pack('>I', len(content) - 4) + content + struct.pack('>I', zlib.crc32(content)))
-  while place < len(data):
-    end = place + 12 + int.from_bytes(data[place : place + 4], 'big')
-    if about.dpi or data[place + 4 : place + 8] != b'pHYs':
-      parts.append(data[place:end])
-    place = end
-  return b''.join(parts)
+class Channels:
+  """Some channels of `Bands`, as floats in [0, 1] where it has more than 8 bits, and a single one without an axis."""
+
+  def __init__(self, bands: Bands, channels: list[int] | int):
+    """The channels with these numbers; a single number has no axis."""
+    self._bands, self._channels = bands, channels
+    self.shape = bands.shape[:2] if isinstance(channels, int) else (*bands.shape[:2], len(channels))
+    self.dtype = np.dtype(np.uint8 if bands.dtype == np.uint8 else np.float32)
+
+  def again(self) -> 'Channels':
+    """The same, read independently of this one."""
+    return Channels(self._bands.again(), self._channels)
+
+  def __getitem__(self, rows: slice) -> np.ndarray:
+    """Rows first:last."""
+    found = self._bands[rows][..., self._channels]
+    return found if self.dtype == np.uint8 else found.astype(np.float32) / 65535
 
 
-def _tiff(values: np.ndarray, about: About, rows: int = 64) -> bytes:
-  """Strips of `rows` rows, compressed by deflate after differences along the row, which float samples do without."""
-  height, width, channels = values.shape
-  colours = 3 if channels > 2 else 1
-  whole = values.dtype != np.float32
-  tags = TiffImagePlugin.ImageFileDirectory_v2()
-  if about.exif:
-    exif = Image.Exif()
-    exif.load(about.exif)
-    for tag, value in exif.items():
-      tags[tag] = exif.get_ifd(tag) if tag in DIRECTORIES else value
-  tags[256], tags[257] = width, height
-  tags[258] = (8 * values.itemsize,) * channels
-  tags[259] = 8  # deflate
-  tags[262] = 2 if colours == 3 else 1
-  tags[277], tags[278], tags[284] = channels, rows, 1
-  tags[317] = 2 if whole else 1
-  tags[339] = (1 if whole else 3,) * channels
-  if channels > colours:
-    tags[338] = 2  # unassociated alpha
-  if about.dpi:
-    tags[282], tags[283], tags[296] = *about.dpi, 2
-  for tag, block in ((34675, about.icc), (700, about.xmp)):
-    if block:
-      tags.tagtype[tag] = 7
-      tags[tag] = block
-  strips = []
-  for top in range(0, height, rows):
-    strip = values[top : top + rows]
-    if whole:
-      strip = np.concatenate([strip[:, :1], strip[:, 1:] - strip[:, :-1]], 1)  # modulo the type's range
-    strips.append(zlib.compress(np.ascontiguousarray(strip, strip.dtype.newbyteorder('<')).tobytes(), 6))
-  starts = np.cumsum([0, *map(len, strips[:-1])])
-  tags[273], tags[279] = tuple(int(start) for start in starts), tuple(map(len, strips))  # from the directory's end
-  buffer = io.BytesIO()
-  tags.save(buffer)
-  for strip in strips:
-    buffer.write(strip)
-  return buffer.getvalue()
+def bands(path: str | os.PathLike, name: str, size: tuple[int, int]) -> tuple[Channels, Channels | None, bool] | None:
+  """Colour, transparency and whether it is gray, of a file that can be read in bands; None for any other.
+
+  Args:
+    path: a PNG, JPEG or TIFF file.
+    name: for error messages.
+    size: (height, width) that Pillow says it has.
+  """
+  vips = libvips()
+  try:
+    found = Bands(path, name)
+  except vips.Error:
+    return None  # the error of reading it whole says what is wrong
+  gray, channels = found.shape[2] < 3, found.shape[2]
+  if found.shape[:2] != size or channels > 4 or found.dtype == np.float32 or found.kind not in _READABLE:
+    return None
+  colour = Channels(found, [0, 0, 0] if gray else [0, 1, 2])
+  if channels in (1, 3):
+    return colour, None, gray
+  alpha = Channels(Bands(path, name), channels - 1)
+  top = 255 if found.dtype == np.uint8 else 1
+  opaque = all((alpha[y : y + _AT_ONCE] == top).all() for y in range(0, size[0], _AT_ONCE))
+  return colour, None if opaque else alpha, gray

@@ -8,16 +8,16 @@ none. A file is written under another name and then renamed, so that nobody sees
 from collections.abc import Callable
 import contextlib
 import dataclasses
-import errno
-import io
 import os
 import pathlib
-import secrets
+import sys
+from typing import Any
 
 import numpy as np
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
-from ssr_jax.image import deep, metadata, opening
+from ssr_jax.image import deep, encoders, metadata, opening
+from ssr_jax.image.files import NewFile, remove_unfinished, write_bytes
 from ssr_jax.types import SSRError
 
 READABLE = ('.png', '.jpg', '.jpeg', '.jfif', '.webp', '.avif', '.bmp', '.tif', '.tiff')
@@ -33,9 +33,10 @@ WRITABLE = {
   '.tiff': 'TIFF',
 }
 _LONGEST = {'JPEG': 65500, 'WEBP': 16383, 'AVIF': 65536}
-_LOSSY = ('JPEG', 'WEBP', 'AVIF')
 _WIDTH, _HEIGHT = 256, 257  # TIFF's tags
 _BITS_HELD = {'PNG': 16, 'TIFF': 32}  # of a sample; the others hold 8
+__all__ = ['READABLE', 'WRITABLE', 'NewFile', 'Picture', 'Writer', 'check_format', 'convert', 'decode', 'read']
+__all__ += ['remove_unfinished', 'size', 'write', 'write_bytes']
 _GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # any weights would do for an image that is gray up to rounding
 
 
@@ -44,7 +45,7 @@ class Picture:
   """An image file's content.
 
   Attributes:
-    rgb: [h, w, 3], uint8; float32 in [0, 1] where `bits` is above 8.
+    rgb: [h, w, 3], uint8; float32 in [0, 1] where `bits` is above 8. An array, or what gives arrays for slices of rows.
     alpha: [h, w] like `rgb`, or None.
     gray: whether the file was gray; rgb then holds it three times.
     bits: of a sample of the file: 8; 16; or 32, floating-point numbers.
@@ -56,8 +57,8 @@ class Picture:
     notes: what could not be kept of the file, one line each.
   """
 
-  rgb: np.ndarray
-  alpha: np.ndarray | None = None
+  rgb: Any
+  alpha: Any = None
   gray: bool = False
   bits: int = 8
   icc: bytes | None = None
@@ -76,7 +77,7 @@ def size(path: str | os.PathLike, upright: bool = False) -> tuple[int, int] | No
     upright: applies the orientation, for which a PNG may have to be decoded.
   """
   try:
-    with opening.opened(path) as image:
+    with opening.opened(path, max_pixels=sys.maxsize) as image:  # nothing is decoded
       found = image.height, image.width
       if image.format == 'TIFF':  # Pillow swaps them itself
         found = image.tag_v2[_HEIGHT], image.tag_v2[_WIDTH]  # pyright: ignore[reportAttributeAccessIssue]
@@ -96,17 +97,19 @@ def size(path: str | os.PathLike, upright: bool = False) -> tuple[int, int] | No
   return (found[1], found[0]) if turned else found
 
 
-def read(path: str | os.PathLike, max_pixels: int | None = None) -> Picture:
+def read(path: str | os.PathLike, max_pixels: int | None = None, banded: int | None = None) -> Picture:
   """Reads an image file.
 
   Args:
     path: a file of one of `opening.FORMATS`, whatever its suffix.
-    max_pixels: larger images are refused before they are decoded.
+    max_pixels: larger images are refused before they are decoded; default `opening.MAX_PIXELS`.
+    banded: images of more pixels than this are not decoded yet: `rgb` and `alpha` decode the rows that they are asked
+      for. This works for upright PNG, JPEG and TIFF files, gray or RGB, of 8 or 16 bits; others are decoded.
 
   Raises:
     SSRError: no file, not an image, damaged, animated, too large, or pixels of a kind that is not handled.
   """
-  return _read(path, str(path), max_pixels)
+  return _read(path, str(path), max_pixels, banded)
 
 
 def decode(data: bytes, name: str, max_pixels: int | None = None) -> Picture:
@@ -135,28 +138,90 @@ def write(path: str | os.PathLike, picture: Picture, quality: int = 95, replace:
   Raises:
     SSRError: an unknown suffix, a size that the format cannot hold, or a file that cannot be written.
   """
-  path = pathlib.Path(path)
-  height, width = picture.rgb.shape[:2]
-  form = check_format(path, height, width)
-  notes: list[str] = []
-  values = _samples(picture, form, notes)
-  about = metadata.About(picture.icc, xmp=picture.xmp, dpi=picture.dpi)
-  if form == 'WEBP' and picture.gray:
-    about.icc = None  # a gray profile is wrong for WebP, which has no gray
-  try:
-    about.exif = metadata.exif_of_size(picture.exif, width, height, picture.made_by)
-  except Exception:  # of many types, where the block is damaged
-    notes.append('its EXIF block is damaged and was dropped')
-  try:
-    if values.dtype != np.uint8 or form == 'TIFF':
-      data = deep.encode(values, form, about)
-    else:
-      data = _encoded(_image(values, form), form, about, quality)
-  except Exception as error:
+  with Writer(path, picture, picture.rgb.shape[:2], quality, replace, banded=False) as writer:
+    writer.write(picture.rgb, picture.alpha)
+  return writer.notes
+
+
+class Writer:
+  """Writes a picture from bands of its rows; a context: the file is there once it is left without an error.
+
+  Attributes:
+    notes: what the format cannot hold, one line each.
+  """
+
+  def __init__(
+    self,
+    path: str | os.PathLike,
+    picture: Picture,
+    size: tuple[int, int],
+    quality: int = 95,
+    replace: bool = True,
+    banded: bool = True,
+  ):
+    """Begins the file.
+
+    Args:
+      path: as of `write`; so are the errors.
+      picture: what the file is to hold; of its pixels only what they are, not their values.
+      size: (height, width) of what is written.
+      quality: as of `write`.
+      replace: as of `write`.
+      banded: False where the one band is the whole image; PNG and JPEG of 8 bits are then encoded by Pillow.
+    """
+    self._path, (height, width) = pathlib.Path(path), size
+    self._form, self._picture, self.notes = check_format(path, height, width), picture, []
+    form, alpha = self._form, picture.alpha is not None
+    held = _BITS_HELD.get(form, 8)
+    if picture.bits > held:
+      better = '.tif' if picture.bits > 16 else '.png or .tif'
+      self.notes.append(f'{form} holds {held} bits; {picture.bits} bits need {better}')
+    if alpha and form == 'JPEG':
+      self.notes.append('JPEG holds no transparency; it was dropped (use .png or .webp)')
+      alpha = False
+    self._bits, self._alpha = min(picture.bits, held), alpha
+    about = metadata.About(picture.icc, xmp=picture.xmp, dpi=picture.dpi)
+    if form == 'WEBP' and picture.gray:
+      about.icc = None  # a gray profile is wrong for WebP, which has no gray
+    try:
+      about.exif = metadata.exif_of_size(picture.exif, width, height, picture.made_by)
+    except Exception:  # of many types, where the block is damaged
+      self.notes.append('its EXIF block is damaged and was dropped')
+    self._shape = (height, width, (1 if picture.gray else 3) + alpha)
+    self._about, self._quality, self._banded = about, quality, banded
+    self._file, self._encoder = NewFile(path, replace), None
+
+  def __enter__(self) -> 'Writer':
+    return self
+
+  def write(self, rgb: np.ndarray, alpha: np.ndarray | None = None) -> None:
+    """Adds the next rows, [n, w, 3] and [n, w], each uint8 or float32 in [0, 1]."""
+    try:
+      values = _samples(rgb, alpha if self._alpha else None, self._picture.gray, self._bits)
+      if self._encoder is None:
+        options = (self._shape, values.dtype, self._about, self._quality, self._banded)
+        self._encoder = encoders.encoder(self._file, self._form, *options)
+      self._encoder.write(values)
+    except Exception as error:
+      raise self._refused(error) from error
+
+  def __exit__(self, kind: type | None, error: BaseException | None, *rest: Any) -> None:
+    try:
+      if kind is None and self._encoder is not None:
+        self._encoder.finish()
+    except Exception as failed:
+      self._file.__exit__(type(failed), failed, None)
+      raise self._refused(failed) from failed
+    finally:
+      if isinstance(self._encoder, encoders.Jpeg):
+        self._encoder.close()
+    self._file.__exit__(kind, error, *rest)
+
+  def _refused(self, error: Exception) -> SSRError:
+    if isinstance(error, SSRError) and str(self._path) in str(error):
+      return error
     reason = opening.first_line(error)
-    raise SSRError(f'{path}: cannot be encoded as {form} ({reason}); write a .png') from error
-  write_bytes(path, data, replace)
-  return notes
+    return SSRError(f'{self._path}: cannot be encoded as {self._form} ({reason}); write a .png')
 
 
 def check_format(path: str | os.PathLike, height: int, width: int) -> str:
@@ -174,90 +239,44 @@ def check_format(path: str | os.PathLike, height: int, width: int) -> str:
   return form
 
 
-def write_bytes(path: str | os.PathLike, data: bytes, replace: bool = True) -> None:
-  """Writes a file under another name in the same folder, flushes it to the disk, then renames it.
-
-  Args:
-    path: the folder must exist.
-    data: the content.
-    replace: False refuses to replace a file, also one that another program writes meanwhile.
-
-  Raises:
-    SSRError: it cannot be written, or exists.
-  """
-  path = pathlib.Path(path)
-  temporary = path.with_name(f'.ssr-{secrets.token_hex(8)}.tmp')
-  _unfinished.add(temporary)
+def _read(source: str | os.PathLike | bytes, name: str, max_pixels: int | None, banded: int | None = None) -> Picture:
   try:
-    with open(temporary, 'xb') as file:
-      file.write(data)
-      file.flush()
-      os.fsync(file.fileno())  # else a crash of the machine could leave the new name with half of the content
-    if replace:
-      os.replace(temporary, path)
-    else:
-      _rename_to_new(temporary, path)
-  except FileExistsError as error:
-    raise SSRError(f'{path}: exists; use --overwrite or choose another name') from error
-  except OSError as error:
-    raise SSRError(f'{path}: cannot be written ({error.strerror}); choose another place') from error
-  finally:
-    with contextlib.suppress(OSError):
-      temporary.unlink(missing_ok=True)
-    _unfinished.discard(temporary)
-
-
-def remove_unfinished() -> None:
-  """Removes the files that `write_bytes` is about to rename, for a process that ends at once."""
-  for path in tuple(_unfinished):
-    with contextlib.suppress(OSError):
-      path.unlink(missing_ok=True)
-
-
-_unfinished: set[pathlib.Path] = set()
-
-
-def _rename_to_new(old: pathlib.Path, new: pathlib.Path) -> None:
-  """Renames a file; FileExistsError where the new name is taken."""
-  try:
-    os.link(old, new)  # unlike rename, it fails where the name is taken
-  except FileExistsError:
-    raise
-  except OSError:  # a file system without hard links
-    if os.path.lexists(new):
-      raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from None
-    os.replace(old, new)
-
-
-def resize_alpha(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-  """Alpha [h, w], uint8 or float32 in [0, 1], -> [*size], bicubic."""
-  larger = np.asarray(Image.fromarray(alpha).resize((size[1], size[0]), Image.Resampling.BICUBIC))
-  return larger if alpha.dtype == np.uint8 else np.clip(larger, 0, 1)
-
-
-def _read(source: str | os.PathLike | bytes, name: str, max_pixels: int | None) -> Picture:
-  try:
-    with opening.opened(source, name) as image:
-      return _picture(image, name, max_pixels)
+    with opening.opened(source, name, max_pixels) as image:
+      few = banded is None or isinstance(source, bytes) or image.width * image.height <= banded
+      return (None if few else _banded(image, source, name)) or _picture(image, name, max_pixels)
   except opening.UnknownFormat:
     data = deep.read_tiff(source)
     if data is None:
       raise
   with opening.guarded(name):
     height, width = deep.size(data)
-    _check_pixels(name, height, width, max_pixels)
+    opening.check_pixels(name, height, width, max_pixels)
     about, exif = deep.about(data)
     return _of_samples(data, name, about, lambda: exif)
 
 
-def _check_pixels(name: str, height: int, width: int, max_pixels: int | None) -> None:
-  if max_pixels and width * height > max_pixels:
-    raise SSRError(f'{name}: {width}x{height} pixels, more than {max_pixels}; scale it down or cut it up')
+def _banded(image: Image.Image, path: Any, name: str) -> Picture | None:
+  """The picture of a file that is read band by band; None where it has to be decoded."""
+  deep_gray, notes = image.mode.startswith('I;16'), []
+  if image.format not in ('PNG', 'JPEG', 'TIFF') or 'transparency' in image.info:
+    return None
+  if image.mode not in ('L', 'LA', 'RGB', 'RGBA') and not deep_gray:
+    return None
+  if getattr(image, 'n_frames', 1) > 1 or metadata.orientation(image.getexif, notes) != 1 or notes:
+    return None
+  found = deep.bands(path, name, (image.height, image.width))
+  if found is None:
+    return None
+  about, exif = metadata.of_image(image), None
+  with contextlib.suppress(Exception):  # a damaged block
+    exif = metadata.exif_block(image)
+  rgb, alpha, gray = found
+  return Picture(rgb, alpha, gray, 8 if rgb.dtype == np.uint8 else 16, about.icc, exif, about.xmp, about.dpi)
 
 
 def _picture(image: Image.Image, name: str, max_pixels: int | None) -> Picture:
   """Decodes an image of Pillow's, upright."""
-  _check_pixels(name, image.height, image.width, max_pixels)
+  opening.check_pixels(name, image.height, image.width, max_pixels)
   # A phone's MPO file is a photo with a preview behind it, not an animation.
   if getattr(image, 'is_animated', False) and image.format != 'MPO':
     frames = getattr(image, 'n_frames', 'several')
@@ -340,21 +359,12 @@ def _decode(name: str, image: Image.Image, exif: bytes | None) -> Picture:
   return Picture(rgba[..., :3].copy(), alpha, gray, icc=icc, exif=exif, notes=notes)
 
 
-def _samples(picture: Picture, form: str, notes: list[str]) -> np.ndarray:
-  """What a file of this format gets of a picture: [h, w, 1 to 4], uint8, uint16 or float32."""
-  rgb, alpha = picture.rgb, picture.alpha
-  held = _BITS_HELD.get(form, 8)
-  if picture.bits > held:
-    better = '.tif' if picture.bits > 16 else '.png or .tif'
-    notes.append(f'{form} holds {held} bits; {picture.bits} bits need {better}')
-  if alpha is not None and form == 'JPEG':
-    notes.append('JPEG holds no transparency; it was dropped (use .png or .webp)')
-    alpha = None
+def _samples(rgb: np.ndarray, alpha: np.ndarray | None, gray: bool, bits: int) -> np.ndarray:
+  """What a file of so many bits gets: [h, w, 1 to 4], uint8, uint16 or float32."""
   planes = [rgb if alpha is None else np.dstack([_floats(rgb), _floats(alpha)])]
-  if picture.gray:
+  if gray:
     planes = [_floats(rgb) @ _GRAY, *([] if alpha is None else [_floats(alpha)])]
   values = np.dstack(planes)
-  bits = min(picture.bits, held)
   if values.dtype == np.uint8:
     return values
   if bits == 32:
@@ -365,35 +375,3 @@ def _samples(picture: Picture, form: str, notes: list[str]) -> np.ndarray:
 
 def _floats(image: np.ndarray) -> np.ndarray:
   return image.astype(np.float32) / 255 if image.dtype == np.uint8 else image
-
-
-def _image(values: np.ndarray, form: str) -> Image.Image:
-  """An image of Pillow's of uint8 samples [h, w, 1 to 4]."""
-  image = Image.fromarray(values[..., 0] if values.shape[-1] == 1 else values)
-  if form in ('WEBP', 'AVIF') and image.mode in ('L', 'LA'):  # they have no gray
-    image = image.convert('RGB' if image.mode == 'L' else 'RGBA')
-  return image
-
-
-def _encoded(image: Image.Image, form: str, about: metadata.About, quality: int) -> bytes:
-  options = {}
-  if about.icc:
-    options['icc_profile'] = about.icc
-  if about.exif:
-    options['exif'] = about.exif
-  if about.dpi and form in ('PNG', 'JPEG'):
-    options['dpi'] = about.dpi
-  if about.xmp and form == 'PNG':
-    options['pnginfo'] = PngImagePlugin.PngInfo()
-    options['pnginfo'].add_itxt('XML:com.adobe.xmp', about.xmp.decode('utf-8', 'replace'))
-  elif about.xmp:
-    options['xmp'] = about.xmp
-  if form in _LOSSY:
-    options['quality'] = quality
-  if form == 'JPEG' and quality >= 90:
-    options['subsampling'] = 0
-  if form == 'AVIF' and quality >= 90:
-    options['subsampling'] = '4:4:4'
-  buffer = io.BytesIO()
-  image.save(buffer, form, **options)
-  return buffer.getvalue()

@@ -38,6 +38,9 @@ FORMATS = {
 }
 """{Pillow's name of a format that is read: its suffixes}."""
 
+MAX_PIXELS = 2**28
+"""Pixels (16384 x 16384) above which a file is taken for an attack on memory, unless a caller allows more."""
+
 _DECODERS = {'PIL', 'pyvips'}
 # Without a handler Python prints Pillow's messages to stderr, where they name no file.
 logging.getLogger('PIL').addHandler(logging.NullHandler())
@@ -48,19 +51,32 @@ class UnknownFormat(SSRError):
 
 
 @contextlib.contextmanager
-def opened(source: str | os.PathLike | bytes, name: str | None = None) -> Iterator[Image.Image]:
+def opened(
+  source: str | os.PathLike | bytes, name: str | None = None, max_pixels: int | None = None
+) -> Iterator[Image.Image]:
   """A context with a Pillow image whose pixels are not decoded yet, `guarded` until it is left.
 
   Args:
     source: a file, or its bytes.
     name: for error messages; default the path.
+    max_pixels: as of `check_pixels`.
 
   Raises:
     SSRError: no regular file, not an image of a known format, damaged, or too large.
   """
   name = str(source) if name is None else name
   with guarded(name), _file(source, name) as file, Image.open(file, formats=_formats()) as image:
+    check_pixels(name, image.height, image.width, max_pixels)
     yield image
+
+
+def check_pixels(name: str, height: int, width: int, max_pixels: int | None = None) -> None:
+  """Refuses an image of more pixels than `max_pixels`, default `MAX_PIXELS`: small files can claim any size."""
+  most = MAX_PIXELS if max_pixels is None else max_pixels
+  if width * height > most:
+    raise SSRError(
+      f'{name}: {width}x{height} pixels, more than {most}; scale it down, or allow more (--max-pixels) if you trust it'
+    )
 
 
 @contextlib.contextmanager
@@ -139,13 +155,15 @@ def _formats() -> tuple[str, ...]:
 
 
 class _WithoutWarnings:
-  """A context, for several threads at once, in which warnings from Pillow are ignored.
+  """A context, for several threads at once, in which warnings from Pillow are ignored, and its limit of pixels.
 
-  With a `catch_warnings` for each thread, the last to leave would restore what another had set.
+  With a `catch_warnings` for each thread, the last to leave would restore what another had set. The limit is a global
+  variable of Pillow's; here `check_pixels` guards.
   """
 
   def __init__(self):
     self._lock, self._inside, self._saved = threading.Lock(), 0, warnings.catch_warnings()
+    self._limit = Image.MAX_IMAGE_PIXELS
 
   def __enter__(self) -> None:
     with self._lock:
@@ -153,6 +171,7 @@ class _WithoutWarnings:
         self._saved = warnings.catch_warnings()
         self._saved.__enter__()
         warnings.filterwarnings('ignore', module=r'PIL\b')
+        self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
       self._inside += 1
 
   def __exit__(self, *error: object) -> None:
@@ -160,6 +179,7 @@ class _WithoutWarnings:
       self._inside -= 1
       if not self._inside:
         self._saved.__exit__(None, None, None)
+        Image.MAX_IMAGE_PIXELS = self._limit
 
 
 _without_warnings = _WithoutWarnings()

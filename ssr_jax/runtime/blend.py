@@ -1,4 +1,4 @@
-"""Joining tiles on the host."""
+"""Joining tiles on the host, row of tiles by row of tiles."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,15 @@ from ssr_jax.types import ArrayLike
 
 
 class Blend:
-  """Joins overlapping tiles of several arrays: sum(weight * tile) / sum(weight)."""
+  """Joins overlapping tiles of several arrays: sum(weight * tile) / sum(weight).
+
+  Tiles come row by row, and rows that no later tile reaches are taken out: it never holds more than a row of tiles.
+  """
 
   def __init__(self, shape: tuple[int, int], scale: int):
     """Starts an empty image of `shape` samples, `scale` per LR pixel."""
     self.shape, self.scale = shape, scale
+    self.top = 0  # rows before it have been taken
     self.totals: dict[str, np.ndarray] = {}
     self.weights: np.ndarray | None = None
 
@@ -22,7 +26,7 @@ class Blend:
 
     Args:
       found: {name: tile}; pixels outside the image are dropped.
-      origin: (y, x) of their top left corner, in LR pixels.
+      origin: (y, x) of their top left corner, in LR pixels; y not before the rows that were taken.
       alone: whether the image is this one tile.
     """
     if not found:
@@ -33,19 +37,34 @@ class Blend:
       return
     y, x = (self.scale * o for o in origin)
     th, tw = next(iter(found.values())).shape[1:3]
-    place = np.s_[y : min(y + th, H), x : min(x + tw, W)]
+    place = np.s_[y - self.top : min(y + th, H) - self.top, x : min(x + tw, W)]
     weights = tiles.gaussian_weights((th, tw))[: H - y, : W - x, None]
-    if self.weights is None:
-      self.weights = np.zeros((H, W, 1), np.float32)
+    rows = min(y + th, H) - self.top
+    self.weights = _with_rows(self.weights, rows, W, 1)
     self.weights[place] += weights
     for name, tile in found.items():
-      if name not in self.totals:
-        self.totals[name] = np.zeros((H, W, tile.shape[-1]), np.float32)
+      self.totals[name] = _with_rows(self.totals.get(name), rows, W, tile.shape[-1])
       self.totals[name][place] += weights * np.asarray(tile)[0][: H - y, : W - x]
 
-  def results(self) -> dict[str, np.ndarray]:
-    """Returns {name: [*shape, c]}; call it once, it divides in place."""
+  def take(self, end: int) -> dict[str, np.ndarray]:
+    """Takes out the rows before LR row `end`, which no later tile may reach: {name: [rows, W, c]}."""
+    last = min(self.scale * end, self.shape[0])
+    count, self.top = last - self.top, last
+    found = {}
+    for name, total in self.totals.items():
+      found[name], self.totals[name] = total[:count], total[count:].copy()
+      if self.weights is not None:
+        found[name] /= self.weights[:count]
     if self.weights is not None:
-      for total in self.totals.values():
-        total /= self.weights
-    return self.totals
+      self.weights = self.weights[count:].copy()
+    return found
+
+
+def _with_rows(array: np.ndarray | None, rows: int, columns: int, channels: int) -> np.ndarray:
+  """An array [rows, columns, channels] that begins with the given one; zeros below it."""
+  if array is not None and len(array) >= rows:
+    return array
+  longer = np.zeros((rows, columns, channels), np.float32)
+  if array is not None:
+    longer[: len(array)] = array
+  return longer

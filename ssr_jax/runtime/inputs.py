@@ -20,21 +20,50 @@ _LEVELS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}
 _WORDS = {bool: 'True or False', int: 'a whole number', float: 'a number', str: 'a text'}
 
 
-class Images:
-  """LR images as floats, and the way back to what was given.
+class Rows:
+  """An image's rows as floats, and the way back to what was given.
 
   Attributes:
-    values: [b, h, w, 3] float32 in [0, 1].
+    shape: [h, w, 3].
+    dtype: of what was given, and of results.
+  """
+
+  def __init__(self, given: Any):
+    """Wraps what has `shape` [h, w, 3], `dtype` uint8, uint16 or float, and gives arrays for slices of its rows."""
+    self._given, self.shape, self.dtype = given, given.shape, np.dtype(given.dtype)
+
+  def __getitem__(self, rows: slice) -> np.ndarray:
+    """float32 [n, w, 3] in [0, 1]; SSRError where floats are in another range."""
+    image = np.asarray(self._given[rows], np.float32)
+    if self.dtype in _LEVELS:
+      return image / _LEVELS[self.dtype]
+    _check_range(image, self.dtype)
+    return np.clip(image, 0, 1)
+
+  def finish(self, image: np.ndarray) -> np.ndarray:
+    """A result, float in about [0, 1], clipped and in the dtype of what was given."""
+    image = np.clip(image, 0, 1)
+    if self.dtype in _LEVELS:
+      return np.rint(image * _LEVELS[self.dtype]).astype(self.dtype)
+    return image.astype(self.dtype)
+
+
+class Images:
+  """LR images as a caller gave them.
+
+  Attributes:
+    rows: the `Rows` of each.
+    shape: (b, h, w).
     single: whether one image was given, not a batch.
     dtype: of what was given, and of results.
   """
 
-  def __init__(self, lr: Any, max_pixels: int):
-    """Converts what the caller gave.
+  def __init__(self, lr: Any, max_pixels: int | None):
+    """Checks what the caller gave.
 
     Args:
       lr: [h, w, 3] or [b, h, w, 3], uint8, uint16 or float in [0, 1]; or the path of an image file; or a PIL image.
-      max_pixels: of an image; larger files are not decoded.
+      max_pixels: of an image file; larger ones are not decoded.
 
     Raises:
       SSRError: none of these, or a file that cannot be read.
@@ -53,28 +82,19 @@ class Images:
       raise SSRError(f'lr is {type(lr).__name__}; give an array, the path of an image or a PIL image')
     if given.ndim not in (3, 4) or given.shape[-1] != 3 or 0 in given.shape:
       raise SSRError(f'lr must be [h, w, 3] or [b, h, w, 3] with RGB last; got shape {list(given.shape)}')
-    h, w = given.shape[-3:-1]
-    if h * w > max_pixels:
-      raise SSRError(f'image of {w}x{h} pixels: more than {max_pixels} pixels; scale it down or cut it up')
     self.dtype, self.single = given.dtype, given.ndim == 3
     if self.dtype not in _LEVELS and not jnp.issubdtype(self.dtype, jnp.floating):
       raise SSRError(f'lr must be uint8, uint16, or float in [0, 1]; got {self.dtype}')
-    images = given.astype(np.float32)
-    if self.dtype in _LEVELS:
-      images = images / _LEVELS[self.dtype]
-    else:
-      low, high = images.min(), images.max()
-      if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails too
-        raise SSRError(f'lr of dtype {self.dtype} must lie in [0, 1]; got [{low:.4g}, {high:.4g}]')
-      images = np.clip(images, 0, 1)
-    self.values = images[None] if self.single else images
+    if self.dtype not in _LEVELS:
+      _check_range(given.astype(np.float32), self.dtype)
+    self.rows = [Rows(image) for image in (given[None] if self.single else given)]
+    self.shape = (len(self.rows), *given.shape[-3:-1])
 
-  def finish(self, image: np.ndarray) -> np.ndarray:
-    """A result, float in about [0, 1], clipped and in the dtype of what was given."""
-    image = np.clip(image, 0, 1)
-    if self.dtype in _LEVELS:
-      return np.rint(image * _LEVELS[self.dtype]).astype(self.dtype)
-    return image.astype(self.dtype)
+
+def _check_range(image: np.ndarray, dtype: Any) -> None:
+  low, high = image.min(), image.max()
+  if not (low >= -1e-3 and high <= 1 + 1e-3):  # written so that NaN fails too
+    raise SSRError(f'lr of dtype {dtype} must lie in [0, 1]; got [{low:.4g}, {high:.4g}]')
 
 
 def seeds(seed: Any, count: int) -> list[int]:

@@ -1,12 +1,13 @@
 """Any system's model as one call: an LR image in, the super-resolved image and the system's other outputs out.
 
 Images are padded to a few fixed sizes, so that one compiled program serves all images of a size class, or to what the
-system asks for. An image larger than a tile runs as overlapping tiles, which bounds memory. Images and tiles run one at
-a time: a result does not depend on the rest of the batch.
+system asks for. An image larger than a tile runs as overlapping tiles, row by row, and what no later tile reaches is
+passed on in bands of rows (`bands`), so that memory is that of a row of tiles. Images and tiles run one at a time: a
+result does not depend on the rest of the batch.
 """
 
 import collections
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
 import functools
 import hashlib
@@ -17,25 +18,21 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image
 
 from ssr_jax import nn, systems, xla
 from ssr_jax.diffusion.noise import NoiseField
-from ssr_jax.image import tiles
+from ssr_jax.image import opening
 from ssr_jax.runtime import inputs
+from ssr_jax.runtime.bands import OVERLAP, Band, Layout, Ticks, View, bucket, finished, gathered, pad, resized, sized
 from ssr_jax.runtime.blend import Blend
-from ssr_jax.systems.base import Output, System, Tree, Window
+from ssr_jax.systems.base import System, Tree, Window
 from ssr_jax.types import Array, SSRError
 from ssr_jax.weights import format, store
 
 TILE = 192
 """Largest LR side that runs in one piece."""
-OVERLAP = 32
-"""Least overlap of neighbouring tiles, in LR pixels."""
 PROGRAMS = 8
 """Size classes whose compiled programs a model keeps, those used last; another one is compiled again."""
-MAX_PIXELS = 2**22
-"""Largest LR image (2048 x 2048); results are held in memory as float32, about 0.7 kB per LR pixel."""
 
 
 class Result:
@@ -61,12 +58,6 @@ class Result:
   def __repr__(self) -> str:
     shapes = {name: None if x is None else x.shape for name, x in {'image': self.image, **self.outputs}.items()}
     return f'Result({", ".join(f"{name} {shape}" for name, shape in shapes.items())})'
-
-
-def bucket(size: int) -> int:
-  """Padded LR side of an image side: the next multiple of 32 up to 128, of 64 above."""
-  step = 32 if size <= 128 else 64
-  return max(1, -(-size // step)) * step
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -105,9 +96,9 @@ class Restorer:
     """Super-resolves images.
 
     Args:
-      lr: [h, w, 3] or [b, h, w, 3], uint8, uint16 or float in [0, 1], any size up to `MAX_PIXELS` pixels. Or one image
-        as a path or a PIL image, which becomes uint8 RGB (of more than 8 bits: float32): orientation is applied,
-        transparency and colour profile are ignored; `ssr upscale` keeps them.
+      lr: [h, w, 3] or [b, h, w, 3], uint8, uint16 or float in [0, 1], any size. Or one image as a path or a PIL image,
+        which becomes uint8 RGB (of more than 8 bits: float32): orientation is applied, transparency and colour profile
+        are ignored; `ssr upscale` keeps them.
       seed: of the diffusion noise. One number is used for every image of a batch, so that an image gets the same result
         alone and in a batch; a sequence gives each image its own. Unused by a student that starts without noise.
       scale: of the result, 1 to 8; default the model's. The model makes its own scale, and the result is resized from
@@ -132,56 +123,100 @@ class Restorer:
     """
     plan = self.check(scale=scale, size=size, tile=tile, **options)
     progress, keep_kernels = inputs.progress(progress), inputs.typed('keep_kernels', keep_kernels, bool)
-    images = inputs.Images(lr, MAX_PIXELS)
-    b, h, w, _ = images.values.shape
+    images = inputs.Images(lr, opening.MAX_PIXELS)
+    b, h, w = images.shape
     seeds = inputs.seeds(seed, b)
     target = inputs.target(scale, size, (h, w), self.config['scale'])
     known = inputs.given(self.system, given, (b, h, w), plan.scale, images.single)
     if known:
       plan = dataclasses.replace(plan, given=tuple(sorted(known)))
-    padding = self.system.padding(self.modules, plan)
-    layout = _Layout.of(h, w, tile, self.system.alignment(self.modules, plan), padding)
-    ticks = _Ticks(progress, b * layout.tiles * self._passes(layout, plan))
+    layout = self._layout((h, w), tile, plan)
+    ticks = Ticks(progress, b * layout.tiles * self._passes(layout, plan))
     kept = tuple(o.name for o in self.system.outputs if keep_kernels or o.kind != 'kernels')
     results = []
-    for i, (image, number) in enumerate(zip(images.values, seeds, strict=True)):
+    for i, (rows, number) in enumerate(zip(images.rows, seeds, strict=True)):
       its = {name: values[i] for name, values in known.items()}
-      found = self.system.finish(self._restore_image(image, int(number), layout, plan, kept, ticks, its), plan)
-      for name, values in found.items():
-        if values is not None and not np.isfinite(np.sum(values)):  # no copy, as isfinite of each would make
-          raise SSRError(
-            f"model '{self.config['name']}': output '{name}' is not finite; verify the model or its weights"
-          )
-      found = {o.name: self._sized(o, found.get(o.name), target) for o in self.system.outputs}
-      results.append({o.name: self._typed(o.kind, found[o.name], images.finish) for o in self.system.outputs})
-    if images.single:
-      found = results[0]
-    else:
-      found = {name: x if x is None else np.stack([r[name] for r in results]) for name, x in results[0].items()}
+      shapes = {o.name: (h, w) if o.at_lr else target for o in self.system.outputs}
+      results.append(gathered(self._bands(rows, int(number), layout, plan, kept, ticks, its, target), shapes))
+    found = {
+      o.name: None if results[0].get(o.name) is None else [r[o.name] for r in results] for o in self.system.outputs
+    }
+    found = {name: x if x is None else x[0] if images.single else np.stack(x) for name, x in found.items()}
     answer = found.pop(self.system.outputs[-1].name)
     assert answer is not None, f'{self.system.name} returned no image'
     return Result(answer, found)
 
-  @staticmethod
-  def _sized(output: Output, array: np.ndarray | None, target: tuple[int, int]) -> np.ndarray | None:
-    """An output at the size asked for; depth and maps keep their range, as bilinear weights are not negative."""
-    if array is None or output.at_lr or array.shape[:2] == target:
-      return array
-    return resized(array, target, 'bicubic' if output.kind == 'image' else 'bilinear')
+  def stream(
+    self,
+    rows: Any,
+    *,
+    seed: int = 0,
+    scale: float | None = None,
+    size: tuple[int, int] | None = None,
+    tile: int = TILE,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+  ) -> Iterator[Band]:
+    """Super-resolves an image that need not fit into memory, and gives the result in bands of rows.
 
-  @staticmethod
-  def _typed(kind: str, array: np.ndarray | None, finish: Callable[[np.ndarray], np.ndarray]) -> np.ndarray | None:
-    return finish(array) if kind == 'image' and array is not None else array
+    The result is that of `sample`. Every pass, and the look at the whole image before the first, reads all rows from
+    the top to the bottom, in slices that overlap.
+
+    Args:
+      rows: the image: has `shape` [h, w, 3] and `dtype` uint8, uint16 or float, and `rows[a:b]` is an array [b - a, w,
+        3]; an array, for one.
+      seed: as of `sample`; so are the others.
+      scale: of the result.
+      size: of the result.
+      tile: largest LR side of a tile.
+      progress: called after each tile.
+      **options: of the system.
+
+    Yields:
+      {output: [n, W, c]}, from the top to the bottom, without those of the kind 'kernels'.
+
+    Raises:
+      SSRError: as of `sample`.
+    """
+    plan = self.check(scale=scale, size=size, tile=tile, **options)
+    rows = inputs.Rows(rows)
+    h, w, _ = rows.shape
+    target = inputs.target(scale, size, (h, w), self.config['scale'])
+    layout = self._layout((h, w), tile, plan)
+    ticks = Ticks(inputs.progress(progress), layout.tiles * self._passes(layout, plan))
+    kept = tuple(o.name for o in self.system.outputs if o.kind != 'kernels')
+    return self._bands(rows, inputs.seeds(seed, 1)[0], layout, plan, kept, ticks, {}, target)
+
+  def _layout(self, size: tuple[int, int], tile: int, plan: Any) -> Layout:
+    padding = self.system.padding(self.modules, plan)
+    return Layout.of(*size, tile, self.system.alignment(self.modules, plan), padding)
+
+  def _bands(self, rows, seed, layout: Layout, plan, kept, ticks, given, target) -> Iterator[Band]:
+    """The outputs of an image, finished, resized, and images in the dtype of `rows`."""
+    outputs = {o.name: o for o in self.system.outputs}
+    at_lr = {name for name, o in outputs.items() if o.at_lr}
+    # Depth and maps keep their range, as bilinear weights are not negative.
+    methods = {n: 'bicubic' if o.kind == 'image' else 'bilinear' for n, o in outputs.items() if n not in at_lr}
+    height, width = (plan.scale * side for side in layout.size)
+    bands = self._restored(rows, seed, layout, plan, kept, ticks, given)
+    bands = finished(bands, lambda found: self.system.finish(found, plan), self.system.reach(plan), height, at_lr)
+    for band in sized(bands, (height, width), target, methods):
+      for name, x in band.items():
+        if not np.isfinite(np.sum(x)):  # no copy, as isfinite of each would make
+          raise SSRError(
+            f"model '{self.config['name']}': output '{name}' is not finite; verify the model or its weights"
+          )
+      yield {n: rows.finish(x) if outputs[n].kind == 'image' else x for n, x in band.items() if n in outputs}
 
   def _cut(self, plan: Any) -> dict[str, int]:
     """{output that a tile gets its own piece of, where it is given: pixels of it per LR pixel}."""
     return {o.name: 1 if o.at_lr else plan.scale for o in self.system.outputs if o.at_lr or o.kind == 'image'}
 
-  def _passes(self, layout: '_Layout', plan: Any) -> int:
+  def _passes(self, layout: Layout, plan: Any) -> int:
     return self.system.passes(plan) if layout.tiles > 1 else 1
 
-  def _restore_image(self, lr, seed, layout: '_Layout', plan, kept, ticks, given) -> dict[str, np.ndarray]:
-    """One image [h, w, 3] float32, in tiles; a small image is a single tile, padded."""
+  def _restored(self, lr, seed, layout: Layout, plan, kept, ticks, given) -> Iterator[Band]:
+    """One image, rows [n, w, 3] float32, in tiles; a small image is a single tile, padded."""
     context = None
     variables = {part: self.variables[part] for part in plan.parts}
     view = self.system.view_size(self.modules, plan)
@@ -189,34 +224,44 @@ class Restorer:
     assert view is not None or cut.keys() >= given.keys(), f'{self.system.name} accepts {set(given)}, has no view size'
     given = {name: x if name in cut or view is None else resized(x, view) for name, x in given.items()}
     if layout.tiles > 1 and view is not None:
-      context = self._prepare(variables, resized(lr, view)[None], plan=plan)
+      seen, first = View(layout.size, view), 0
+      for _, _, end in layout.rows:
+        seen.add(lr[first:end])
+        first = end
+      context = self._prepare(variables, seen.result()[None], plan=plan)
       for _ in range(self._passes(layout, plan) - 1):
-        seen = self._pass(lr, seed, layout, context, variables, plan, (), ticks, given)['view']
-        context = self._advance(variables, context, resized(seen, view)[None], plan=plan)
-    return self._pass(lr, seed, layout, context, variables, plan, kept, ticks, given)
+        seen = View((plan.scale * layout.size[0], plan.scale * layout.size[1]), view)
+        for band in self._pass(lr, seed, layout, context, variables, plan, (), ticks, given):
+          seen.add(band['view'])
+        context = self._advance(variables, context, seen.result()[None], plan=plan)
+    yield from self._pass(lr, seed, layout, context, variables, plan, kept, ticks, given)
 
-  def _pass(self, lr, seed, layout: '_Layout', context, variables, plan, kept, ticks, given) -> dict[str, np.ndarray]:
+  def _pass(self, lr, seed, layout: Layout, context, variables, plan, kept, ticks, given) -> Iterator[Band]:
     """Runs every tile once and blends the results: the outputs `kept`, or, if that is empty, the next pass's view."""
-    h, w, _ = lr.shape
+    h, w = layout.size
     large, small = Blend((plan.scale * h, plan.scale * w), plan.scale), Blend((h, w), 1)
     at_lr = {o.name for o in self.system.outputs if o.at_lr}
     scales = self._cut(plan)
-    for y, x in layout.origins:
+    for y, columns, end in layout.rows:
+      rows = lr[y : min(y + layout.shape[0], h)]
+      for x in columns:
 
-      def cut(array, scale=1, y=y, x=x):
-        th, tw = (scale * side for side in layout.shape)
-        return pad(array[scale * y : scale * y + th, scale * x : scale * x + tw], (th, tw))[None]
+        def cut(array, scale=1, y=y, x=x):
+          th, tw = (scale * side for side in layout.shape)
+          return pad(array[scale * y : scale * y + th, scale * x : scale * x + tw], (th, tw))[None]
 
-      crop = cut(lr)
-      window = Window(np.array([h, w], np.int32), np.array([y, x], np.int32))
-      noise = NoiseField(np.array(seed % 2**32, np.uint32), np.array([y, x], np.int32))
-      known = {name: cut(a, scales[name]) if name in scales else a[None] for name, a in given.items()}
-      found = self._restore(variables, crop, window, context, noise, *([known] if known else []), plan=plan, kept=kept)
-      alone = layout.tiles == 1
-      small.add({name: v for name, v in found.items() if name in at_lr}, (y, x), alone)
-      large.add({name: v for name, v in found.items() if name not in at_lr}, (y, x), alone)
-      ticks()
-    return {**large.results(), **small.results()}
+        crop = cut(rows, y=0)
+        window = Window(np.array([h, w], np.int32), np.array([y, x], np.int32))
+        noise = NoiseField(np.array(seed % 2**32, np.uint32), np.array([y, x], np.int32))
+        known = {name: cut(a, scales[name]) if name in scales else a[None] for name, a in given.items()}
+        found = self._restore(
+          variables, crop, window, context, noise, *([known] if known else []), plan=plan, kept=kept
+        )
+        alone = layout.tiles == 1
+        small.add({name: v for name, v in found.items() if name in at_lr}, (y, x), alone)
+        large.add({name: v for name, v in found.items() if name not in at_lr}, (y, x), alone)
+        ticks()
+      yield {**large.take(end), **small.take(end)}
 
   @functools.cached_property
   def _restore(self) -> Callable[..., dict[str, Array]]:
@@ -351,50 +396,3 @@ def _in_dtypes(variables: Mapping[str, Any], part: str, config: Mapping[str, Any
   """A part's variables in the dtypes that its network needs them in: bfloat16 where it would round them anyway."""
   wanted = format.abstract_variables(part, config, dtype, system=system)
   return format.unflatten({k: x.astype(wanted[k].dtype, copy=False) for k, x in format.flatten(variables).items()})
-
-
-# -- Images and tiles --------------------------------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layout:
-  """The tiles of an image: their shape, and the (y, x) of each."""
-
-  shape: tuple[int, int]
-  origins: list[tuple[int, int]]
-
-  @property
-  def tiles(self) -> int:
-    return len(self.origins)
-
-  @classmethod
-  def of(cls, h: int, w: int, tile: int, multiple: int, padding: int | None = None) -> '_Layout':
-    padded = bucket if padding is None else lambda side: -(-side // padding) * padding
-    shape = min(padded(h), tile), min(padded(w), tile)
-    return cls(shape, tiles.origins((h, w), shape, OVERLAP, multiple))
-
-
-class _Ticks:
-  """Counts finished tiles for a progress callback."""
-
-  def __init__(self, progress: Callable[[int, int], None] | None, total: int):
-    self._progress, self._total, self._done = progress, total, 0
-
-  def __call__(self) -> None:
-    self._done += 1
-    if self._progress:
-      self._progress(self._done, self._total)
-
-
-def pad(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-  """Pads [h, w, c] to `shape` at the bottom and right by reflection, which continues texture."""
-  h, w, _ = image.shape
-  grow = ((0, shape[0] - h), (0, shape[1] - w), (0, 0))
-  return np.pad(image, grow, mode='reflect') if any(high for _, high in grow) else image
-
-
-def resized(image: np.ndarray, shape: tuple[int, int], method: str = 'bilinear') -> np.ndarray:
-  """Resizes [h, w, c] float32, antialiased, like `image.resize`; on the host, where a new size needs no compilation."""
-  how = {'bilinear': Image.Resampling.BILINEAR, 'bicubic': Image.Resampling.BICUBIC}[method]
-  planes = (Image.fromarray(np.ascontiguousarray(image[..., c], np.float32)) for c in range(image.shape[-1]))
-  return np.stack([np.asarray(plane.resize((shape[1], shape[0]), how)) for plane in planes], -1)

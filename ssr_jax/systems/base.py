@@ -402,6 +402,17 @@ class System:
     raise NotImplementedError
 
   def finish(self, found: dict[str, Any], plan: Any) -> dict[str, Any]:
-    """The last step on the whole image, on the host: {name: NumPy array without a b axis}, the answer among them."""
+    """The last step on the image, on the host: {name: NumPy array without a b axis}, the answer among them.
+
+    It gets what `restore` found at the result's size, of the whole image or of a band of its rows; see `reach`.
+    """
     del plan
     return found
+
+  def reach(self, plan: Any) -> int | None:
+    """Rows of the result, above and below a row, that `finish` looks at; None where it needs the whole image.
+
+    With a number images of any size run in bands of rows; with None the whole result is held in memory as float32.
+    """
+    del plan
+    return 0 if type(self).finish is System.finish else None

@@ -52,13 +52,13 @@ class _Stub:
 
 @pytest.fixture
 def ssr(monkeypatch, capfd):
-  """Runs `ssr upscale` with the stub: (exit code, lines of stdout, lines of stderr)."""
+  """Runs `ssr upscale` with the stub: (exit code, lines of stdout without the summary, lines of stderr)."""
   monkeypatch.setattr(runtime, 'load', lambda *_, **__: _Stub())
 
   def run(*arguments):
     code = cli.main(['upscale', *map(str, arguments)])
     out, err = capfd.readouterr()
-    return code, out.splitlines(), err.splitlines()
+    return code, [line for line in out.splitlines() if ' done, ' not in line], err.splitlines()
 
   return run
 

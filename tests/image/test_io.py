@@ -69,9 +69,6 @@ def test_alpha_is_kept_where_the_format_can(tmp_path):
     assert not io.write(tmp_path / f'b{suffix}', picture)
     np.testing.assert_array_equal(io.read(tmp_path / f'b{suffix}').alpha, pixels[..., 3])
   assert 'transparency' in io.write(tmp_path / 'b.jpg', picture)[0]
-  up = io.resize_alpha(picture.alpha, (48, 68))
-  want = Image.fromarray(pixels[..., 3]).resize((68, 48), Image.Resampling.BICUBIC)
-  np.testing.assert_array_equal(up, np.asarray(want))
 
 
 def test_palette_with_transparency_and_opaque_alpha(tmp_path):
@@ -153,10 +150,9 @@ def test_tiff_holds_every_sample_for_others_and_for_us(tmp_path, bits, channels)
 def test_png_holds_sixteen_bits_for_others_and_for_us(tmp_path, channels):
   values, picture = _picture(16, channels)
   assert io.write(tmp_path / 'a.png', picture) == []
-  found = _png(tmp_path / 'a.png')  # libvips writes gray with transparency as RGBA
-  np.testing.assert_array_equal(found[..., [0, -1]] if channels == 2 else found, values)
+  np.testing.assert_array_equal(_png(tmp_path / 'a.png'), values)
   again = io.read(tmp_path / 'a.png')
-  assert (again.bits, again.gray) == (16, channels < 3 or again.gray)
+  assert (again.bits, again.gray) == (16, channels < 3)
   np.testing.assert_allclose(again.rgb, picture.rgb, atol=1e-6)
   if channels in (2, 4):
     np.testing.assert_allclose(again.alpha, picture.alpha, atol=1e-6)

@@ -178,6 +178,17 @@ class SSRSystem(System):
       image = found['restored'] + np.float32(plan.blend) * (image - found['restored'])
     return {**found, 'image': image}
 
+  def reach(self, plan: plan_lib.Plan) -> int | None:
+    """That of the colour fix; AdaIN takes means over the whole image."""
+    if not plan.steps or plan.colour_fix == 'none':
+      return 0
+    return None if plan.colour_fix == 'adain' else wavelet_reach(*plan.levels)
+
+
+def wavelet_reach(levels: int, chroma_levels: int | None) -> int:
+  """Rows above and below a row that the wavelet colour fix looks at, rounded up."""
+  return 2 ** max(levels, chroma_levels or 0)
+
 
 def fix_colours(
   image: np.ndarray, reference: np.ndarray, how: str, levels: int = 5, chroma_levels: int | None = None
@@ -196,7 +207,7 @@ def fix_colours(
   if how == 'adain':
     return np.concatenate([colourfix.adain(image[..., c : c + 1], reference[..., c : c + 1]) for c in range(3)], -1)
   # The wavelet at a pixel depends on pixels up to this distance.
-  reach = 2 ** max(levels, chroma_levels or 0)
+  reach = wavelet_reach(levels, chroma_levels)
   out = np.empty_like(image)
   for top in range(0, len(image), _BAND):
     first, last = max(top - reach, 0), min(top + _BAND + reach, len(image))

@@ -1,0 +1,224 @@
+"""What `ssr upscale` does with images: reads them, runs the model and writes the results, beside each other.
+
+The model runs in the main thread, one image at a time, so that a result does not depend on what is read or written
+beside it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+import dataclasses
+import io as iolib
+import pathlib
+import threading
+import time
+from typing import Any
+
+import numpy as np
+
+from ssr_jax.image import io, transparency
+from ssr_jax.types import SSRError
+
+BANDED = 2**22
+"""LR pixels above which an image is read, restored and written in bands of rows."""
+_ROWS = 256  # of the result, written at once
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+  """An input and the files that are made of it; `figure` is None where none is wanted."""
+
+  source: pathlib.Path
+  target: pathlib.Path
+  figure: pathlib.Path | None = None
+
+  @property
+  def outputs(self) -> dict[str, pathlib.Path]:
+    """What each file is called in messages, and its path."""
+    return {'output': self.target, **({'figure': self.figure} if self.figure else {})}
+
+
+@dataclasses.dataclass
+class Work:
+  """An image on its way.
+
+  Attributes:
+    job: its files.
+    picture: what was read.
+    size: (height, width) of the result.
+    options: of `Restorer.sample`.
+    result: of it; None before, and where the result was written in bands.
+    alpha: the result's transparency, or None.
+    notes: what could not be kept.
+    seconds: spent on it.
+  """
+
+  job: Job
+  picture: io.Picture
+  size: tuple[int, int]
+  options: dict[str, Any]
+  result: Any = None
+  alpha: np.ndarray | None = None
+  notes: list[str] = dataclasses.field(default_factory=list)
+  seconds: float = 0.0
+
+
+class Upscaler:
+  """Reads, restores and writes images with one model and one set of options.
+
+  Attributes:
+    written: number of results that are there.
+  """
+
+  def __init__(self, model: Any, arguments: Any, options: dict[str, Any], made_by: str | None):
+    """Stores its arguments.
+
+    Args:
+      model: of `runtime.load`.
+      arguments: of the command line.
+      options: of `Restorer.sample`.
+      made_by: what the results say of what made them, or None.
+    """
+    self.model, self.arguments, self.options, self.made_by = model, arguments, options, made_by
+    self.written, self._lock = 0, threading.Lock()
+
+  def read(self, job: Job) -> Work:
+    """Reads an image, or only its header where it is to run in bands; any thread may."""
+    start = time.monotonic()
+    picture = io.read(job.source, max_pixels=self.arguments.max_pixels, banded=BANDED)
+    options, lr = dict(self.options), picture.rgb.shape[:2]
+    if self.arguments.size:
+      options['size'] = _fitted(lr, self.arguments.size)
+    size = self.model.result_size(lr, options.get('scale'), options.get('size'))
+    io.check_format(job.target, *size)  # fail before the model runs
+    if job.figure and _large(picture):
+      raise SSRError(f'{job.source}: too large for --figures, which show the whole image; leave that out')
+    return Work(job, picture, size, options, notes=list(picture.notes), seconds=time.monotonic() - start)
+
+  def restore(self, work: Work, progress: Callable[[int, int], None]) -> None:
+    """Runs the model, in the main thread; of a large image also writes the result, as it comes."""
+    start, picture = time.monotonic(), work.picture
+    of_alpha = self._options_of_alpha(work) if picture.alpha is not None else {}
+    if _large(picture):
+      self._restore_in_bands(work, of_alpha, progress)
+    else:
+      figures = work.job.figure is not None
+      work.result = self.model.sample(picture.rgb, progress=progress, keep_kernels=figures, **work.options)
+      if picture.alpha is not None:
+        gray = transparency.Gray(picture.alpha)[:]
+        found = self.model.sample(gray, keep_kernels=False, **of_alpha).image[..., 0]
+        work.alpha = transparency.limited(found, 0, work.size, picture.alpha)
+    work.seconds += time.monotonic() - start
+
+  def write(self, work: Work) -> None:
+    """Writes a result that has not been written yet; any thread may."""
+    start = time.monotonic()
+    if work.result is not None:
+      sheet = None
+      if work.job.figure:  # drawn before anything is written, so that a failure writes neither file
+        from ssr_jax.evaluation.report import figures
+
+        buffer = iolib.BytesIO()
+        figures.figure(work.picture.rgb, self.model.system.outputs, work.result).save(buffer, 'PNG')
+        sheet = buffer.getvalue()
+      larger = dataclasses.replace(self._described(work.picture), rgb=work.result.image, alpha=work.alpha)
+      work.notes += io.write(work.job.target, larger, self.arguments.quality, replace=self.arguments.overwrite)
+      if work.job.figure and sheet is not None:
+        io.write_bytes(work.job.figure, sheet, replace=self.arguments.overwrite)
+    work.result = work.alpha = None
+    with self._lock:
+      self.written += 1
+    work.seconds += time.monotonic() - start
+
+  def _restore_in_bands(self, work: Work, of_alpha: dict[str, Any], progress: Callable[[int, int], None]) -> None:
+    from ssr_jax import runtime
+
+    picture, answer = work.picture, self.model.system.outputs[-1].name
+    colour = runtime.Feed(band[answer] for band in self.model.stream(picture.rgb, progress=progress, **work.options))
+    alpha = limits = None
+    if picture.alpha is not None:
+      # Two readers: one goes ahead by a row of tiles.
+      limits = picture.alpha.again() if hasattr(picture.alpha, 'again') else picture.alpha
+      bands = self.model.stream(transparency.Gray(picture.alpha), **of_alpha)
+      alpha = runtime.Feed(band[answer][..., 0] for band in bands)
+    options = (self._described(picture), work.size, self.arguments.quality, self.arguments.overwrite)
+    with io.Writer(work.job.target, *options) as writer:
+      for first in range(0, work.size[0], _ROWS):
+        rows = colour.take(_ROWS)
+        plane = transparency.limited(alpha.take(_ROWS), first, work.size, limits) if alpha else None
+        writer.write(rows, plane)
+    work.notes += writer.notes
+
+  def _described(self, picture: io.Picture) -> io.Picture:
+    """What a result holds beside its pixels."""
+    picture = dataclasses.replace(picture, made_by=self.made_by)
+    return dataclasses.replace(picture, exif=None, xmp=None, dpi=None) if self.arguments.no_metadata else picture
+
+  def _options_of_alpha(self, work: Work) -> dict[str, Any]:
+    """Those of the system's first variant, which invents the least: texture in transparency would be noise."""
+    return {**work.options, **next(iter(self.model.system.variants.values())).options}
+
+
+def _large(picture: io.Picture) -> bool:
+  height, width = picture.rgb.shape[:2]
+  return height * width > BANDED
+
+
+def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+  """The largest (height, width) of the aspect ratio of `size`, (height, width), within a box (width, height)."""
+  height, width = size
+  factor = min(box[0] / width, box[1] / height)
+  return max(1, round(factor * height)), max(1, round(factor * width))
+
+
+def run(
+  upscaler: Upscaler,
+  jobs: Sequence[Job],
+  threads: int,
+  progress: Callable[[Job, int, int], None],
+) -> Iterator[tuple[Job, Work | Exception]]:
+  """Does all jobs, reading and writing beside the model; what was begun is written also where the caller stops.
+
+  Args:
+    upscaler: does them.
+    jobs: in this order.
+    threads: images that are read ahead, and results that wait to be written, at most.
+    progress: called with (job, tiles done, tiles in total).
+
+  Yields:
+    (job, what became of it or the error), in the order of `jobs` but for errors, which come at once.
+  """
+  coming, reads, writes = iter(jobs), deque(), deque()
+  pool = futures.ThreadPoolExecutor(threads, thread_name_prefix='ssr-files')
+
+  def read_ahead() -> None:
+    while len(reads) < threads and (job := next(coming, None)) is not None:
+      reads.append((job, pool.submit(upscaler.read, job)))
+
+  def written() -> tuple[Job, Work | Exception]:
+    job, work, future = writes.popleft()
+    error = future.exception()
+    if error is not None and not isinstance(error, Exception):  # such as KeyboardInterrupt
+      raise error
+    return job, error or work
+
+  try:
+    read_ahead()
+    while reads:
+      job, future = reads.popleft()
+      read_ahead()
+      try:
+        work = future.result()
+        upscaler.restore(work, lambda done, total, job=job: progress(job, done, total))
+        writes.append((job, work, pool.submit(upscaler.write, work)))
+      except Exception as error:
+        yield job, error
+      del future
+      while len(writes) > threads or (writes and writes[0][2].done()):
+        yield written()
+    while writes:
+      yield written()
+  finally:
+    for _, future in reads:
+      future.cancel()
+    pool.shutdown()

@@ -1,12 +1,13 @@
 """The networks of CasSR, by their names in configs and model files.
 
-The autoencoder and the networks of SVKR are SSR's parts themselves, so that a model of SSR can give them:
-`ssr weights import MODEL --as NAME --system cassr`.
+The autoencoder and the networks of SVKR are SSR's parts themselves, and the restorer is ESRGAN's, so that models of
+these systems can give them: `ssr weights import MODEL --as NAME --system cassr`.
 """
 
 from typing import Any
 
 from ssr_jax.systems.base import Part
+from ssr_jax.systems.esrgan.parts import PARTS as ESRGAN_PARTS
 from ssr_jax.systems.ssr.parts import PARTS as SSR_PARTS
 
 
@@ -52,6 +53,7 @@ _STEERING = Part(
 
 PARTS = {
   **{part: SSR_PARTS[part] for part in ('depth', 'dkenet', 'nbsr', 'vae')},
+  'restorer': ESRGAN_PARTS['restorer'],
   'prior': Part(
     {'unet': 'ssr_jax.systems.cassr.networks:Prior'},
     _noisy,

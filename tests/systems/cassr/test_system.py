@@ -197,6 +197,23 @@ def test_info_counts_every_part(capsys):
   assert 'multiple attention' in out and 'result: one image of 128x128, with steps 50' in out
 
 
+def test_a_restorer_of_the_esrgan_family_makes_the_reference(model_dir, tmp_path):
+  import shutil
+
+  fields = {'blocks': 1, 'features': 4, 'growth': 2}
+  shapes = format.abstract_variables('restorer', fields, system='esrgan')
+  rng = np.random.default_rng(0)
+  variables = format.unflatten({name: rng.normal(0, 0.2, s.shape).astype(np.float16) for name, s in shapes.items()})
+  format.save_part(tmp_path / 'esrgan', 'restorer', fields, variables, system='esrgan')
+  shutil.copytree(model_dir, tmp_path / 'cassr')
+  assert (
+    cli.main(['weights', 'import', str(tmp_path / 'esrgan'), '--as', str(tmp_path / 'cassr'), '--system', 'cassr']) == 0
+  )
+  expected = ssr_jax.load(tmp_path / 'esrgan').sample(LR).image
+  found = ssr_jax.load(tmp_path / 'cassr').sample(LR, reference='restorer', steps=0)
+  np.testing.assert_array_equal(found.restored, expected)
+
+
 def test_parts_of_another_system_are_copied_where_they_are_the_same(model_dir, tiny_model_dir, tmp_path, monkeypatch):
   monkeypatch.setenv('SSR_WEIGHTS', str(tmp_path))
   assert cli.main(['weights', 'import', str(tiny_model_dir), '--as', 'mine', '--system', 'cassr']) == 0

@@ -79,7 +79,7 @@ class Upscaler:
       options: of `Restorer.sample`.
       made_by: what the results say of what made them, or None.
     """
-    self.model, self.arguments, self.options, self.made_by = model, arguments, options, made_by
+    self.model, self.arguments, self.options, self.made_by = model, arguments, dict(options), made_by
     self.written, self._lock = 0, threading.Lock()
 
   def read(self, job: Job) -> Work:
@@ -96,8 +96,38 @@ class Upscaler:
     return Work(job, picture, size, options, notes=list(picture.notes), seconds=time.monotonic() - start)
 
   def restore(self, work: Work, progress: Callable[[int, int], None]) -> None:
-    """Runs the model, in the main thread; of a large image also writes the result, as it comes."""
-    start, picture = time.monotonic(), work.picture
+    """Runs the model, in the main thread; of a large image also writes the result, as it comes.
+
+    Where the device's memory does not suffice and the user named no tile, it begins again with smaller tiles, which
+    later images keep; a note says so, because another tile gives a slightly different result.
+    """
+    start = time.monotonic()
+    while True:
+      try:
+        self._restore(work, progress)
+        break
+      except Exception as error:
+        smaller = self._smaller_tile(error)
+        if smaller is None:
+          raise
+      self.options['tile'] = work.options['tile'] = smaller
+    if 'tile' in self.options and not self.arguments.tile:
+      work.notes.append(f'tiles of {self.options["tile"]} pixels, for lack of memory; --tile chooses')
+    work.seconds += time.monotonic() - start
+
+  def _smaller_tile(self, error: Exception) -> int | None:
+    """The next smaller tile after an error that says that memory does not suffice; None where there is none."""
+    from ssr_jax import runtime
+
+    if self.arguments.tile or not (isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)):
+      return None
+    now = self.options.get('tile', runtime.TILE)
+    return next((tile for tile in (128, 64) if tile < now), None)
+
+  def _restore(self, work: Work, progress: Callable[[int, int], None]) -> None:
+    picture = work.picture
+    if 'tile' in self.options:
+      work.options['tile'] = self.options['tile']  # it may have been read before another image found too little memory
     of_alpha = self._options_of_alpha(work) if picture.alpha is not None else {}
     if _large(picture):
       self._restore_in_bands(work, of_alpha, progress)
@@ -108,7 +138,6 @@ class Upscaler:
         gray = transparency.Gray(picture.alpha)[:]
         found = self.model.sample(gray, keep_kernels=False, **of_alpha).image[..., 0]
         work.alpha = transparency.limited(found, 0, work.size, picture.alpha)
-    work.seconds += time.monotonic() - start
 
   def write(self, work: Work) -> None:
     """Writes a result that has not been written yet; any thread may."""

@@ -198,7 +198,7 @@ def test_transparency_stays_within_its_neighbours():
 
 def _upscale(monkeypatch, source, target, banded, size=None, **options):
   arguments = types.SimpleNamespace(max_pixels=None, size=size, tile=64, quality=95, overwrite=True, no_metadata=False)
-  monkeypatch.setattr(upscaling, 'BANDED', 100 if banded else 2**40)
+  monkeypatch.setattr(upscaling, 'BANDED', 1600 if banded else 2**40)
   made_by = 'ssr_jax, some settings'
   upscaler = upscaling.Upscaler(_model(), arguments, {'tile': 64, **options}, made_by)
   ticks = []
@@ -241,7 +241,7 @@ def test_a_file_in_bands_is_the_file_at_once(tmp_path, monkeypatch, kind, target
 
 def test_a_figure_of_a_large_image_is_refused_before_the_model_runs(tmp_path, monkeypatch):
   Image.fromarray(_lr(20, 30, np.uint8)).save(tmp_path / 'in.png')
-  monkeypatch.setattr(upscaling, 'BANDED', 100)
+  monkeypatch.setattr(upscaling, 'BANDED', 1600)
   monkeypatch.setattr(Restorer, 'stream', lambda *_, **__: pytest.fail('must not run'))
   arguments = types.SimpleNamespace(
     max_pixels=None, size=None, tile=None, quality=95, overwrite=True, no_metadata=False
@@ -258,7 +258,7 @@ def test_too_little_memory_makes_smaller_tiles_unless_the_user_named_them(tmp_pa
   """From the image on for which it does not suffice; nothing half-written stays."""
   for name in ('a', 'b'):
     Image.fromarray(_lr(150, 70, np.uint8)).save(tmp_path / f'{name}.png')
-  monkeypatch.setattr(upscaling, 'BANDED', 100 if banded else 2**40)
+  monkeypatch.setattr(upscaling, 'BANDED', 1600 if banded else 2**40)
   arguments = types.SimpleNamespace(
     max_pixels=None, size=None, tile=tile, quality=95, overwrite=True, no_metadata=False
   )
@@ -295,7 +295,7 @@ def test_results_do_not_depend_on_what_is_read_and_written_beside(tmp_path, monk
   for i in range(12):
     Image.fromarray(_lr(20 + i, 30, np.uint8)).save(tmp_path / f'{i}.png')
   (tmp_path / '5.png').write_bytes(b'no picture')
-  monkeypatch.setattr(upscaling, 'BANDED', 29 * 30)  # some run in bands
+  monkeypatch.setattr(upscaling, 'BANDED', 16 * 29 * 30)  # some run in bands
   arguments = types.SimpleNamespace(
     max_pixels=None, size=None, tile=None, quality=95, overwrite=True, no_metadata=False
   )

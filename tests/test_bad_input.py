@@ -56,9 +56,10 @@ def test_bad_files(tmp_path, capsys, tiny_model_dir, name, content, words):
 
 
 def test_too_many_pixels(tmp_path, capsys, tiny_model_dir):
-  Image.new('L', (3000, 3000)).save(tmp_path / 'a.png')
-  code, lines = _run(capsys, 'upscale', tmp_path / 'a.png', '-o', tmp_path / 'o.png', '--model', tiny_model_dir)
-  assert code == 1 and len(lines) == 1 and '3000x3000 pixels' in lines[0] and not (tmp_path / 'o.png').exists()
+  Image.new('L', (300, 300)).save(tmp_path / 'a.png')
+  options = ('--model', tiny_model_dir, '--max-pixels', 300 * 300 - 1)
+  code, lines = _run(capsys, 'upscale', tmp_path / 'a.png', '-o', tmp_path / 'o.png', *options)
+  assert code == 1 and len(lines) == 1 and '300x300 pixels' in lines[0] and not (tmp_path / 'o.png').exists()
 
 
 def test_odd_sizes_work(tmp_path, capsys, tiny_model_dir):

@@ -19,8 +19,8 @@ import numpy as np
 from ssr_jax.image import io, transparency
 from ssr_jax.types import SSRError
 
-BANDED = 2**22
-"""LR pixels above which an image is read, restored and written in bands of rows."""
+BANDED = 2**26
+"""Pixels of a result (8192 x 8192) above which an image is read, restored and written in bands of rows."""
 _ROWS = 256  # of the result, written at once
 
 
@@ -47,7 +47,8 @@ class Work:
     picture: what was read.
     size: (height, width) of the result.
     options: of `Restorer.sample`.
-    result: of it; None before, and where the result was written in bands.
+    banded: whether it runs in bands of rows.
+    result: of `Restorer.sample`; None before, and where the result was written in bands.
     alpha: the result's transparency, or None.
     notes: what could not be kept.
     seconds: spent on it.
@@ -57,6 +58,7 @@ class Work:
   picture: io.Picture
   size: tuple[int, int]
   options: dict[str, Any]
+  banded: bool
   result: Any = None
   alpha: np.ndarray | None = None
   notes: list[str] = dataclasses.field(default_factory=list)
@@ -79,27 +81,63 @@ class Upscaler:
       options: of `Restorer.sample`.
       made_by: what the results say of what made them, or None.
     """
-    self.model, self.arguments, self.options, self.made_by = model, arguments, options, made_by
+    self.model, self.arguments, self.options, self.made_by = model, arguments, dict(options), made_by
     self.written, self._lock = 0, threading.Lock()
 
   def read(self, job: Job) -> Work:
     """Reads an image, or only its header where it is to run in bands; any thread may."""
+    from ssr_jax.runtime import inputs
+
     start = time.monotonic()
-    picture = io.read(job.source, max_pixels=self.arguments.max_pixels, banded=BANDED)
-    options, lr = dict(self.options), picture.rgb.shape[:2]
+    options = dict(self.options)
+    scale = inputs.SCALES[1] if self.arguments.size else options.get('scale') or self.model.config['scale']
+    most = int(BANDED / scale**2)
+    picture = io.read(job.source, max_pixels=self.arguments.max_pixels, banded=most)
+    lr = picture.rgb.shape[:2]
     if self.arguments.size:
       options['size'] = _fitted(lr, self.arguments.size)
     size = self.model.result_size(lr, options.get('scale'), options.get('size'))
     io.check_format(job.target, *size)  # fail before the model runs
-    if job.figure and _large(picture):
+    banded = lr[0] * lr[1] > most
+    if job.figure and banded:
       raise SSRError(f'{job.source}: too large for --figures, which show the whole image; leave that out')
-    return Work(job, picture, size, options, notes=list(picture.notes), seconds=time.monotonic() - start)
+    return Work(job, picture, size, options, banded, notes=list(picture.notes), seconds=time.monotonic() - start)
 
   def restore(self, work: Work, progress: Callable[[int, int], None]) -> None:
-    """Runs the model, in the main thread; of a large image also writes the result, as it comes."""
-    start, picture = time.monotonic(), work.picture
+    """Runs the model, in the main thread; of a large image also writes the result, as it comes.
+
+    Where the device's memory does not suffice and the user named no tile, it begins again with smaller tiles, which
+    later images keep; a note says so, because another tile gives a slightly different result.
+    """
+    start = time.monotonic()
+    while True:
+      try:
+        self._restore(work, progress)
+        break
+      except Exception as error:
+        smaller = self._smaller_tile(error)
+        if smaller is None:
+          raise
+      self.options['tile'] = work.options['tile'] = smaller
+    if 'tile' in self.options and not self.arguments.tile:
+      work.notes.append(f'tiles of {self.options["tile"]} pixels, for lack of memory; --tile chooses')
+    work.seconds += time.monotonic() - start
+
+  def _smaller_tile(self, error: Exception) -> int | None:
+    """The next smaller tile after an error that says that memory does not suffice; None where there is none."""
+    from ssr_jax import runtime
+
+    if self.arguments.tile or not (isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)):
+      return None
+    now = self.options.get('tile', runtime.TILE)
+    return next((tile for tile in (128, 64) if tile < now), None)
+
+  def _restore(self, work: Work, progress: Callable[[int, int], None]) -> None:
+    picture = work.picture
+    if 'tile' in self.options:
+      work.options['tile'] = self.options['tile']  # it may have been read before another image found too little memory
     of_alpha = self._options_of_alpha(work) if picture.alpha is not None else {}
-    if _large(picture):
+    if work.banded:
       self._restore_in_bands(work, of_alpha, progress)
     else:
       figures = work.job.figure is not None
@@ -108,7 +146,6 @@ class Upscaler:
         gray = transparency.Gray(picture.alpha)[:]
         found = self.model.sample(gray, keep_kernels=False, **of_alpha).image[..., 0]
         work.alpha = transparency.limited(found, 0, work.size, picture.alpha)
-    work.seconds += time.monotonic() - start
 
   def write(self, work: Work) -> None:
     """Writes a result that has not been written yet; any thread may."""
@@ -157,11 +194,6 @@ class Upscaler:
   def _options_of_alpha(self, work: Work) -> dict[str, Any]:
     """Those of the system's first variant, which invents the least: texture in transparency would be noise."""
     return {**work.options, **next(iter(self.model.system.variants.values())).options}
-
-
-def _large(picture: io.Picture) -> bool:
-  height, width = picture.rgb.shape[:2]
-  return height * width > BANDED
 
 
 def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:

@@ -176,7 +176,7 @@ class Jpeg:
     def write(data: Any) -> int:
       try:
         self._pass_on(bytes(data))
-      except Exception as error:  # libvips would print it and go on
+      except BaseException as error:  # libvips would print it and go on; KeyboardInterrupt, too
         failed.append(error)
         return -1
       return len(data)

@@ -209,9 +209,11 @@ class Writer:
     try:
       if kind is None and self._encoder is not None:
         self._encoder.finish()
-    except Exception as failed:
+    except BaseException as failed:
       self._file.__exit__(type(failed), failed, None)
-      raise self._refused(failed) from failed
+      if isinstance(failed, Exception):
+        raise self._refused(failed) from failed
+      raise
     finally:
       if isinstance(self._encoder, encoders.Jpeg):
         self._encoder.close()

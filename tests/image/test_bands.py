@@ -189,6 +189,22 @@ def test_an_error_between_bands_leaves_nothing(tmp_path, suffix):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('suffix', ['.png', '.jpg', '.tif', '.webp'])
+def test_a_stop_while_the_end_is_written_leaves_nothing(tmp_path, monkeypatch, suffix):
+  """Also where libvips calls back, which swallows Python's exceptions."""
+  from ssr_jax.image import files
+
+  picture = io.Picture(np.zeros((40, 30, 3), np.uint8))
+  with pytest.raises(KeyboardInterrupt), io.Writer(tmp_path / f'a{suffix}', picture, (40, 30)) as writer:
+    writer.write(picture.rgb)
+
+    def stop(*_):
+      raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.NewFile, 'write', stop)
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_between_bands_is_one_line(tmp_path, monkeypatch):
   from ssr_jax.image import files
 

@@ -197,8 +197,8 @@ def test_transparency_stays_within_its_neighbours():
 
 
 def _upscale(monkeypatch, source, target, banded, size=None, **options):
-  arguments = types.SimpleNamespace(max_pixels=None, size=size, quality=95, overwrite=True, no_metadata=False)
-  monkeypatch.setattr(upscaling, 'BANDED', 100 if banded else 2**40)
+  arguments = types.SimpleNamespace(max_pixels=None, size=size, tile=64, quality=95, overwrite=True, no_metadata=False)
+  monkeypatch.setattr(upscaling, 'BANDED', 1600 if banded else 2**40)
   made_by = 'ssr_jax, some settings'
   upscaler = upscaling.Upscaler(_model(), arguments, {'tile': 64, **options}, made_by)
   ticks = []
@@ -241,13 +241,53 @@ def test_a_file_in_bands_is_the_file_at_once(tmp_path, monkeypatch, kind, target
 
 def test_a_figure_of_a_large_image_is_refused_before_the_model_runs(tmp_path, monkeypatch):
   Image.fromarray(_lr(20, 30, np.uint8)).save(tmp_path / 'in.png')
-  monkeypatch.setattr(upscaling, 'BANDED', 100)
+  monkeypatch.setattr(upscaling, 'BANDED', 1600)
   monkeypatch.setattr(Restorer, 'stream', lambda *_, **__: pytest.fail('must not run'))
-  arguments = types.SimpleNamespace(max_pixels=None, size=None, quality=95, overwrite=True, no_metadata=False)
+  arguments = types.SimpleNamespace(
+    max_pixels=None, size=None, tile=None, quality=95, overwrite=True, no_metadata=False
+  )
   upscaler = upscaling.Upscaler(_model(), arguments, {}, None)
   job = upscaling.Job(tmp_path / 'in.png', tmp_path / 'out.png', tmp_path / 'figure.png')
   ((_, error),) = upscaling.run(upscaler, [job], 1, lambda *_: None)
   assert '--figures' in str(error) and [p.name for p in tmp_path.iterdir()] == ['in.png']
+
+
+@pytest.mark.parametrize('banded', [False, True])
+@pytest.mark.parametrize('tile', [None, 192])
+def test_too_little_memory_makes_smaller_tiles_unless_the_user_named_them(tmp_path, monkeypatch, banded, tile):
+  """From the image on for which it does not suffice; nothing half-written stays."""
+  for name in ('a', 'b'):
+    Image.fromarray(_lr(150, 70, np.uint8)).save(tmp_path / f'{name}.png')
+  monkeypatch.setattr(upscaling, 'BANDED', 1600 if banded else 2**40)
+  arguments = types.SimpleNamespace(
+    max_pixels=None, size=None, tile=tile, quality=95, overwrite=True, no_metadata=False
+  )
+  model, calls = _model(), []
+  restore = Painter.restore
+
+  def limited(self, modules, variables, lr, *rest, **more):
+    calls.append(lr.shape[1])
+    if len(calls) > 1 and lr.shape[1] * lr.shape[2] > 64 * 64:
+      raise RuntimeError('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 bytes')
+    return restore(self, modules, variables, lr, *rest, **more)
+
+  monkeypatch.setattr(Painter, 'restore', limited)
+  options = {} if tile is None else {'tile': tile}
+  jobs = [upscaling.Job(tmp_path / f'{name}.png', tmp_path / f'{name}4.png') for name in ('a', 'b')]
+  with jax.disable_jit():
+    calls.append(0)
+    upscaler = upscaling.Upscaler(model, arguments, options, None)
+    found = [work for _, work in upscaling.run(upscaler, jobs, 1, lambda *_: None)]
+    if tile:
+      assert all('RESOURCE_EXHAUSTED' in str(error) for error in found)
+    else:
+      assert all(work.notes == ['tiles of 64 pixels, for lack of memory; --tile chooses'] for work in found)
+      assert calls[1:4] == [192, 128, 64] and set(calls[4:]) == {64}
+      wanted = model.sample(io.read(tmp_path / 'a.png').rgb, tile=64).image
+      np.testing.assert_array_equal(io.read(tmp_path / 'b4.png').rgb.shape, wanted.shape)
+      np.testing.assert_array_equal(io.read(tmp_path / 'a4.png').rgb, wanted)
+  left = {path.name for path in tmp_path.iterdir()}
+  assert left == ({'a.png', 'b.png'} if tile else {'a.png', 'b.png', 'a4.png', 'b4.png'})
 
 
 def test_results_do_not_depend_on_what_is_read_and_written_beside(tmp_path, monkeypatch):
@@ -255,8 +295,10 @@ def test_results_do_not_depend_on_what_is_read_and_written_beside(tmp_path, monk
   for i in range(12):
     Image.fromarray(_lr(20 + i, 30, np.uint8)).save(tmp_path / f'{i}.png')
   (tmp_path / '5.png').write_bytes(b'no picture')
-  monkeypatch.setattr(upscaling, 'BANDED', 29 * 30)  # some run in bands
-  arguments = types.SimpleNamespace(max_pixels=None, size=None, quality=95, overwrite=True, no_metadata=False)
+  monkeypatch.setattr(upscaling, 'BANDED', 16 * 29 * 30)  # some run in bands
+  arguments = types.SimpleNamespace(
+    max_pixels=None, size=None, tile=None, quality=95, overwrite=True, no_metadata=False
+  )
   contents = []
   for threads in (1, 5):
     out = tmp_path / f'out{threads}'

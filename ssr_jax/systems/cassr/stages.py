@@ -1,5 +1,6 @@
 """The training stages of CasSR: the compact prior, a plain ControlNet, and CasSR itself."""
 
+from collections.abc import Callable
 import dataclasses
 from typing import Any
 
@@ -94,8 +95,8 @@ class PriorStage(LatentStage):
 
   def validate(self, ctx: StepContext, batch: Batch) -> dict[str, Array]:
     """The mean error over four draws."""
-    errors = [self.errors(ctx.variables, batch, key)[0] for key in jax.random.split(ctx.key, _DRAWS)]
-    return {'error': jnp.stack(errors).mean()}
+    draw = lambda key: self.errors(ctx.variables, batch, key)[0]
+    return {'error': jax.lax.map(draw, jax.random.split(ctx.key, _DRAWS)).mean()}
 
   def figures(self, ctx: StepContext, batch: Batch) -> dict[str, Array]:
     """Samples from noise in twenty steps with each prompt, beside the photo's reconstruction."""
@@ -169,33 +170,34 @@ class SteeringStage(LatentStage):
       latents = {name: ssr.encode(self.modules, variables, image) for name, image in images.items()}
     return jax.lax.stop_gradient((low.target, images, latents))
 
-  def errors(self, ctx: StepContext, batch: Batch, keys: Array, base: bool = False) -> dict[str, Array]:
-    """The errors of each record and draw, [keys, b]; with `base` also the prior's alone on the same draws."""
+  def errors(self, ctx: StepContext, batch: Batch) -> Callable[[Array, bool], dict[str, Array]]:
+    """(key, base) -> the error of each record and draw, [b]; with `base` also the prior's alone on the same draws."""
     variables = ctx.variables
     target, images, latents = self.inputs(ctx.frozen, batch)
     null = self.coin(batch) < self.config.loss.null
     prompt = jnp.where(null, PROMPTS.index('null'), PROMPTS.index('clean'))
     context = self.context(ctx.frozen, prompt)
     hints = core.see(self.modules, variables, self.part, images, latents)
-    found: dict[str, list[Array]] = {'error': [], 'base': []}
-    for key in keys:
+
+    def draw(key: Array, base: bool) -> dict[str, Array]:
       latent_key, loss_key = jax.random.split(key)
       z0 = jax.lax.stop_gradient(ssr.encode(self.modules, ctx.frozen, target, latent_key))
       z0, texts, steer = self.repeated((z0, context, hints))
       arguments = self.modules, variables, loss_key, z0, texts, self.schedule
-      found['error'].append(core.loss(*arguments, steer, self.part))
-      if base:
-        found['base'].append(core.loss(*arguments))
-    return {name: jnp.stack(values) for name, values in found.items() if values}
+      alone = {'base': core.loss(*arguments)} if base else {}
+      return {'error': core.loss(*arguments, steer, self.part), **alone}
+
+    return draw
 
   def loss(self, ctx: StepContext, batch: Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
     """The mean error, Eq. 3."""
-    error = self.errors(ctx, batch, ctx.key[None])['error'].mean()
+    error = self.errors(ctx, batch)(ctx.key, False)['error'].mean()
     return error, ({'error': error}, ctx.stats)
 
   def validate(self, ctx: StepContext, batch: Batch) -> dict[str, Array]:
     """The mean error over four draws, and that of the prior alone on the same ones."""
-    found = self.errors(ctx, batch, jax.random.split(ctx.key, _DRAWS), base=True)
+    draw = self.errors(ctx, batch)
+    found = jax.lax.map(lambda key: draw(key, True), jax.random.split(ctx.key, _DRAWS))
     return {name: values.mean() for name, values in found.items()}
 
   def figures(self, ctx: StepContext, batch: Batch) -> dict[str, Array]:

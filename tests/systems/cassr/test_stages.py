@@ -116,9 +116,9 @@ def test_steering_sees_lr_and_reference_and_the_clean_photos_latent(part, photos
     np.testing.assert_allclose(lr, low.lr, atol=1e-6)
   else:
     assert not asked
-  found = stage.validate(ctx, BATCH)  # four draws, and the prior on the same ones
-  assert len(seen['losses']) == 1 + 8 and set(found) == {'error', 'base'} and stage.metric in found
-  assert [hints is None for *_, hints, _ in seen['losses'][1:]] == [False, True] * 4
+  found = stage.validate(ctx, BATCH)  # four draws in a loop that is traced once, and the prior on the same ones
+  assert set(found) == {'error', 'base'} and stage.metric in found
+  assert [hints is None for *_, hints, _ in seen['losses'][1:]] == [True, False]
 
 
 def test_the_controlnet_starts_as_the_prior_and_loaded_weights_stay(photos, model_dir):

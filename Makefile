@@ -76,7 +76,7 @@ $(BIN)/python:
 # development allow, for all Pythons and systems. It needs uv.
 lock:
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --custom-compile-command 'make lock' --upgrade --extra test --extra dev pyproject.toml -o requirements.lock
+	  --custom-compile-command 'make lock' --upgrade --extra all --extra test --extra dev pyproject.toml -o requirements.lock
 
 clean:
 	rm -rf $(VENV) demo paper build dist *.egg-info .pytest_cache

@@ -1,14 +1,15 @@
-"""What all configs share: their common fields, the parsing of arguments, and errors in one line."""
+"""What all configs share: their common fields. `run` is the parsing of a script's arguments, see `cli.scripts`."""
 
-from collections.abc import Callable, Mapping
-import os
-import sys
-from typing import Any, NoReturn
+from collections.abc import Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from ssr_jax import systems
+from ssr_jax.cli.scripts import run
+
+__all__ = ['FOR_TESTS', 'apply', 'base', 'run']
 
 FOR_TESTS = {
   'data.patch': 64,
@@ -138,119 +139,3 @@ def apply(config: ConfigDict, overrides: Mapping[str, Any]) -> ConfigDict:
       node = node[parent]
     node[leaf] = value
   return config
-
-
-def run(
-  main: Callable[..., int | None],
-  doc: str,
-  argv: list[str] | None = None,
-  options: Mapping[str, str | bool | None] | None = None,
-) -> NoReturn:
-  """Parses --config and other options, runs `main(config, **options)` and exits.
-
-  A wrong config file, stage, field or value prints one line with the known ones to stderr and exits with 2; an
-  `SSRError` from `main` prints its line and exits with 1. Ctrl-C at any moment exits with 130, as in the command `ssr`.
-
-  Args:
-    main: the program; returns the exit code, None meaning 0.
-    doc: printed by --help.
-    argv: the arguments; default sys.argv.
-    options: {name: default}, strings and booleans; None for a required one. Default: --workdir, required.
-  """
-  from ssr_jax.cli import terminal
-
-  argv = list(sys.argv if argv is None else argv)
-  program = os.path.basename(argv[0])
-  terminal.leave(
-    terminal.run(program, lambda: _run(main, doc, argv, {'workdir': None} if options is None else options))
-  )
-
-
-def _run(main: Callable[..., int | None], doc: str, argv: list[str], options: Mapping[str, str | bool | None]) -> int:
-  """`run` without its surroundings; returns the exit code."""
-  from absl import flags
-  from ml_collections import config_flags
-
-  if '--config' in argv[:-1]:
-    i = argv.index('--config')
-    argv[i : i + 2] = [f'--config={argv[i + 1]}']
-  values = flags.FlagValues()
-  config_flags.DEFINE_config_file(
-    'config', None, 'The config: FILE.py:STAGE.', lock_config=True, flag_values=values, sys_argv=argv
-  )
-  for name, default in options.items():
-    define = flags.DEFINE_boolean if isinstance(default, bool) else flags.DEFINE_string
-    define(name, default, '', flag_values=values)
-
-  def fail(code: int, line: str) -> int:
-    print(f'error: {line}', file=sys.stderr)
-    return code
-
-  if {'-h', '--help'} & set(argv[1:]):
-    print(doc.strip())
-    return 0
-  complaint = _complaint(argv)
-  if complaint:
-    return fail(2, complaint)
-  argv = [_quoted(argument) for argument in argv]
-  try:
-    rest = values(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    return fail(2, ' '.join(str(error).split()))
-  if len(rest) > 1:
-    return fail(2, f'unexpected argument {rest[1]!r}; every option reads --name=value')
-  for name in ('config', *options):
-    if values[name].value is None:
-      return fail(2, f'--{name} is missing; see --help')
-
-  from ssr_jax.types import SSRError
-
-  try:
-    return main(values['config'].value, **{name: values[name].value for name in options}) or 0
-  except SSRError as error:
-    return fail(1, str(error))
-
-
-def _quoted(argument: str) -> str:
-  """An argument as ml_collections takes it: it would read the directories in 'bicubic,DIR:restored' as Python."""
-  name, _, value = argument.partition('=')
-  if name != '--config.eval.models' or value.lstrip()[:1] in ('(', '[', '"', "'"):
-    return argument
-  return f'{name}={value!r}'
-
-
-def _complaint(argv: list[str]) -> str | None:
-  """One line about an error in the config file, its stage or the fields on the command line; None if there is none.
-
-  ml_collections reports the same errors, but over several lines and without the known names.
-  """
-  import difflib
-  import importlib.util
-  import pathlib
-
-  given = [a.partition('=')[2] for a in argv[1:] if a.startswith('--config=')]
-  if not given:
-    return None
-  place, _, stage = given[-1].partition(':')
-  if not pathlib.Path(place).is_file():
-    return f'--config={place}: no such file; configs are in configs/'
-  spec = importlib.util.spec_from_file_location('_config_to_check', place)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  try:
-    config = module.get_config(stage)
-  except ValueError as error:
-    return f'--config={given[-1]}: {error}'
-
-  for argument in argv[1:]:
-    if not argument.startswith('--config.'):
-      continue
-    node, walked = config, 'config'
-    for name in argument[len('--config.') :].split('=')[0].split('.'):
-      if not isinstance(node, ConfigDict) or name not in node:
-        known = sorted(node) if isinstance(node, ConfigDict) else []
-        close = difflib.get_close_matches(name, known, 1)
-        hint = f'; did you mean {close[0]!r}?' if close else ';'
-        return f'{walked} has no field {name!r}{hint} known: {", ".join(known) or "none, it is a value"}'
-      node, walked = node[name], f'{walked}.{name}'
-  return None

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
   from ssr_jax.runtime import Restorer, Result, load, sample
   from ssr_jax.types import SSRError
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 _LAZY = {
   'Restorer': 'ssr_jax.runtime',

@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import platformdirs
 
 _CPU_OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': 'LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT'}
 
@@ -259,8 +260,7 @@ def enable_compilation_cache(directory: str | os.PathLike | None = None) -> None
   if directory is None:
     directory = os.environ.get('JAX_COMPILATION_CACHE_DIR')
   if directory is None:
-    cache = pathlib.Path(os.environ.get('XDG_CACHE_HOME', pathlib.Path.home() / '.cache'))
-    directory = cache / 'ssr_jax' / 'xla'
+    directory = platformdirs.user_cache_path('ssr_jax', appauthor=False) / 'xla'
   global _lowered
   _lowered = pathlib.Path(directory) / 'lowered'
   jax.config.update('jax_compilation_cache_dir', str(directory))

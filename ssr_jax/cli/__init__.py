@@ -1,4 +1,4 @@
-"""The command `ssr`: upscales, scores and degrades images, describes models, manages data and weights.
+"""The command `ssr`: upscales, scores and degrades images, trains, describes models, manages data and weights.
 
 Exit codes: 0 success; 1 some inputs failed, each reported on stderr in one line, the others are done; 2 usage error;
 130 interrupted by Ctrl-C. Each command is a module here; commands import the networks only when they need them.
@@ -6,6 +6,7 @@ Exit codes: 0 success; 1 some inputs failed, each reported on stderr in one line
 
 import argparse
 from collections.abc import Sequence
+import importlib
 import sys
 from typing import NoReturn
 
@@ -24,10 +25,18 @@ _EXAMPLES = """examples:
   ssr degrade photos/ -o set/ --recipe smooth/noise_jpeg --seed 0   LR images for a benchmark
   ssr data check folder:photos/ --min-side 128   find images that are unfit for training
   ssr data pack folder:photos/ shards/           ArrayRecord shards, which load faster from a shared disk
+  ssr train --config=configs/compact.py:kernel --workdir=runs/kernel --config.data.train=folder:photos/
+  ssr evaluate --config=configs/compact.py --config.eval.dataset=folder:photos/ --workdir=scores/
   ssr export runs/nbsr my_model/                 the weights of a training run
   ssr weights verify
   ssr weights import stable-diffusion-2-1-base/ --as big
 """
+
+_CONFIGURED = {
+  'train': 'train one stage of a system, as a config file says',
+  'evaluate': 'score a model against bicubic on a set of photos, as a config file says',
+}
+"""Commands that a config describes: {module: its help}."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,8 +61,11 @@ def run() -> NoReturn:
 def _main(argv: Sequence[str] | None) -> int:
   from ssr_jax.cli import console, terminal
 
+  argv = sys.argv[1:] if argv is None else list(argv)
+  if argv and argv[0] in _CONFIGURED:
+    return _configured(argv)
   try:
-    arguments = _parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
   except SystemExit as stop:  # argparse has printed the error or the help
     return int(stop.code or 0)
   try:
@@ -67,8 +79,24 @@ def _main(argv: Sequence[str] | None) -> int:
     terminal.check_stopped()
     if arguments.debug:
       raise
+    if line := console.lacking(error):
+      return console.say(line, 2)
     what = console.first_line(error)
     return console.say(f'internal error: {what}; run again with --debug and report what it prints', 1)
+
+
+def _configured(argv: Sequence[str]) -> int:
+  """A command whose arguments are those of a config file, which argparse does not know."""
+  from ssr_jax.cli import console, scripts
+
+  program = importlib.import_module(f'ssr_jax.cli.{argv[0]}')
+  try:
+    return scripts.parsed(program.main, program.__doc__ or '', [f'ssr {argv[0]}', *argv[1:]], {'workdir': None})
+  except ImportError as error:
+    line = console.lacking(error)
+    if line is None:
+      raise
+    return console.say(line, 2)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -78,20 +106,23 @@ class _Parser(argparse.ArgumentParser):
     super().error(one_line(message))
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+  """The parser of all commands."""
   # Imported here, within reach of main's handling of Ctrl-C.
-  from ssr_jax.cli import data, degrade, info, metrics, upscale, weights
+  from ssr_jax.cli import completion, data, degrade, info, metrics, upscale, weights
 
   common = argparse.ArgumentParser(add_help=False)
   common.add_argument('--debug', action='store_true', help='show the whole Python traceback of an error')
-  parser = _Parser(
+  top = _Parser(
     prog='ssr',
     description='Super-resolution (x4) of photos with spatially variant blur.',
     epilog=_EXAMPLES,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
-  parser.add_argument('--version', action='version', version=f'ssr-jax {ssr_jax.__version__}')
-  commands = parser.add_subparsers(title='commands', required=True, metavar='COMMAND')
-  for command in (upscale, info, metrics, degrade, data, weights):
+  top.add_argument('--version', action='version', version=f'ssr-jax {ssr_jax.__version__}')
+  commands = top.add_subparsers(title='commands', required=True, metavar='COMMAND')
+  for command in (upscale, info, metrics, degrade, data, weights, completion):
     command.add(commands, common)
-  return parser
+  for name, text in _CONFIGURED.items():  # for the list of commands; `_configured` runs them
+    commands.add_parser(name, help=text)
+  return top

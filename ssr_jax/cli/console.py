@@ -10,6 +10,21 @@ import sys
 from ssr_jax.image import io
 from ssr_jax.types import SSRError, one_line
 
+_EXTRAS = {
+  **dict.fromkeys(('absl', 'etils', 'grain', 'ml_collections', 'optax', 'orbax', 'tensorboardX'), 'train'),
+  **dict.fromkeys(('array_record', 'importlib_resources', 'tensorflow_datasets'), 'data'),
+  **dict.fromkeys(('diffusers', 'huggingface_hub'), 'hub'),
+}
+"""{package that not every command needs: extra of ssr-jax that installs it}."""
+
+
+def lacking(error: BaseException) -> str | None:
+  """What to install, where the error is that a package of an extra is missing; None for other errors."""
+  name = (getattr(error, 'name', None) or '').partition('.')[0] if isinstance(error, ImportError) else ''
+  if name not in _EXTRAS:
+    return None
+  return f"this needs the package {name}, which is not installed: pip install 'ssr-jax[{_EXTRAS[name]}]'"
+
 
 def say(line: str, code: int = 1) -> int:
   """Prints a line to stderr and returns the exit code."""

@@ -6,6 +6,8 @@ import os
 import pathlib
 from typing import Any
 
+import platformdirs
+
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format
 
@@ -32,7 +34,7 @@ def home() -> pathlib.Path:
   """The folder of imported models: $SSR_WEIGHTS, or `ssr_jax` in the user's data directory."""
   if 'SSR_WEIGHTS' in os.environ:
     return pathlib.Path(os.environ['SSR_WEIGHTS'])
-  return pathlib.Path(os.environ.get('XDG_DATA_HOME', pathlib.Path.home() / '.local' / 'share')) / 'ssr_jax'
+  return platformdirs.user_data_path('ssr_jax', appauthor=False)
 
 
 def known() -> list[str]:

@@ -16,9 +16,12 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 _NETWORKS = ('ssr_jax/diffusion', 'ssr_jax/nn', 'ssr_jax/systems/ssr', 'ssr_jax/xla.py')
 _STEP = ('configs/common.py', 'configs/ssr', 'configs/tiny.py', 'ssr_jax/training/state.py')
 
+# Every stage on every mesh takes long, so it is asked for by what splits a step alone.
 GUARDS = {
   'tests/golden/test_golden.py': (*_NETWORKS, *_STEP, 'ssr_jax/degrade', 'ssr_jax/image', 'tests/golden'),
-  'tests/training/test_sharding.py': (*_STEP, 'ssr_jax/systems/ssr/stages', 'ssr_jax/training/sharding.py'),
+  'tests/training/test_sharding.py': ('ssr_jax/training/sharding.py', 'ssr_jax/training/state.py'),
+  'tests/training/test_processes.py': ('ssr_jax/data/loader.py', 'ssr_jax/training'),
+  'tests/training/test_train.py': ('ssr_jax/data/loader.py', 'ssr_jax/training'),
   'tests/test_improve.py': ('ssr_jax/training/start.py', 'tools/improve.py'),
   'tests/tools/test_compile_for.py': ('ssr_jax/training/compiled.py', 'ssr_jax/xla.py', 'tools/compile_for.py'),
 }

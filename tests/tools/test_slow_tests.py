@@ -27,7 +27,12 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
     (['tools/improve.py'], ['tests/test_improve.py']),
     (['ssr_jax/nn/depth/dpt.py'], ['tests/golden/test_golden.py']),
     (['ssr_jax/nn_other.py'], []),  # a name that begins like a folder's
-    (['ssr_jax/training/state.py'], ['tests/golden/test_golden.py', 'tests/training/test_sharding.py']),
+    (['configs/tiny.py', 'ssr_jax/systems/ssr/core.py'], ['tests/golden/test_golden.py']),
+    (
+      ['ssr_jax/training/sharding.py'],
+      ['tests/training/test_sharding.py', 'tests/training/test_processes.py', 'tests/training/test_train.py'],
+    ),
+    (['ssr_jax/data/loader.py'], ['tests/training/test_processes.py', 'tests/training/test_train.py']),
     (['tests/training/test_sharding.py'], ['tests/training/test_sharding.py']),
   ],
 )

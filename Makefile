@@ -18,7 +18,7 @@ LOCKED ?=
 
 TABLES := table1 table2 table3 table4 fig8 fig9 cassr-table1 cassr-table2 cassr-table3
 
-.PHONY: demo $(TABLES) test test-all lint lock clean
+.PHONY: demo $(TABLES) test test-all test-changed lint lock clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python tools/demo.py --output demo
@@ -35,6 +35,12 @@ test: $(TESTED)
 # The slow ones too: every stage on every mesh.
 test-all: $(TESTED)
 	$(BIN)/python -m pytest -n $(WORKERS)
+
+# Of the slow ones those that guard what differs from origin's branch, or from SINCE=COMMIT.
+SINCE ?=
+test-changed: $(TESTED)
+	@tests=$$($(BIN)/python tools/slow_tests.py $(SINCE)); if [ -n "$$tests" ]; then \
+	  echo "slow tests of" $$tests; $(BIN)/python -m pytest -n $(WORKERS) -m slow $$tests; fi
 
 # What .pre-commit-config.yaml runs before each commit.
 lint: $(VENV)/.installed-dev

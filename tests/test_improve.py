@@ -105,6 +105,7 @@ def _improve_nbsr(model, folder, *more):
   return improve.main(arguments)
 
 
+@pytest.mark.slow
 def test_weights_of_another_width_replace_those_that_measure_worse(tiny_model_dir, tmp_path, capfd):
   """A whole run. The former weights are random, measured with their own width; the model then loads."""
   model = tmp_path / 'model'

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
+import pytest
 from skimage import data
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -76,6 +77,7 @@ def _checkpoint(workdir, step):
   return found['state'], found['data']
 
 
+@pytest.mark.slow  # four starts of train.py
 def test_two_processes_train_as_one(tiny_model_dir, tmp_path):
   photos = tmp_path / 'photos'
   photos.mkdir()

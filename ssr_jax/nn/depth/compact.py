@@ -5,6 +5,7 @@ nearest, and resizes to its own working resolution inside.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from flax import linen as nn
 import jax
@@ -56,7 +57,7 @@ class CompactDepth(nn.Module):
   blocks: Sequence[int] = (1, 1, 1, 1)
   group: int = 8
   heads: int = 4
-  dtype: jnp.dtype = jnp.float32
+  dtype: Any = jnp.float32
   remat: str = ''
 
   @nn.compact

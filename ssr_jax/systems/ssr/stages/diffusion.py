@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ssr_jax import diffusion
+from ssr_jax import diffusion, xla
 from ssr_jax.image.resize import upscale
 from ssr_jax.systems.base import Inherited, StepContext, Tree
 from ssr_jax.systems.ssr import amf, core
@@ -37,10 +37,11 @@ class DiffusionStage(common.SSRStage):
     refined = self.refine(variables, low.lr, iterations=iterations)
     return low.target, low.lr, refined, core.observe(self.modules, variables, low.lr, refined, self.recipe.scale)
 
-  def objective(self, ctx: StepContext, batch: common.Batch, key: Array, train: bool) -> tuple[Array, dict[str, Any]]:
-    """Eq. 5 and its terms."""
+  def objective(
+    self, ctx: StepContext, hr: Array, conditions: Conditions, key: Array, train: bool
+  ) -> tuple[Array, dict[str, Any]]:
+    """Eq. 5 and its terms, of a target and the UNet's conditions."""
     module, variables = self.modules['unet'], ctx.variables['unet']
-    hr, _, _, conditions = self.inputs(ctx.frozen, batch, self.config.svkr.iterations)
     conditions = jax.lax.stop_gradient(conditions)
     latent_key, loss_key = jax.random.split(key)
     z0 = jax.lax.stop_gradient(core.encode(self.modules, ctx.frozen, hr, latent_key))
@@ -63,7 +64,8 @@ class DiffusionStage(common.SSRStage):
 
   def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
     """Eq. 5 with batch statistics in AMF's norms."""
-    value, out = self.objective(ctx, batch, ctx.key, True)
+    hr, _, _, conditions = self.inputs(ctx.frozen, batch, self.config.svkr.iterations)
+    value, out = self.objective(ctx, hr, conditions, ctx.key, True)
     names = ('kernel', 'depth', 'image')
     constraints = zip(names, out['constraints'], strict=True)
     scalars = {f'constraint_{name}': value for name, value in constraints if value is not None}
@@ -72,7 +74,8 @@ class DiffusionStage(common.SSRStage):
   def validate(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
     """The prediction's mean squared error over four draws, since it varies more with the time step than the image."""
     keys = jax.random.split(ctx.key, 4)
-    errors = [self.objective(ctx, batch, key, False)[1]['noise'] for key in keys]
+    hr, _, _, conditions = self.inputs(ctx.frozen, batch, self.config.svkr.iterations)
+    errors = [self.objective(ctx, hr, conditions, key, False)[1]['noise'] for key in keys]
     return {'noise': jnp.mean(jnp.stack(errors))}
 
   def figures(self, ctx: StepContext, batch: common.Batch) -> dict[str, Array]:
@@ -100,10 +103,16 @@ class DiffusionStage(common.SSRStage):
     """
     if inherited and not amf.is_fresh(ctx.params['unet']):
       return ctx.params, ctx.stats
+    # Compiled as one program: its operations one by one are 600 of them.
+    params, stats = xla.jit(self._calibrated)(ctx, batch)
+    return {**ctx.params, 'unet': params}, {**ctx.stats, 'unet': stats}
+
+  def _calibrated(self, ctx: StepContext, batch: common.Batch) -> tuple[Tree, Tree]:
+    """The UNet's parameters and batch statistics after `amf.calibrate` on a batch."""
     target, _, _, conditions = self.inputs(ctx.frozen, batch, self.config.svkr.iterations)
     z0 = core.encode(self.modules, ctx.frozen, target)
     t = jnp.linspace(0, self.schedule.steps - 1, len(z0)).astype(jnp.int32)
     noise = jax.random.normal(jax.random.key(0), z0.shape)
     z_t = self.schedule.add_noise(z0, noise, t)
     calibrated = amf.calibrate(self.modules['unet'], ctx.variables['unet'], z_t, t, conditions)
-    return {**ctx.params, 'unet': calibrated['params']}, {**ctx.stats, 'unet': calibrated['batch_stats']}
+    return calibrated['params'], calibrated['batch_stats']

@@ -1,0 +1,69 @@
+"""Prints the files of slow tests that guard what a change touches, one a line; `make test-changed` runs them.
+
+  python tools/slow_tests.py          # changes since origin's branch, or in the last commit if origin has that already
+  python tools/slow_tests.py COMMIT   # since a commit
+
+Files that differ in the working tree count as changed. Where git or the history is missing, as in a clone of depth 1,
+nothing is printed: `make test-all` runs every slow test.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+_NETWORKS = ('ssr_jax/diffusion', 'ssr_jax/nn', 'ssr_jax/systems/ssr', 'ssr_jax/xla.py')
+_STEP = ('configs/common.py', 'configs/ssr', 'configs/tiny.py', 'ssr_jax/training/state.py')
+
+# Every stage on every mesh takes long, so it is asked for by what splits a step alone.
+GUARDS = {
+  'tests/golden/test_golden.py': (*_NETWORKS, *_STEP, 'ssr_jax/degrade', 'ssr_jax/image', 'tests/golden'),
+  'tests/training/test_sharding.py': ('ssr_jax/training/sharding.py', 'ssr_jax/training/state.py'),
+  'tests/training/test_processes.py': ('ssr_jax/data/loader.py', 'ssr_jax/training'),
+  'tests/training/test_train.py': ('ssr_jax/data/loader.py', 'ssr_jax/training'),
+  'tests/test_improve.py': ('ssr_jax/training/start.py', 'tools/improve.py'),
+  'tests/tools/test_compile_for.py': ('ssr_jax/training/compiled.py', 'ssr_jax/xla.py', 'tools/compile_for.py'),
+}
+"""{file with slow tests: files and folders whose change asks for them}, beside the file itself."""
+
+
+def guarding(changed: list[str]) -> list[str]:
+  """The files of slow tests for changed files; all are paths from the root of the tree."""
+  touches = lambda place: any(path == place or path.startswith(f'{place}/') for path in changed)
+  return [tests for tests, places in GUARDS.items() if any(map(touches, (tests, *places)))]
+
+
+def changed_files(root: pathlib.Path = ROOT, since: str = '') -> list[str] | None:
+  """What differs between a commit and the working tree; None if there is no such commit to compare with.
+
+  Args:
+    root: of the tree.
+    since: the commit; '' for the last one that HEAD shares with origin's branch, or HEAD's parent if that is HEAD.
+  """
+
+  def git(*arguments: str) -> str | None:
+    try:
+      return subprocess.run(['git', *arguments], cwd=root, capture_output=True, check=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+      return None
+
+  base = since or git('merge-base', 'origin/HEAD', 'HEAD') or git('merge-base', 'origin/main', 'HEAD')
+  if not since and base in (None, '', git('rev-parse', 'HEAD')):
+    base = git('rev-parse', '--verify', '--quiet', 'HEAD^')
+  listed = git('diff', '--name-only', '--no-renames', '-z', base, '--') if base else None
+  return None if listed is None else [name for name in listed.split('\0') if name]
+
+
+def main(since: str = '') -> int:
+  """Prints the files; says on stderr why there are none."""
+  changed = changed_files(since=since)
+  if changed is None:
+    print('slow_tests: there is no earlier commit to compare with; no slow tests', file=sys.stderr)
+  for tests in guarding(changed or []):
+    print(tests)
+  return 0
+
+
+if __name__ == '__main__':
+  sys.exit(main(*sys.argv[1:]))

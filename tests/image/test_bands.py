@@ -179,6 +179,17 @@ def test_png_filters_make_files_small(tmp_path):
   np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / 'a.png')), photo)
 
 
+def test_png_filters_know_the_row_above_a_band(tmp_path):
+  """Single bright pixels, for which the difference to the row above is the smallest, if that row is taken for black."""
+  image = np.where(np.random.default_rng(0).random((200, 90, 3)) < 0.1, 200, 0).astype(np.uint8)
+  image[1:] = np.where(np.arange(199)[:, None, None] % 2, image[1:], image[:-1])
+  with io.Writer(tmp_path / 'a.png', io.Picture(image), (200, 90)) as writer:
+    for first in range(0, 200, 50):
+      writer.write(image[first : first + 50])
+  with Image.open(tmp_path / 'a.png') as found:
+    np.testing.assert_array_equal(np.asarray(found), image)
+
+
 @pytest.mark.parametrize('suffix', ['.png', '.jpg', '.tif', '.webp'])
 def test_an_error_between_bands_leaves_nothing(tmp_path, suffix):
   picture = io.Picture(np.zeros((40, 30, 3), np.uint8))

@@ -163,7 +163,9 @@ def test_training_moves_what_steers_and_nothing_else(run, model_dir, photos):
   assert moved.keys() == format.flatten(jax.eval_shape(stage.init, jax.random.key(0))[0]['cassr']).keys()
   for name, value in moved.items():
     start = format.flatten(prior).get(name.removeprefix('controlnet/'))
-    if start is not None and '/kernel' in name:  # copied from the prior; by the third step zero outputs let it move
+    # Copied from the prior; by the third step the outputs that were zero let it move. A softmax over a prompt of one
+    # token is 1, whatever its query and key.
+    if start is not None and '/kernel' in name and not name.endswith(('cross/to_q/kernel', 'cross/to_k/kernel')):
       assert np.abs(value - start).max() > 0, name
     if '/zero_' in name or '/to_out/' in name:
       assert np.any(value), name
@@ -197,11 +199,10 @@ def test_every_stage_is_a_program_in_bfloat16_with_float32_gradients(stage, phot
   gradient = jax.grad(lambda *a: state.loss_of(built)(*a)[0])
   assert {x.dtype for x in jax.tree.leaves(jax.eval_shape(gradient, *arguments))} == {np.dtype(np.float32)}
   assert 'remat' in str(jax.make_jaxpr(lambda *a: state.loss_of(built)(*a)[0])(*arguments))
-  products = products_of(gradient, *arguments)
   name = type(built.modules[stage]).__name__
-  own = [e for e in products if name in str(e.source_info.name_stack)]
-  dtypes = {v.aval.dtype.name for e in own for v in e.invars}
-  assert dtypes == {'bfloat16'}
+  convolutions = [e for e in products_of(gradient, *arguments) if e.primitive.name == 'conv_general_dilated']
+  own = [e for e in convolutions if name in str(e.source_info.name_stack)]
+  assert own and {v.aval.dtype.name for e in own for v in e.invars} == {'bfloat16'}
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,14 @@ def test_a_pair_is_the_state_dict_that_it_was_made_of(half, fused, tmp_path):
   assert esrgan.config(found, 'net') == TINY
 
 
+def test_odd_numbers_of_halves_are_filled_up_to_words(tmp_path):
+  state = drawn(dict(features=3, growth=1, blocks=1))
+  assert state['body.0.rdb1.conv1.weight'].size % 2
+  found = esrgan.state_of(ncnn.read(ncnn_files.rrdbnet(tmp_path / 'net', state, 1)), 'net')
+  for name, array in ncnn_files.half(state).items():
+    np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
 def test_either_file_names_the_pair(pair, tmp_path, capsys):
   for path in (pair, pair.with_suffix('.bin')):
     name = tmp_path / path.suffix[1:]

@@ -63,10 +63,8 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 # A training program tells its process to keep freed memory. A test worker goes on after that, and would only grow.
 xla.keep_freed_memory = lambda: False
 
-# Compiling is most of what the tests do; what one test compiles serves the others, in the other worker too. Small
-# programs as well: reading one takes half the time of compiling it, and they are freed after each file.
+# Compiling is most of what the tests do; what one test compiles serves the others, in the other worker too.
 xla.enable_compilation_cache()
-jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 _BEFORE = pytest.StashKey[set[str] | None]()
@@ -123,6 +121,8 @@ def _ctrl_c_stays():
 @pytest.fixture(autouse=True, scope='module')
 def _programs_are_freed():
   """Compiled programs of a file go with it; the compilation cache on disk keeps what another file needs again."""
+  # Small programs too: reading one takes half the time of compiling it.
+  jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
   yield
   jax.clear_caches()
   gc.collect()

@@ -51,6 +51,7 @@ def main() -> int:
 
 
 def _fit(arguments: argparse.Namespace) -> int:
+  import numpy as np
   from PIL import Image
   import tqdm
 
@@ -71,7 +72,8 @@ def _fit(arguments: argparse.Namespace) -> int:
       except (SSRError, TypeError) as error:  # TypeError: 16 bits, which Pillow does not hold in three channels
         failures.append(console.line_of(error, path))
         continue
-      yield image.resize((image.width // arguments.shrink, image.height // arguments.shrink), Image.Resampling.BICUBIC)
+      size = (image.width // arguments.shrink, image.height // arguments.shrink)
+      yield np.asarray(image.resize(size, Image.Resampling.BICUBIC))
 
   try:
     niqe.save_pristine(arguments.output, niqe.fit(photos(), arguments.name, arguments.sharpness, arguments.contrast))

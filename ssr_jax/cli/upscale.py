@@ -235,12 +235,23 @@ class _Option:
 
 
 def _options_of_systems() -> dict[str, _Option]:
-  """The options of all systems, by name; of options with the same name, the first one."""
+  """The options of all systems, by name; the help says whose an option is, and what it is in each if that differs."""
   found: dict[str, _Option] = {}
+  said: dict[str, dict[str, list[str]]] = {}  # {option: {help: systems}}
+  units: dict[str, set[str | None]] = {}
   for system in systems.SYSTEMS:
     kinds = systems.option_kinds(system)
     for field in dataclasses.fields(systems.options(system)):
       found.setdefault(field.name, _Option(field.name, kinds[field.name], field.metadata))
+      units.setdefault(field.name, set()).add(field.metadata.get('metavar'))
+      said.setdefault(field.name, {}).setdefault(field.metadata['help'], []).append(system)
+  for name, texts in said.items():
+    if len(texts) > 1 or systems.DEFAULT not in next(iter(texts.values())):
+      text = '; '.join(f'{", ".join(whose)}: {what}' for what, whose in texts.items())
+      metavar = next(iter(units[name])) if len(units[name]) == 1 else None
+      found[name] = dataclasses.replace(
+        found[name], metadata={**found[name].metadata, 'help': text, 'metavar': metavar}
+      )
   return found
 
 

@@ -229,6 +229,14 @@ def test_weights_list_and_verify(tiny_model_dir, capsys):
   assert cli.main(['weights', 'verify', 'nosuch']) == 2
 
 
+def test_help_says_whose_an_option_is_that_is_not_every_systems(capsys):
+  assert cli.main(['upscale', '--help']) == 0
+  out = ' '.join(capsys.readouterr().out.split())
+  assert '--guidance GUIDANCE blinddiff: weight of the gradient' in out and 'cassr: weight of guidance away' in out
+  assert '--iterations T ssr: rounds of SVKR' in out and '--operator NAME blinddiff: estimated' in out
+  assert "--blend B, --strength B how much of diffusion's detail" in out
+
+
 def test_help_and_version(capsys):
   assert cli.main(['--help']) == 0
   assert 'examples:' in capsys.readouterr().out

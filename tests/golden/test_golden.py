@@ -24,8 +24,9 @@ def _cases():
   return [pytest.param(name, marks=() if _quick(name) else pytest.mark.slow) for name in PINNED]
 
 
-def test_sampling_at_both_sizes_and_every_stages_loss_are_pinned():
-  assert {name for name in programs.names() if _quick(name)} <= PINNED.keys() <= set(programs.names())
+def test_sampling_at_both_sizes_and_every_stages_loss_and_step_are_pinned():
+  wanted = {name for name in programs.names() if _quick(name) or name.startswith('tiny/step')}
+  assert wanted <= PINNED.keys() <= set(programs.names())
 
 
 @pytest.mark.parametrize('name', _cases())

@@ -78,6 +78,7 @@ def test_a_changed_model_json_is_valid_or_one_line(tmp_path):
   [
     ('svkr.gamma', math.nan, 'NaN is no number'),
     ('svkr.gamma', 1.5, "field 'svkr.gamma'"),
+    ('svkr.rule', '', "field 'svkr.rule'"),
     ('svkr.iterations', 10**6, "field 'svkr.iterations'"),
     ('schedule.steps', 10**9, "field 'schedule.steps'"),
     ('sampling.wavelet_levels', 40, "field 'sampling.wavelet_levels'"),

@@ -17,7 +17,7 @@ class Svkr(Section):
 
   iterations: Annotated[int, Meta(ge=0, le=32)] = 3
   gamma: Fraction = 0.9
-  rule: _Name = 'algorithm1'
+  rule: Literal['algorithm1', 'eq2'] = 'algorithm1'  # `ssr info` builds the program without a plan
   unroll: bool | Annotated[int, Meta(ge=1, le=32)] = 1
 
 

@@ -12,7 +12,7 @@ def test_output_that_is_not_finite_is_refused(monkeypatch, value):
   model = ssr_jax.load('compact')
   image, found = np.full((32, 32, 3), 0.5, np.float32), {}
   found = {'restored': image.copy(), 'depth': image[..., :1], 'kernels': np.zeros((8, 8, 441), np.float32)}
-  monkeypatch.setattr(restorer.Restorer, '_restore_image', lambda *_: dict(found))
+  monkeypatch.setattr(restorer.Restorer, '_restored', lambda *_: iter([dict(found)]))
   assert model.sample(np.zeros((8, 8, 3), np.uint8), steps=0).image.shape == (32, 32, 3)
   found['restored'][3, 4, 1] = value
   with pytest.raises(ssr_jax.SSRError, match="model 'compact': output 'restored' is not finite"):

@@ -11,13 +11,14 @@ import io as iolib
 import pathlib
 import struct
 import tempfile
+from typing import Any
 
 import numpy as np
 from PIL import Image, features
 
 from ssr_jax import cli
 from ssr_jax.data import sources
-from ssr_jax.image import deep, io, metadata, opening
+from ssr_jax.image import encoders, io, metadata, opening
 from ssr_jax.types import SSRError
 from tools import attacks
 
@@ -87,11 +88,21 @@ def whole_files(rng: np.random.Generator) -> dict[str, bytes]:
     files[kind] = buffer.getvalue()
   about = metadata.About(icc=bytes(200), exif=_exif().tobytes(), xmp=b'<x/>', dpi=(300, 300))
   colour16 = rng.integers(0, 65536, (20, 24, 4)).astype(np.uint16)
-  files['PNG16colour'] = deep.encode(colour16[..., :3], 'PNG', about)
-  files['PNG16alpha'] = deep.encode(colour16, 'PNG', metadata.About())
-  files['TIFF16colour'] = deep.encode(colour16[..., :3], 'TIFF', about)
-  files['TIFFfloatcolour'] = deep.encode(colour16[..., :3].astype(np.float32) / 65535, 'TIFF', about)
+  colour = colour16[..., :3]
+  files['PNG16colour'] = _encoded(encoders.Png, colour, about)
+  files['PNG16alpha'] = _encoded(encoders.Png, colour16, metadata.About())
+  files['TIFF16colour'] = _encoded(encoders.Tiff, colour, about)
+  files['TIFFfloatcolour'] = _encoded(encoders.Tiff, colour.astype(np.float32) / 65535, about)
   return files
+
+
+def _encoded(encoder: Any, values: np.ndarray, about: metadata.About) -> bytes:
+  """The bytes of a file of one of our encoders."""
+  buffer = iolib.BytesIO()
+  writing = encoder(buffer, values.shape, values.dtype, about)
+  writing.write(values)
+  writing.finish()
+  return buffer.getvalue()
 
 
 def attempt(name: str, data: bytes, by_command: bool) -> tuple[str, str]:

@@ -106,8 +106,8 @@ def test_guidance_leads_away_from_the_negative_prompt(weight):
     seen.append(len(z))
     return z * context.mean((1, 2))[:, None, None, None] + t[:, None, None, None]
 
-  positive, negative = PROMPTS[:2], PROMPTS[1:]
-  found = classifier_free(predict, positive, negative, weight)(Z, T)
+  positive, negative = jnp.asarray(PROMPTS[:2]), jnp.asarray(PROMPTS[1:])
+  found = classifier_free(predict, positive, negative, weight)(jnp.asarray(Z), jnp.asarray(T))
   towards, away = (predict(Z, T, context) for context in (positive, negative))
   np.testing.assert_allclose(found, away + weight * (towards - away), rtol=1e-5, atol=1e-5)
   assert seen[0] == (2 if weight == 1 else 4)
@@ -210,7 +210,7 @@ def test_the_reference_image_is_made_as_asked(monkeypatch):
 
 
 def test_the_loss_is_the_error_of_the_noise_or_of_v():
-  z0 = RNG.standard_normal((2, 4, 4, 1)).astype(np.float32)
+  z0 = jnp.asarray(RNG.standard_normal((2, 4, 4, 1)), jnp.float32)
   key = jax.random.key(3)
   t_key, eps_key = jax.random.split(key)
   t, eps = jax.random.randint(t_key, (2,), 0, 1000), np.asarray(jax.random.normal(eps_key, z0.shape))

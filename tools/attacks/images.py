@@ -18,7 +18,7 @@ from PIL import Image, features
 
 from ssr_jax import cli
 from ssr_jax.data import sources
-from ssr_jax.image import encoders, io, metadata, opening
+from ssr_jax.image import encoders, files, io, metadata, opening
 from ssr_jax.types import SSRError
 from tools import attacks
 
@@ -98,11 +98,13 @@ def whole_files(rng: np.random.Generator) -> dict[str, bytes]:
 
 def _encoded(encoder: Any, values: np.ndarray, about: metadata.About) -> bytes:
   """The bytes of a file of one of our encoders."""
-  buffer = iolib.BytesIO()
-  writing = encoder(buffer, values.shape, values.dtype, about)
-  writing.write(values)
-  writing.finish()
-  return buffer.getvalue()
+  with tempfile.TemporaryDirectory() as folder:
+    path = pathlib.Path(folder) / 'file'
+    with files.NewFile(path) as file:
+      writing = encoder(file, values.shape, values.dtype, about)
+      writing.write(values)
+      writing.finish()
+    return path.read_bytes()
 
 
 def attempt(name: str, data: bytes, by_command: bool) -> tuple[str, str]:

@@ -22,6 +22,9 @@ GUARDS = {
   'tests/training/test_sharding.py': ('ssr_jax/training/sharding.py', 'ssr_jax/training/state.py'),
   'tests/training/test_processes.py': ('ssr_jax/data/loader.py', 'ssr_jax/training'),
   'tests/training/test_train.py': ('ssr_jax/data/loader.py', 'ssr_jax/training'),
+  'tests/systems/cassr/test_stages.py': ('configs/cassr', 'ssr_jax/systems/cassr'),
+  'tests/test_packaging.py': ('MANIFEST.in', 'pyproject.toml', 'setup.py', 'ssr_jax/cli/scripts.py'),
+  'tests/weights/importers/test_ncnn.py': ('ssr_jax/nn/rrdb.py', 'ssr_jax/weights/importers/ncnn.py'),
   'tests/test_improve.py': ('ssr_jax/training/start.py', 'tools/improve.py'),
   'tests/tools/test_compile_for.py': ('ssr_jax/training/compiled.py', 'ssr_jax/xla.py', 'tools/compile_for.py'),
 }

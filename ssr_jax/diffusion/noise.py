@@ -1,10 +1,12 @@
 """A noise field for a whole image; each tile reads its own window."""
 
+from typing import Any
+
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-from ssr_jax.types import Array, ArrayLike
+from ssr_jax.types import Array
 
 _BLOCK = 64
 
@@ -18,8 +20,8 @@ class NoiseField:
     origin: (y, x) of a tile in LR pixels, int32 [2].
   """
 
-  seed: ArrayLike
-  origin: ArrayLike
+  seed: Any  # an array; Any, because JAX puts shapes and marks of its own into trees
+  origin: Any
 
   def window(self, shape: tuple[int, int, int], lr_rows: int) -> tuple[Array, Array]:
     """The tile's noise.

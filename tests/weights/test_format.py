@@ -276,7 +276,7 @@ def test_parts_of_two_systems_do_not_mix(tmp_path, other_system):
   with pytest.raises(SSRError, match="unknown part 'net'; known: depth, dkenet"):
     format.save_part(tmp_path / 'ssr', 'net', {}, _variables())
   assert {p.name: p.read_bytes() for p in (tmp_path / 'ssr').iterdir()} == before
-  with pytest.raises(SSRError, match="unknown system 'third'; known: ssr, blinddiff, other"):
+  with pytest.raises(SSRError, match="unknown system 'third'; known: ssr, .*, other"):
     format.save_part(tmp_path / 'new', 'net', {}, _variables(), system='third')
   assert not (tmp_path / 'new').exists()
 

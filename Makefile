@@ -5,6 +5,8 @@ VENV := .venv
 PYTHON ?=
 BIN := $(VENV)/bin
 WORKERS ?= 2
+# Small lots: else the last one, of one worker, takes minutes alone.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk=16
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # With PARITY=1 the networks are compared with PyTorch's as well; torch, diffusers and transformers are installed for it.
@@ -30,17 +32,17 @@ $(TABLES): $(VENV)/.installed
 
 test: $(TESTED)
 	$(BIN)/ruff check
-	$(BIN)/python -m pytest -n $(WORKERS) -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 # The slow ones too: every stage on every mesh.
 test-all: $(TESTED)
-	$(BIN)/python -m pytest -n $(WORKERS)
+	$(PYTEST)
 
 # Of the slow ones those that guard what differs from origin's branch, or from SINCE=COMMIT.
 SINCE ?=
 test-changed: $(TESTED)
 	@tests=$$($(BIN)/python tools/slow_tests.py $(SINCE)); if [ -n "$$tests" ]; then \
-	  echo "slow tests of" $$tests; $(BIN)/python -m pytest -n $(WORKERS) -m slow $$tests; fi
+	  echo "slow tests of" $$tests; $(PYTEST) -m slow $$tests; fi
 
 # What .pre-commit-config.yaml runs before each commit.
 lint: $(VENV)/.installed-dev

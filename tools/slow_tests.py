@@ -21,7 +21,7 @@ GUARDS = {
   'tests/golden/test_golden.py': (*_NETWORKS, *_STEP, 'ssr_jax/degrade', 'ssr_jax/image', 'tests/golden'),
   'tests/training/test_sharding.py': ('ssr_jax/training/sharding.py', 'ssr_jax/training/state.py'),
   'tests/training/test_processes.py': ('ssr_jax/data/loader.py', 'ssr_jax/training'),
-  'tests/training/test_train.py': ('ssr_jax/data/loader.py', 'ssr_jax/training'),
+  'tests/training/test_train.py': ('ssr_jax/data/loader.py', 'ssr_jax/systems/ssr/stages', 'ssr_jax/training'),
   'tests/systems/cassr/test_stages.py': ('configs/cassr', 'ssr_jax/systems/cassr'),
   'tests/test_packaging.py': ('MANIFEST.in', 'pyproject.toml', 'setup.py', 'ssr_jax/cli/scripts.py'),
   'tests/weights/importers/test_ncnn.py': ('ssr_jax/nn/rrdb.py', 'ssr_jax/weights/importers/ncnn.py'),

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from ssr_jax.nn.blocks import Attention, from_windows, to_windows
 from ssr_jax.nn.controlnet import Control, ControlNet
 from ssr_jax.nn.layers import Dtype
-from ssr_jax.nn.unet import Attend, Trunk, UNet
+from ssr_jax.nn.unet import Attend, UNet
 from ssr_jax.types import Array
 
 PROMPTS = ('null', 'clean', 'degraded')
@@ -37,14 +37,12 @@ TRUNK = (
 """The attributes that a prior and what steers it have in common."""
 
 
-class Prior(nn.Module):
-  """A latent diffusion model of photos, and the prompts that it knows.
+class OnTrunk(nn.Module):
+  """A module around networks with the structure of Stable Diffusion's UNet.
 
   Attributes:
     channels, latent_channels, blocks, attention, mid_attention, heads, head_dim, cross_attention_dim, groups, window:
-      as in `nn.unet.Trunk`; the defaults are those of SD 1.5.
-    tokens: n of a prompt.
-    learned: whether the prompts are parameters; else they are constants, stored embeddings of a text encoder.
+      as in `nn.unet.Trunk`; the defaults are those of SD 1.5. What steers a prior has the prior's.
     dtype: dtype of the computation.
     remat: as in `nn.unet.Trunk`.
   """
@@ -59,14 +57,28 @@ class Prior(nn.Module):
   cross_attention_dim: int = 768
   groups: int = 32
   window: Sequence[int] | None = None
-  tokens: int = 77
-  learned: bool = False
   dtype: Dtype = jnp.float32
   remat: str = ''
 
+  def trunk(self) -> dict[str, Any]:
+    """The attributes of its networks' trunk, those of the computation too."""
+    return {name: getattr(self, name) for name in (*TRUNK, 'dtype', 'remat')}
+
+
+class Prior(OnTrunk):
+  """A latent diffusion model of photos, and the prompts that it knows.
+
+  Attributes:
+    tokens: n of a prompt.
+    learned: whether the prompts are parameters; else they are constants, stored embeddings of a text encoder.
+  """
+
+  tokens: int = 77
+  learned: bool = False
+
   def setup(self):
     """Makes the UNet and the table of prompts."""
-    self.unet = UNet(**_trunk(self))
+    self.unet = UNet(**self.trunk())
     shape = (len(PROMPTS), self.tokens, self.cross_attention_dim)
     if self.learned:
       self.table = self.param('prompts', nn.initializers.normal(1.0), shape)
@@ -116,44 +128,27 @@ class TapAttention(nn.Module):
     return from_windows(attention(query, source), (h, w), self.window)
 
 
-class Steering(nn.Module):
+class Steering(OnTrunk):
   """What steers a prior: one ControlNet for all images, and attention of the prior's way up to its features.
 
   Attributes:
-    channels, latent_channels, blocks, attention, mid_attention, heads, head_dim, cross_attention_dim, groups, window:
-      those of the prior.
     hint: 'pixels' or 'latent', as in `nn.controlnet.ControlNet`.
     hint_channels: as there.
     controls: which of `CONTROLS` steer.
     multiple_attention: whether there is attention to the features of each, in every transformer of the way up.
-    dtype: dtype of the computation.
-    remat: as in `nn.unet.Trunk`.
   """
 
-  channels: Sequence[int] = (320, 640, 1280, 1280)
-  latent_channels: int = 4
-  blocks: int = 2
-  attention: Sequence[bool] = (True, True, True, False)
-  mid_attention: bool = True
-  heads: int | Sequence[int] | None = 8
-  head_dim: int = 64
-  cross_attention_dim: int = 768
-  groups: int = 32
-  window: Sequence[int] | None = None
   hint: str = 'pixels'
   hint_channels: Sequence[int] = (16, 32, 96, 256)
   controls: Sequence[str] = CONTROLS
   multiple_attention: bool = True
-  dtype: Dtype = jnp.float32
-  remat: str = ''
 
   def setup(self):
     """Makes the ControlNet and the attention of each transformer."""
     unknown = [name for name in self.controls if name not in CONTROLS]
     if unknown or not self.controls or len(set(self.controls)) < len(self.controls):
       raise ValueError(f'controls {tuple(self.controls)}: must be some of {", ".join(CONTROLS)}, each once')
-    trunk = _trunk(self)
-    self.controlnet = ControlNet(**trunk, hint=self.hint, hint_channels=self.hint_channels)
+    self.controlnet = ControlNet(**self.trunk(), hint=self.hint, hint_channels=self.hint_channels)
     extra = {}
     for place, (level, _) in self.places().items() if self.multiple_attention else ():
       for name in self.controls:
@@ -193,9 +188,3 @@ class Steering(nn.Module):
       for name in self.controls:
         self.attend(place, name, jnp.zeros((b, h * w, self.channels[level])), found.taps)
     return found
-
-
-def _trunk(module: Any) -> dict[str, Any]:
-  """Attributes of `nn.unet.Trunk` that a module has, those of the computation too."""
-  assert set(TRUNK) <= set(Trunk.__dataclass_fields__)
-  return {name: getattr(module, name) for name in (*TRUNK, 'dtype', 'remat')}

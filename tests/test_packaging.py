@@ -16,10 +16,11 @@ from packaging.utils import canonicalize_name
 from PIL import Image
 import pytest
 import skimage.data
+import yaml
 
 from configs import common
 import ssr_jax
-from ssr_jax import cli
+from ssr_jax import cli, metrics
 from ssr_jax.cli import console
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -191,6 +192,24 @@ def test_metadata_and_card_agree_on_the_licences():
   assert PROJECT['license'] == 'Apache-2.0 AND LicenseRef-ssr-jax-weights'
   assert set(PROJECT['license-files']) == {'LICENSE', 'ssr_jax/weights/bundled/LICENSE'}
   assert 'ssr_jax' in importlib.metadata.packages_distributions()
+
+
+def test_the_front_matter_of_the_card_says_what_the_card_says():
+  """The hub reads it; a licence of its own is 'other' there, with a name and a file."""
+  card = (ROOT / 'ssr_jax' / 'weights' / 'bundled' / 'MODEL_CARD.md').read_text()
+  start, matter, text = card.split('---\n', 2)
+  fields = yaml.safe_load(matter)
+  assert not start and text.lstrip().startswith('# Model card')
+  assert f'LicenseRef-{fields["license_name"]}' in PROJECT['license'] and fields['license'] == 'other'
+  assert (ROOT / 'ssr_jax' / 'weights' / 'bundled' / fields['license_link']).is_file()
+  assert fields['pipeline_tag'] == 'image-to-image' and fields['library_name'] == PROJECT['name']
+  letters = lambda s: re.sub('[^a-z0-9]', '', s.lower())
+  trained = letters(text.split('## Data')[1].split('## Limits')[0])
+  for data in fields['datasets']:
+    assert letters(data) in trained or letters(data.replace('-V2', '')) in trained, data
+  assert set(fields['metrics']) <= set(metrics.METRICS)
+  for metric in fields['metrics']:
+    assert metric in letters(text), metric
 
 
 def test_every_file_of_the_package_is_installed():

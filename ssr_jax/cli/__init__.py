@@ -28,6 +28,7 @@ _EXAMPLES = """examples:
   ssr train --config=configs/compact.py:kernel --workdir=runs/kernel --config.data.train=folder:photos/
   ssr evaluate --config=configs/compact.py --config.eval.dataset=folder:photos/ --workdir=scores/
   ssr export runs/nbsr my_model/                 the weights of a training run
+  ssr export-onnx compact compact.onnx --size 128   a model as one ONNX program
   ssr weights verify
   ssr weights import stable-diffusion-2-1-base/ --as big
 """
@@ -109,7 +110,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
   """The parser of all commands."""
   # Imported here, within reach of main's handling of Ctrl-C.
-  from ssr_jax.cli import completion, data, degrade, info, metrics, upscale, weights
+  from ssr_jax.cli import completion, data, degrade, export_onnx, info, metrics, upscale, weights
 
   common = argparse.ArgumentParser(add_help=False)
   common.add_argument('--debug', action='store_true', help='show the whole Python traceback of an error')
@@ -121,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
   )
   top.add_argument('--version', action='version', version=f'ssr-jax {ssr_jax.__version__}')
   commands = top.add_subparsers(title='commands', required=True, metavar='COMMAND')
-  for command in (upscale, info, metrics, degrade, data, weights, completion):
+  for command in (upscale, info, metrics, degrade, data, weights, export_onnx, completion):
     command.add(commands, common)
   for name, text in _CONFIGURED.items():  # for the list of commands; `_configured` runs them
     commands.add_parser(name, help=text)

@@ -37,7 +37,9 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     help=f'a folder; or, for one input file, a file name ending in {", ".join(io.WRITABLE)}',
   )
   up.add_argument('-r', '--recursive', action='store_true', help='include subfolders of folders')
-  up.add_argument('--model', default='compact', help="'compact', or the path of a model directory (default: compact)")
+  up.add_argument(
+    '--model', default='compact', help="'compact', a model directory, or org/model on the Hugging Face hub"
+  )
   up.add_argument(
     '--seed',
     type=int,
@@ -57,21 +59,13 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     metavar='WxH|N',
     help='the largest size that fits into W x H pixels, or whose longer side is N, instead of a scale',
   )
-  for option in _options_of_systems().values():
-    how = {name: option.metadata.get(name) for name in ('metavar', 'choices', 'help')}
-    if option.kind is bool:
-      up.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=how['help'])
-    else:
-      earlier = [f'--{option.metadata["alias"]}'] if 'alias' in option.metadata else []
-      up.add_argument(option.flag, *earlier, type=option.kind, **how)
+  add_options_of_systems(up)
   up.add_argument(
     '--dtype',
     default='float32',
     choices=DTYPES,
     help='dtype of the computation; bfloat16 is for GPUs and TPUs (default: float32)',
   )
-  for name, (_, _, text) in _flags_of_systems().items():
-    up.add_argument(f'--{name}', action='store_true', help=text)
   up.add_argument(
     '--figures',
     action='store_true',
@@ -111,6 +105,35 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   up.set_defaults(command=_upscale)
 
 
+def add_options_of_systems(parser: argparse.ArgumentParser) -> None:
+  """Adds the options of all systems, and the flags that stand for a value of one, to a command's parser."""
+  for option in _options_of_systems().values():
+    how: dict[str, Any] = {name: option.metadata.get(name) for name in ('metavar', 'choices', 'help')}
+    if option.kind is bool:
+      parser.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=how['help'])
+    else:
+      earlier = [f'--{option.metadata["alias"]}'] if 'alias' in option.metadata else []
+      parser.add_argument(option.flag, *earlier, type=option.kind, **how)
+  for name, (_, _, text) in _flags_of_systems().items():
+    parser.add_argument(f'--{name}', action='store_true', help=text)
+
+
+def options_of_systems(arguments: argparse.Namespace) -> dict[str, Any]:
+  """{option: value} of those of `add_options_of_systems` that were given.
+
+  Raises:
+    SSRError: a flag, and its option with another value.
+  """
+  given = {name: getattr(arguments, name) for name in _options_of_systems()}
+  found = {name: value for name, value in given.items() if value is not None}
+  for flag, (option, value, _) in _flags_of_systems().items():
+    if getattr(arguments, flag.replace('-', '_')):
+      if found.get(option.name, value) != value:
+        raise SSRError(f'--{flag} and {option.flag} exclude each other; give one')
+      found[option.name] = value
+  return found
+
+
 def _size(text: str) -> tuple[int, int]:
   """(width, height) of the box that '640x480' or '640' names."""
   found = re.fullmatch(r'(\d+)(?:x(\d+))?', text.lower())
@@ -127,11 +150,9 @@ def _upscale(arguments: argparse.Namespace) -> int:
     raise SSRError(f'--quality {arguments.quality}: must be from 1 to 100')
   if not 1 <= arguments.jobs <= 64:
     raise SSRError(f'--jobs {arguments.jobs}: must be from 1 to 64')
+  options_of_systems(arguments)  # a contradiction among them is said before any file is looked at
   if arguments.max_pixels is not None and arguments.max_pixels < 1:
     raise SSRError(f'--max-pixels {arguments.max_pixels}: must be at least 1')
-  for flag, (option, value, _) in _flags_of_systems().items():
-    if _given(arguments, flag) and getattr(arguments, option.name) not in (None, value):
-      raise SSRError(f'--{flag} and {option.flag} exclude each other; give one')
   begun = time.monotonic()
   jobs, failures, skipped = _jobs(arguments)
   for line in failures:
@@ -261,16 +282,10 @@ def _flags_of_systems() -> dict[str, tuple[_Option, Any, str]]:
   return {flag: (o, *said) for o in options for flag, said in o.metadata.get('flags', {}).items()}
 
 
-def _given(arguments: argparse.Namespace, flag: str) -> bool:
-  return getattr(arguments, flag.replace('-', '_'))
-
-
 def _options(arguments) -> dict:
   """Arguments of `Restorer.sample`, without the options that were not given."""
   options = {'seed': arguments.seed} | ({} if arguments.scale is None else {'scale': arguments.scale})
-  given = {name: getattr(arguments, name) for name in _options_of_systems()}
-  options |= {name: value for name, value in given.items() if value is not None}
-  options |= {o.name: value for flag, (o, value, _) in _flags_of_systems().items() if _given(arguments, flag)}
+  options |= options_of_systems(arguments)
   return options | ({'tile': arguments.tile} if arguments.tile else {})
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import platformdirs
 
 from ssr_jax.types import SSRError
-from ssr_jax.weights import format
+from ssr_jax.weights import format, hub
 
 BUNDLED = {'compact': format.BUNDLED}
 """{name: model directory} of the models that the package ships."""
@@ -47,10 +47,12 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
   """The directory of a model.
 
   Args:
-    name_or_path: a name in `known()`, a model directory, or its model.json.
+    name_or_path: a name in `known()`, a model directory, its model.json, or a repository of the Hugging Face hub,
+      'org/model' or 'org/model@revision', which is downloaded unless it is in the cache. A directory of that path
+      takes precedence.
 
   Raises:
-    SSRError: not a known name, and no directory with a model.json.
+    SSRError: not a known name, and no directory with a model.json; for the hub see `hub.fetch`.
   """
   if str(name_or_path) in BUNDLED:
     directory = BUNDLED[str(name_or_path)]
@@ -64,6 +66,8 @@ def resolve(name_or_path: str | os.PathLike) -> pathlib.Path:
     return directory
   if len(directory.parts) == 1 and (home() / directory / format.MODEL_FILE).is_file():
     return home() / directory
+  if not directory.exists() and hub.is_name(str(name_or_path)):
+    return hub.fetch(str(name_or_path))
   what = f'the directory has no {format.MODEL_FILE}' if directory.is_dir() else 'unknown model'
   raise SSRError(f"model '{name_or_path}': {what}; known: {', '.join(known())}, or the path of a model directory")
 

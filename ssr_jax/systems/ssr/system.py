@@ -205,7 +205,10 @@ def fix_colours(
   if how == 'none':
     return image
   if how == 'adain':
-    return np.concatenate([colourfix.adain(image[..., c : c + 1], reference[..., c : c + 1]) for c in range(3)], -1)
+    xp = image.__array_namespace__()
+    return xp.concatenate([colourfix.adain(image[..., c : c + 1], reference[..., c : c + 1]) for c in range(3)], -1)
+  if not isinstance(image, np.ndarray):  # traced, for an export: the bands save memory on the host only
+    return colourfix.wavelet(image, reference, levels, chroma_levels)
   # The wavelet at a pixel depends on pixels up to this distance.
   reach = wavelet_reach(levels, chroma_levels)
   out = np.empty_like(image)

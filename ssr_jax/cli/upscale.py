@@ -280,15 +280,15 @@ def _jobs(arguments) -> tuple[list[Job], list[str], int]:
   No file of a job is an input, a file of another job, or, without --overwrite, a file that exists.
   """
   pairs, failures = _pairs(arguments)
-  inputs = {_identity(source): source for source, _ in pairs}
+  inputs = {console.identity(source): source for source, _ in pairs}
   jobs: list[Job] = []
   taken: dict[tuple, Job] = {}
   skipped = 0
   for source, target in pairs:
     figure = target.with_name(f'{target.stem}_figure.png') if arguments.figures else None
     job = Job(source, target, figure)
-    same = taken.get(_identity(target))
-    if same and same.target == target and _identity(same.source) == _identity(source):
+    same = taken.get(console.identity(target))
+    if same and same.target == target and console.identity(same.source) == console.identity(source):
       continue  # the same input given twice
     problem = _clash(job, inputs, taken)
     if not problem and os.path.lexists(target) and arguments.skip_existing:
@@ -300,7 +300,7 @@ def _jobs(arguments) -> tuple[list[Job], list[str], int]:
     if problem:
       failures.append(problem)
       continue
-    taken |= {_identity(path): job for path in job.outputs.values()}
+    taken |= {console.identity(path): job for path in job.outputs.values()}
     jobs.append(job)
   return jobs, failures, skipped
 
@@ -331,24 +331,15 @@ def _pairs(arguments) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str
 def _clash(job: Job, inputs: Mapping[tuple, pathlib.Path], taken: Mapping[tuple, Job]) -> str | None:
   """A line about a file of the job that is an input or a file of an earlier job; None where there is none."""
   for what, path in job.outputs.items():
-    identity = _identity(path)
+    identity = console.identity(path)
     if identity in inputs:
       other = inputs[identity]
-      which = 'the input' if _identity(job.source) == identity else f'the input {other}'
+      which = 'the input' if console.identity(job.source) == identity else f'the input {other}'
       return f'{job.source}: the {what} {path} would replace {which}; choose another -o'
     if identity in taken:
       other = taken[identity].source
       return f'{job.source}: its {what} {path} is also that of {other}; rename one or use another folder'
   return None
-
-
-def _identity(path: pathlib.Path) -> tuple:
-  """The same for all names of a file, through whatever links, whether it exists yet or not."""
-  try:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
-  except (OSError, ValueError):
-    return os.path.realpath(path.parent), path.name
 
 
 def _name(source: pathlib.Path, form: str | None) -> str:

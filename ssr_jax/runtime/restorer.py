@@ -25,6 +25,7 @@ from ssr_jax.image import opening
 from ssr_jax.runtime import inputs
 from ssr_jax.runtime.bands import OVERLAP, Band, Layout, Ticks, View, bucket, finished, gathered, pad, resized, sized
 from ssr_jax.runtime.blend import Blend
+from ssr_jax.runtime.result import Result
 from ssr_jax.systems.base import System, Tree, Window
 from ssr_jax.types import Array, SSRError
 from ssr_jax.weights import format, store
@@ -33,31 +34,6 @@ TILE = 192
 """Largest LR side that runs in one piece."""
 PROGRAMS = 8
 """Size classes whose compiled programs a model keeps, those used last; another one is compiled again."""
-
-
-class Result:
-  """Outputs of a system for an image, or for a batch, with a leading b axis.
-
-  Attributes:
-    image: [H, W, 3], the super-resolved image, dtype of the input.
-    outputs: {name: array} of the system's other outputs; each is also an attribute. SSR's are `depth` [H, W, 1]
-      float32, relative inverse depth in [0, 1] with 1 nearest; `kernels` [h, w, k*k] float32, one blur kernel per LR
-      pixel, None without `keep_kernels`; `restored` [H, W, 3], the image before diffusion, dtype of the input.
-  """
-
-  def __init__(self, image: np.ndarray, outputs: Mapping[str, np.ndarray | None]):
-    """Stores the arrays without a copy."""
-    self.image, self.outputs = image, dict(outputs)
-
-  def __getattr__(self, name: str) -> Any:
-    outputs = self.__dict__.get('outputs', {})
-    if name in outputs:
-      return outputs[name]
-    raise AttributeError(f'this result has no {name!r}; it has image, {", ".join(outputs)}')
-
-  def __repr__(self) -> str:
-    shapes = {name: None if x is None else x.shape for name, x in {'image': self.image, **self.outputs}.items()}
-    return f'Result({", ".join(f"{name} {shape}" for name, shape in shapes.items())})'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,7 +108,7 @@ class Restorer:
       plan = dataclasses.replace(plan, given=tuple(sorted(known)))
     layout = self._layout((h, w), tile, plan)
     ticks = Ticks(progress, b * layout.tiles * self._passes(layout, plan))
-    kept = tuple(o.name for o in self.system.outputs if keep_kernels or o.kind != 'kernels')
+    kept = self._kept(keep_kernels)
     results = []
     for i, (rows, number) in enumerate(zip(images.rows, seeds, strict=True)):
       its = {name: values[i] for name, values in known.items()}
@@ -153,6 +129,7 @@ class Restorer:
     seed: int = 0,
     scale: float | None = None,
     size: tuple[int, int] | None = None,
+    keep_kernels: bool = False,
     tile: int = TILE,
     progress: Callable[[int, int], None] | None = None,
     **options: Any,
@@ -168,24 +145,28 @@ class Restorer:
       seed: as of `sample`; so are the others.
       scale: of the result.
       size: of the result.
+      keep_kernels: True also gives outputs of the kind 'kernels', whose rows may come earlier than the result's.
       tile: largest LR side of a tile.
       progress: called after each tile.
       **options: of the system.
 
     Yields:
-      {output: [n, W, c]}, from the top to the bottom, without those of the kind 'kernels'.
+      {output: [n, W, c]}, each output's rows from the top to the bottom.
 
     Raises:
       SSRError: as of `sample`.
     """
     plan = self.check(scale=scale, size=size, tile=tile, **options)
-    rows = inputs.Rows(rows)
+    rows = rows if isinstance(rows, inputs.Rows) else inputs.Rows(rows)
     h, w, _ = rows.shape
     target = inputs.target(scale, size, (h, w), self.config['scale'])
     layout = self._layout((h, w), tile, plan)
     ticks = Ticks(inputs.progress(progress), layout.tiles * self._passes(layout, plan))
-    kept = tuple(o.name for o in self.system.outputs if o.kind != 'kernels')
+    kept = self._kept(inputs.typed('keep_kernels', keep_kernels, bool))
     return self._bands(rows, inputs.seeds(seed, 1)[0], layout, plan, kept, ticks, {}, target)
+
+  def _kept(self, kernels: bool) -> tuple[str, ...]:
+    return tuple(o.name for o in self.system.outputs if kernels or o.kind != 'kernels')
 
   def _layout(self, size: tuple[int, int], tile: int, plan: Any) -> Layout:
     padding = self.system.padding(self.modules, plan)

@@ -311,6 +311,11 @@ class System:
     """{name: what an evaluation can score}, beside bicubic enlargement; the last one is the answer."""
     return {'result': Variant(self.outputs[-1].name)}
 
+  @property
+  def estimating(self) -> Mapping[str, Any]:
+    """Options of `sample` that leave out what kernels and depth do not depend on."""
+    return {}
+
   def plan(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: Any) -> Any:
     """Checks options against a model.
 

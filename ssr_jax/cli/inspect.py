@@ -75,7 +75,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
       raise SSRError(f'--at {x},{y}: outside {source}, whose pixels go from 0,0 to {w - 1},{h - 1}')
 
   from ssr_jax import runtime, xla
-  from ssr_jax.runtime import inspection
+  from ssr_jax.runtime import inputs, inspection
   from ssr_jax.weights import store
 
   xla.enable_compilation_cache()
@@ -84,7 +84,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
     model = runtime.load(arguments.model)
   except SSRError as error:  # a damaged model is not a usage error
     return console.say(str(error), 1)
-  inspection.kernels_of(model, 'ssr inspect')
+  inputs.kernels(model.system, model.config, 'ssr inspect')
   options = {'tile': arguments.tile} if arguments.tile else {}
   try:
     with console.progress_bar(None, arguments, 'tile') as progress:

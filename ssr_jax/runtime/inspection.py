@@ -11,7 +11,7 @@ import numpy as np
 
 from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.image import noise
-from ssr_jax.runtime.inputs import Images
+from ssr_jax.runtime import inputs
 from ssr_jax.runtime.restorer import TILE, Restorer
 from ssr_jax.types import ArrayLike, SSRError
 
@@ -68,30 +68,6 @@ def blur_of(kernels: ArrayLike, scale: int) -> np.ndarray:
   return np.stack([*deviations, angle], -1).astype(np.float32)
 
 
-def output_of(model: Restorer, kind: str) -> str | None:
-  """Name of the system's first output of a kind; None where it has none."""
-  return next((output.name for output in model.system.outputs if output.kind == kind), None)
-
-
-def kernels_of(model: Restorer, what: str) -> str:
-  """Name of the output that holds the kernels.
-
-  Args:
-    model: the model.
-    what: what they are needed for, for the message.
-
-  Raises:
-    SSRError: the system estimates none.
-  """
-  name = output_of(model, 'kernels')
-  if name is None:
-    raise SSRError(
-      f"{what} needs blur kernels, which system '{model.system.name}' of model '{model.config['name']}' does not "
-      "estimate; use a model that does, such as 'compact'"
-    )
-  return name
-
-
 def inspect(
   model: Restorer,
   lr: Any,
@@ -112,8 +88,9 @@ def inspect(
   Raises:
     SSRError: a system without kernels, a point outside the photo, or what `Restorer.sample` refuses.
   """
-  kernels, depth = kernels_of(model, 'inspect'), output_of(model, 'depth')
-  images = Images(lr, None)
+  kernels = inputs.kernels(model.system, model.config, 'inspect')
+  depth = next((output.name for output in model.system.outputs if output.kind == 'depth'), None)
+  images = inputs.Images(lr, None)
   if not images.single:
     raise SSRError('inspect: takes one image, not a batch')
   rows = images.rows[0]

@@ -13,7 +13,8 @@ class Result:
     image: [H, W, 3], the super-resolved image, dtype of the input.
     outputs: {name: array} of the system's other outputs; each is also an attribute. SSR's are `depth` [H, W, 1]
       float32, relative inverse depth in [0, 1] with 1 nearest; `kernels` [h, w, k*k] float32, one blur kernel per LR
-      pixel, None without `keep_kernels`; `restored` [H, W, 3], the image before diffusion, dtype of the input.
+      pixel, None without `keep_kernels`; `restored` [H, W, 3], the image before diffusion, dtype of the input. If it
+      was asked for, `trust` [h, w, 3] float32 is there too: see `runtime.trust.CHANNELS`.
   """
 
   def __init__(self, image: np.ndarray, outputs: Mapping[str, np.ndarray | None]):

@@ -406,6 +406,11 @@ class System:
     """The value [c] of an output of `accepts` that says nothing of an image, for an ablation without it."""
     raise NotImplementedError
 
+  def gathering(self, kernels: Any, plan: Any) -> Any:
+    """Kernels [..., k*k] of its output, as `image.blur.blur_downsample` takes them."""
+    del plan
+    return kernels
+
   def finish(self, found: dict[str, Any], plan: Any) -> dict[str, Any]:
     """The last step on the image, on the host: {name: NumPy array without a b axis}, the answer among them.
 

@@ -1,4 +1,4 @@
-"""The command `ssr`: upscales, scores and degrades images, trains, describes models, manages data and weights.
+"""The command `ssr`: upscales, inspects, scores, degrades images, trains, describes models, manages data and weights.
 
 Exit codes: 0 success; 1 some inputs failed, each reported on stderr in one line, the others are done; 2 usage error;
 130 interrupted by Ctrl-C. Each command is a module here; commands import the networks only when they need them.
@@ -18,6 +18,7 @@ _EXAMPLES = """examples:
   ssr upscale photos/ more/a.png -o out/         folders and files into a folder
   ssr upscale photo.jpg -o out/ --figures        depth, kernels and restored image in one picture as well
   ssr upscale photo.jpg -o out/ --restored-only  without diffusion: faster, closer to the pixels, less detail
+  ssr inspect photo.jpg --at 120,80              its blur, depth and noise, everywhere and at a pixel
   ssr info ssr                                   a system: its parts, options, stages and sizes
   ssr info compact                               a model: its parts, training, operations
   ssr metrics hr/ out/ --metrics psnr,ssim --csv scores.csv
@@ -110,7 +111,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
   """The parser of all commands."""
   # Imported here, within reach of main's handling of Ctrl-C.
-  from ssr_jax.cli import completion, data, degrade, export_onnx, info, metrics, upscale, weights
+  from ssr_jax.cli import completion, data, degrade, export_onnx, info, inspect, metrics, upscale, weights
 
   common = argparse.ArgumentParser(add_help=False)
   common.add_argument('--debug', action='store_true', help='show the whole Python traceback of an error')
@@ -122,7 +123,7 @@ def parser() -> argparse.ArgumentParser:
   )
   top.add_argument('--version', action='version', version=f'ssr-jax {ssr_jax.__version__}')
   commands = top.add_subparsers(title='commands', required=True, metavar='COMMAND')
-  for command in (upscale, info, metrics, degrade, data, weights, export_onnx, completion):
+  for command in (upscale, inspect, info, metrics, degrade, data, weights, export_onnx, completion):
     command.add(commands, common)
   for name, text in _CONFIGURED.items():  # for the list of commands; `_configured` runs them
     commands.add_parser(name, help=text)

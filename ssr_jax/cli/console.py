@@ -1,4 +1,4 @@
-"""Shared by the commands: messages on stderr, progress bars, input and output folders."""
+"""Shared by the commands: messages on stderr, progress bars, input and output files and folders."""
 
 import argparse
 from collections.abc import Iterable
@@ -85,10 +85,24 @@ def check_writable(folders: Iterable[pathlib.Path]) -> None:
       raise SSRError(f'-o {folder}: cannot be written to ({error.strerror}); choose another place') from error
 
 
+def identity(path: pathlib.Path) -> tuple:
+  """The same for all names of a file, through whatever links, whether it exists yet or not."""
+  try:
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
+  except (OSError, ValueError):
+    return os.path.realpath(path.parent), path.name
+
+
 @contextlib.contextmanager
-def progress_bar(total: int, arguments: argparse.Namespace):
+def progress_bar(total: int | None, arguments: argparse.Namespace, unit: str = 'image'):
   """A context with a progress bar; its value is the function (done, total) that updates it."""
   from tqdm import tqdm
 
-  with tqdm(total=total, unit='image', disable=True if arguments.quiet else None, leave=False) as bar:
-    yield lambda done, _: bar.update(done - bar.n)
+  with tqdm(total=total, unit=unit, disable=True if arguments.quiet else None, leave=False) as bar:
+
+    def progress(done: int, total: int) -> None:
+      bar.total = total
+      bar.update(done - bar.n)
+
+    yield progress

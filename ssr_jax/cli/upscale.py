@@ -1,7 +1,7 @@
 """`ssr upscale`: super-resolves images."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import itertools
 import json
@@ -70,6 +70,12 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     '--figures',
     action='store_true',
     help="also write NAME_figure.png: LR, the model's estimates (depth, kernels, restored image), result",
+  )
+  up.add_argument(
+    '--trust',
+    metavar='PATH',
+    help='also draw what was found in the photo and what was invented, and tell the invented share: a folder for '
+    'NAME_trust.png, or, for one input file, a file ending in .png',
   )
   up.add_argument(
     '--format',
@@ -157,12 +163,12 @@ def _upscale(arguments: argparse.Namespace) -> int:
   jobs, failures, skipped = _jobs(arguments)
   for line in failures:
     console.say(line)
-  done, failed = 0, len(failures)
-  summary = lambda: _tell_summary(arguments, done, skipped, failed, time.monotonic() - begun)
+  done, failed, shares = 0, len(failures), []
+  summary = lambda: _tell_summary(arguments, done, skipped, failed, shares, time.monotonic() - begun)
   if not jobs:
     summary()
     return 1 if failures else 0
-  console.check_writable(sorted({job.target.parent for job in jobs}))
+  console.check_writable(sorted({path.parent for job in jobs for path in job.outputs.values()}))
 
   from tqdm import tqdm
 
@@ -203,10 +209,12 @@ def _upscale(arguments: argparse.Namespace) -> int:
             console.say(console.line_of(found, job.source))
           continue
         done += 1
+        shares += [] if found.invented is None else [found.invented]
         if not arguments.quiet:
           with bar.external_write_mode():
             height, width = found.size
-            console.tell(f'{job.source} -> {job.target} ({width}x{height}, {found.seconds:.1f} s)')
+            told = '' if found.invented is None else f', {100 * found.invented:.0f} % invented'
+            console.tell(f'{job.source} -> {job.target} ({width}x{height}, {found.seconds:.1f} s{told})')
             for note in found.notes:
               console.say(f'{job.source}: note: {note}')
   except KeyboardInterrupt:
@@ -215,11 +223,14 @@ def _upscale(arguments: argparse.Namespace) -> int:
   return 1 if failed else 0
 
 
-def _tell_summary(arguments: argparse.Namespace, done: int, skipped: int, failed: int, seconds: float) -> None:
-  """One line about a run of several images."""
+def _tell_summary(
+  arguments: argparse.Namespace, done: int, skipped: int, failed: int, shares: list[float], seconds: float
+) -> None:
+  """One line about a run of several images; `shares` are what was invented of each that was measured."""
   if not arguments.quiet and done + skipped + failed > 1:
     rate = f', {done / seconds:.3g} images/s' if done else ''
-    console.tell(f'{done} done, {skipped} skipped, {failed} failed in {seconds:.1f} s{rate}')
+    invented = f'; {100 * sum(shares) / len(shares):.0f} % invented on average' if shares else ''
+    console.tell(f'{done} done, {skipped} skipped, {failed} failed in {seconds:.1f} s{rate}{invented}')
 
 
 def _made_by(model, arguments: argparse.Namespace) -> str:
@@ -286,6 +297,7 @@ def _options(arguments) -> dict:
   """Arguments of `Restorer.sample`, without the options that were not given."""
   options = {'seed': arguments.seed} | ({} if arguments.scale is None else {'scale': arguments.scale})
   options |= options_of_systems(arguments)
+  options |= {'trust': True} if arguments.trust else {}
   return options | ({'tile': arguments.tile} if arguments.tile else {})
 
 
@@ -295,15 +307,16 @@ def _jobs(arguments) -> tuple[list[Job], list[str], int]:
   No file of a job is an input, a file of another job, or, without --overwrite, a file that exists.
   """
   pairs, failures = _pairs(arguments)
-  inputs = {_identity(source): source for source, _ in pairs}
+  inputs = {console.identity(source): source for source, _ in pairs}
   jobs: list[Job] = []
   taken: dict[tuple, Job] = {}
   skipped = 0
+  trust = _trust_target(arguments, pairs)
   for source, target in pairs:
     figure = target.with_name(f'{target.stem}_figure.png') if arguments.figures else None
-    job = Job(source, target, figure)
-    same = taken.get(_identity(target))
-    if same and same.target == target and _identity(same.source) == _identity(source):
+    job = Job(source, target, figure, trust(target) if trust else None)
+    same = taken.get(console.identity(target))
+    if same and same.target == target and console.identity(same.source) == console.identity(source):
       continue  # the same input given twice
     problem = _clash(job, inputs, taken)
     if not problem and os.path.lexists(target) and arguments.skip_existing:
@@ -315,7 +328,7 @@ def _jobs(arguments) -> tuple[list[Job], list[str], int]:
     if problem:
       failures.append(problem)
       continue
-    taken |= {_identity(path): job for path in job.outputs.values()}
+    taken |= {console.identity(path): job for path in job.outputs.values()}
     jobs.append(job)
   return jobs, failures, skipped
 
@@ -343,27 +356,38 @@ def _pairs(arguments) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str
   return pairs, failures
 
 
+def _trust_target(
+  arguments: argparse.Namespace, pairs: Sequence[tuple[pathlib.Path, pathlib.Path]]
+) -> Callable[[pathlib.Path], pathlib.Path] | None:
+  """(path of a result) -> path of its map; None without --trust."""
+  if arguments.trust is None:
+    return None
+  place, output = pathlib.Path(arguments.trust), pathlib.Path(arguments.output)
+  if place.suffix.lower() == '.png' and not os.path.isdir(place):
+    if len(arguments.inputs) > 1 or os.path.isdir(arguments.inputs[0]):
+      raise SSRError(f'--trust {place}: several inputs need a folder')
+    return lambda target: place
+  if os.path.exists(place) and not os.path.isdir(place):
+    raise SSRError(f'--trust {place}: not a folder; name a folder, or a file ending in .png')
+  one = all(target == output for _, target in pairs)
+  return lambda target: place / ('.' if one else target.relative_to(output).parent) / f'{target.stem}_trust.png'
+
+
 def _clash(job: Job, inputs: Mapping[tuple, pathlib.Path], taken: Mapping[tuple, Job]) -> str | None:
-  """A line about a file of the job that is an input or a file of an earlier job; None where there is none."""
+  """A line about a file of the job that is an input, or another file of it or of an earlier job; None for none."""
+  own: dict[tuple, str] = {}
   for what, path in job.outputs.items():
-    identity = _identity(path)
+    identity = console.identity(path)
+    if own.setdefault(identity, what) != what:
+      return f'{job.source}: its {what} {path} would replace its {own[identity]}; choose another path'
     if identity in inputs:
       other = inputs[identity]
-      which = 'the input' if _identity(job.source) == identity else f'the input {other}'
+      which = 'the input' if console.identity(job.source) == identity else f'the input {other}'
       return f'{job.source}: the {what} {path} would replace {which}; choose another -o'
     if identity in taken:
       other = taken[identity].source
       return f'{job.source}: its {what} {path} is also that of {other}; rename one or use another folder'
   return None
-
-
-def _identity(path: pathlib.Path) -> tuple:
-  """The same for all names of a file, through whatever links, whether it exists yet or not."""
-  try:
-    status = os.stat(path)
-    return status.st_dev, status.st_ino
-  except (OSError, ValueError):
-    return os.path.realpath(path.parent), path.name
 
 
 def _name(source: pathlib.Path, form: str | None) -> str:

@@ -22,20 +22,23 @@ from ssr_jax.types import SSRError
 BANDED = 2**26
 """Pixels of a result (8192 x 8192) above which an image is read, restored and written in bands of rows."""
 _ROWS = 256  # of the result, written at once
+_SHOWN = 512  # longest side of a large result in the picture of its map
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-  """An input and the files that are made of it; `figure` is None where none is wanted."""
+  """An input and the files that are made of it; `figure` and `trust` are None where they are not wanted."""
 
   source: pathlib.Path
   target: pathlib.Path
   figure: pathlib.Path | None = None
+  trust: pathlib.Path | None = None
 
   @property
   def outputs(self) -> dict[str, pathlib.Path]:
     """What each file is called in messages, and its path."""
-    return {'output': self.target, **({'figure': self.figure} if self.figure else {})}
+    named = {'output': self.target, 'figure': self.figure, 'trust map': self.trust}
+    return {what: path for what, path in named.items() if path is not None}
 
 
 @dataclasses.dataclass
@@ -50,6 +53,9 @@ class Work:
     banded: whether it runs in bands of rows.
     result: of `Restorer.sample`; None before, and where the result was written in bands.
     alpha: the result's transparency, or None.
+    trust: its map, of `runtime.trust`, or None.
+    small: the result, seen small, where it was written in bands and has a map.
+    invented: the map's one number.
     notes: what could not be kept.
     seconds: spent on it.
   """
@@ -61,6 +67,9 @@ class Work:
   banded: bool
   result: Any = None
   alpha: np.ndarray | None = None
+  trust: np.ndarray | None = None
+  small: np.ndarray | None = None
+  invented: float | None = None
   notes: list[str] = dataclasses.field(default_factory=list)
   seconds: float = 0.0
 
@@ -146,32 +155,61 @@ class Upscaler:
         gray = transparency.Gray(picture.alpha)[:]
         found = self.model.sample(gray, keep_kernels=False, **of_alpha).image[..., 0]
         work.alpha = transparency.limited(found, 0, work.size, picture.alpha)
+      work.trust = work.result.outputs.get('trust')
+    if work.trust is not None:
+      from ssr_jax.runtime import trust
+
+      work.invented = trust.share(work.trust)
 
   def write(self, work: Work) -> None:
     """Writes a result that has not been written yet; any thread may."""
     start = time.monotonic()
+    sheets = self._sheets(work)  # drawn before anything is written, so that a failure writes no file
     if work.result is not None:
-      sheet = None
-      if work.job.figure:  # drawn before anything is written, so that a failure writes neither file
-        from ssr_jax.evaluation.report import figures
-
-        buffer = iolib.BytesIO()
-        figures.figure(work.picture.rgb, self.model.system.outputs, work.result).save(buffer, 'PNG')
-        sheet = buffer.getvalue()
       larger = dataclasses.replace(self._described(work.picture), rgb=work.result.image, alpha=work.alpha)
       work.notes += io.write(work.job.target, larger, self.arguments.quality, replace=self.arguments.overwrite)
-      if work.job.figure and sheet is not None:
-        io.write_bytes(work.job.figure, sheet, replace=self.arguments.overwrite)
-    work.result = work.alpha = None
+    for path, sheet in sheets.items():
+      io.write_bytes(path, sheet, replace=self.arguments.overwrite)
+    work.result = work.alpha = work.trust = work.small = None
     with self._lock:
       self.written += 1
     work.seconds += time.monotonic() - start
+
+  def _sheets(self, work: Work) -> dict[pathlib.Path, bytes]:
+    """The pictures beside the result, as PNG files."""
+    drawn = {}
+    if work.job.figure or work.job.trust:
+      from ssr_jax.evaluation.report import figures
+
+      if work.job.figure:
+        drawn[work.job.figure] = figures.figure(work.picture.rgb, self.model.system.outputs, work.result)
+      if work.job.trust and work.trust is not None:
+        shown = work.result.image if work.small is None else work.small
+        drawn[work.job.trust] = figures.trusted(shown, work.trust)
+    sheets = {}
+    for path, sheet in drawn.items():
+      buffer = iolib.BytesIO()
+      sheet.save(buffer, 'PNG')
+      sheets[path] = buffer.getvalue()
+    return sheets
 
   def _restore_in_bands(self, work: Work, of_alpha: dict[str, Any], progress: Callable[[int, int], None]) -> None:
     from ssr_jax import runtime
 
     picture, answer = work.picture, self.model.system.outputs[-1].name
-    colour = runtime.Feed(band[answer] for band in self.model.stream(picture.rgb, progress=progress, **work.options))
+    view = runtime.View(work.size, _fitted(work.size, (_SHOWN, _SHOWN))) if work.job.trust else None
+
+    def images() -> Iterator[np.ndarray]:
+      for band in self.model.stream(picture.rgb, progress=progress, **work.options):
+        work.trust = band.get('trust')
+        if answer in band:
+          if view:
+            rows = band[answer]
+            view.add(rows / np.float32(255) if rows.dtype == np.uint8 else rows)
+          yield band[answer]
+
+    bands_of_image = images()
+    colour = runtime.Feed(bands_of_image)
     alpha = limits = None
     if picture.alpha is not None:
       # Two readers: one goes ahead by a row of tiles.
@@ -184,6 +222,9 @@ class Upscaler:
         rows = colour.take(_ROWS)
         plane = transparency.limited(alpha.take(_ROWS), first, work.size, limits) if alpha else None
         writer.write(rows, plane)
+      for _ in bands_of_image:  # what comes after the last row: the map
+        pass
+    work.small = view.result() if view else None
     work.notes += writer.notes
 
   def _described(self, picture: io.Picture) -> io.Picture:
@@ -193,7 +234,7 @@ class Upscaler:
 
   def _options_of_alpha(self, work: Work) -> dict[str, Any]:
     """Those of the system's first variant, which invents the least: texture in transparency would be noise."""
-    return {**work.options, **next(iter(self.model.system.variants.values())).options}
+    return {**work.options, 'trust': False, **next(iter(self.model.system.variants.values())).options}
 
 
 def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:

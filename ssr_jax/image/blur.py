@@ -160,6 +160,40 @@ def blur_reduce(image: ArrayLike, kernels: ArrayLike | None, scale: int, down: s
   return resize(blurred, (H // scale, W // scale)) if down == 'bicubic' else jnp.asarray(blurred[:, ::scale, ::scale])
 
 
+def gathered_kernels(kernels: ArrayLike, scale: int, down: str = 'bicubic') -> np.ndarray:
+  """Kernels of `blur_reduce`, as `blur_downsample` takes them: blur and reduction in one, away from the border.
+
+  Args:
+    kernels: [..., k*k], centred on the middle tap.
+    scale: s.
+    down: as of `blur_reduce`.
+
+  Returns:
+    [..., K*K] with K odd, k for 'stride' and k + 4 s + 2 at most for 'bicubic', of which some taps are negative.
+
+  Raises:
+    ValueError: another `down`.
+  """
+  kernels = np.asarray(kernels)
+  if down not in REDUCTIONS:
+    raise ValueError(f'down is {down!r}; known: {", ".join(REDUCTIONS)}')
+  if down == 'stride' or scale == 1:
+    return kernels
+  k = kernel_lib.side(kernels)
+  cells = 8  # LR samples, so that the middle one sees no border
+  units = np.eye(cells * scale, dtype=np.float32).reshape(cells * scale, 1, cells * scale)
+  weights = np.asarray(resize(units, (cells, 1)))[cells // 2, 0]  # of the HR samples in LR sample cells/2
+  first = scale * (cells // 2)  # the HR sample that its kernel is gathered around
+  (used,) = np.nonzero(weights)
+  radius = max(first - used[0], used[-1] - first) + k // 2
+  axis = np.zeros((2 * radius + 1, k), np.float32)
+  for tap in range(k):
+    axis[radius + used - first + tap - k // 2, tap] = weights[used]
+  square = kernels.reshape(*kernels.shape[:-1], k, k)
+  wide = np.einsum('iy,...yx,jx->...ij', axis, square, axis, optimize=True)
+  return wide.reshape(*kernels.shape[:-1], -1)
+
+
 def _reflected(canvas: int, radius: int, n: ArrayLike) -> Array:
   """Indices of samples -radius to canvas + radius - 1 of an axis whose first n samples are reflected at both ends."""
   period = jnp.maximum(2 * (n - 1), 1)

@@ -214,6 +214,26 @@ def given(system: System, values: Any, shape: tuple[int, ...], scale: int, singl
   return found
 
 
+def kernels(system: System, config: Mapping[str, Any], what: str) -> str:
+  """Name of the output that holds the blur kernels.
+
+  Args:
+    system: the model's.
+    config: the content of model.json.
+    what: what they are needed for, for the message.
+
+  Raises:
+    SSRError: the system estimates none.
+  """
+  name = next((output.name for output in system.outputs if output.kind == 'kernels'), None)
+  if name is None:
+    raise SSRError(
+      f"{what} needs blur kernels, which system '{system.name}' of model '{config['name']}' does not estimate; use a "
+      "model that does, such as 'compact'"
+    )
+  return name
+
+
 def progress(function: Any) -> Callable[[int, int], None] | None:
   """A progress callback, or None; SSRError for anything else."""
   if function is not None and not callable(function):

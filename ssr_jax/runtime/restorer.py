@@ -23,8 +23,10 @@ from ssr_jax import nn, systems, xla
 from ssr_jax.diffusion.noise import NoiseField
 from ssr_jax.image import opening
 from ssr_jax.runtime import inputs
+from ssr_jax.runtime import trust as trust_lib
 from ssr_jax.runtime.bands import OVERLAP, Band, Layout, Ticks, View, bucket, finished, gathered, pad, resized, sized
 from ssr_jax.runtime.blend import Blend
+from ssr_jax.runtime.result import Result
 from ssr_jax.systems.base import System, Tree, Window
 from ssr_jax.types import Array, SSRError
 from ssr_jax.weights import format, store
@@ -33,31 +35,6 @@ TILE = 192
 """Largest LR side that runs in one piece."""
 PROGRAMS = 8
 """Size classes whose compiled programs a model keeps, those used last; another one is compiled again."""
-
-
-class Result:
-  """Outputs of a system for an image, or for a batch, with a leading b axis.
-
-  Attributes:
-    image: [H, W, 3], the super-resolved image, dtype of the input.
-    outputs: {name: array} of the system's other outputs; each is also an attribute. SSR's are `depth` [H, W, 1]
-      float32, relative inverse depth in [0, 1] with 1 nearest; `kernels` [h, w, k*k] float32, one blur kernel per LR
-      pixel, None without `keep_kernels`; `restored` [H, W, 3], the image before diffusion, dtype of the input.
-  """
-
-  def __init__(self, image: np.ndarray, outputs: Mapping[str, np.ndarray | None]):
-    """Stores the arrays without a copy."""
-    self.image, self.outputs = image, dict(outputs)
-
-  def __getattr__(self, name: str) -> Any:
-    outputs = self.__dict__.get('outputs', {})
-    if name in outputs:
-      return outputs[name]
-    raise AttributeError(f'this result has no {name!r}; it has image, {", ".join(outputs)}')
-
-  def __repr__(self) -> str:
-    shapes = {name: None if x is None else x.shape for name, x in {'image': self.image, **self.outputs}.items()}
-    return f'Result({", ".join(f"{name} {shape}" for name, shape in shapes.items())})'
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +68,7 @@ class Restorer:
     tile: int = TILE,
     progress: Callable[[int, int], None] | None = None,
     given: Mapping[str, Any] | None = None,
+    trust: bool = False,
     **options: Any,
   ) -> Result:
     """Super-resolves images.
@@ -112,6 +90,8 @@ class Restorer:
         [H, W, 1], relative inverse depth in [0, 1] at the result's size, and 'kernels' [h, w, k*k], each non-negative
         and summing to one; with a leading b axis for a batch. They are used as they are in every round and come back
         among the outputs, depth in the depth net's resolution.
+      trust: True also returns `trust` [h, w, 3], what was found and what was invented; see `runtime.trust`. It needs a
+        system that estimates kernels.
       **options: fields of the system's `Options`; None takes the model's value. SSR has steps, sampler, start,
         colour_fix, blend, mode and iterations (`ssr_jax.systems.ssr.options.Options` documents them).
 
@@ -121,7 +101,7 @@ class Restorer:
     Raises:
       SSRError: an invalid argument, or a part that the model lacks; the message names it.
     """
-    plan = self.check(scale=scale, size=size, tile=tile, **options)
+    plan = self.check(scale=scale, size=size, tile=tile, trust=trust, **options)
     progress, keep_kernels = inputs.progress(progress), inputs.typed('keep_kernels', keep_kernels, bool)
     images = inputs.Images(lr, opening.MAX_PIXELS)
     b, h, w = images.shape
@@ -132,15 +112,14 @@ class Restorer:
       plan = dataclasses.replace(plan, given=tuple(sorted(known)))
     layout = self._layout((h, w), tile, plan)
     ticks = Ticks(progress, b * layout.tiles * self._passes(layout, plan))
-    kept = tuple(o.name for o in self.system.outputs if keep_kernels or o.kind != 'kernels')
+    kept = self._kept(keep_kernels)
     results = []
     for i, (rows, number) in enumerate(zip(images.rows, seeds, strict=True)):
       its = {name: values[i] for name, values in known.items()}
-      shapes = {o.name: (h, w) if o.at_lr else target for o in self.system.outputs}
-      results.append(gathered(self._bands(rows, int(number), layout, plan, kept, ticks, its, target), shapes))
-    found = {
-      o.name: None if results[0].get(o.name) is None else [r[o.name] for r in results] for o in self.system.outputs
-    }
+      shapes = {o.name: (h, w) if o.at_lr else target for o in self.system.outputs} | {trust_lib.OUTPUT: (h, w)}
+      results.append(gathered(self._bands(rows, int(number), layout, plan, kept, ticks, its, target, trust), shapes))
+    names = [o.name for o in self.system.outputs] + [trust_lib.OUTPUT] * trust
+    found = {name: None if results[0].get(name) is None else [r[name] for r in results] for name in names}
     found = {name: x if x is None else x[0] if images.single else np.stack(x) for name, x in found.items()}
     answer = found.pop(self.system.outputs[-1].name)
     assert answer is not None, f'{self.system.name} returned no image'
@@ -153,8 +132,10 @@ class Restorer:
     seed: int = 0,
     scale: float | None = None,
     size: tuple[int, int] | None = None,
+    keep_kernels: bool = False,
     tile: int = TILE,
     progress: Callable[[int, int], None] | None = None,
+    trust: bool = False,
     **options: Any,
   ) -> Iterator[Band]:
     """Super-resolves an image that need not fit into memory, and gives the result in bands of rows.
@@ -168,45 +149,57 @@ class Restorer:
       seed: as of `sample`; so are the others.
       scale: of the result.
       size: of the result.
+      keep_kernels: True also gives outputs of the kind 'kernels', whose rows may come earlier than the result's.
       tile: largest LR side of a tile.
       progress: called after each tile.
+      trust: True also gives the whole map, in a band of its own at the end.
       **options: of the system.
 
     Yields:
-      {output: [n, W, c]}, from the top to the bottom, without those of the kind 'kernels'.
+      {output: [n, W, c]}, each output's rows from the top to the bottom.
 
     Raises:
       SSRError: as of `sample`.
     """
-    plan = self.check(scale=scale, size=size, tile=tile, **options)
-    rows = inputs.Rows(rows)
+    plan = self.check(scale=scale, size=size, tile=tile, trust=trust, **options)
+    rows = rows if isinstance(rows, inputs.Rows) else inputs.Rows(rows)
     h, w, _ = rows.shape
     target = inputs.target(scale, size, (h, w), self.config['scale'])
     layout = self._layout((h, w), tile, plan)
     ticks = Ticks(inputs.progress(progress), layout.tiles * self._passes(layout, plan))
-    kept = tuple(o.name for o in self.system.outputs if o.kind != 'kernels')
-    return self._bands(rows, inputs.seeds(seed, 1)[0], layout, plan, kept, ticks, {}, target)
+    kept = self._kept(inputs.typed('keep_kernels', keep_kernels, bool))
+    return self._bands(rows, inputs.seeds(seed, 1)[0], layout, plan, kept, ticks, {}, target, trust)
+
+  def _kept(self, kernels: bool) -> tuple[str, ...]:
+    return tuple(o.name for o in self.system.outputs if kernels or o.kind != 'kernels')
 
   def _layout(self, size: tuple[int, int], tile: int, plan: Any) -> Layout:
     padding = self.system.padding(self.modules, plan)
     return Layout.of(*size, tile, self.system.alignment(self.modules, plan), padding)
 
-  def _bands(self, rows, seed, layout: Layout, plan, kept, ticks, given, target) -> Iterator[Band]:
-    """The outputs of an image, finished, resized, and images in the dtype of `rows`."""
+  def _bands(self, rows, seed, layout: Layout, plan, kept, ticks, given, target, trust) -> Iterator[Band]:
+    """The outputs of an image, finished, resized, and images in the dtype of `rows`; and the trust map."""
     outputs = {o.name: o for o in self.system.outputs}
+    known = {*outputs, trust_lib.OUTPUT}
     at_lr = {name for name, o in outputs.items() if o.at_lr}
     # Depth and maps keep their range, as bilinear weights are not negative.
     methods = {n: 'bicubic' if o.kind == 'image' else 'bilinear' for n, o in outputs.items() if n not in at_lr}
     height, width = (plan.scale * side for side in layout.size)
-    bands = self._restored(rows, seed, layout, plan, kept, ticks, given)
+    names = trust_lib.Names.of(self.system.outputs) if trust else None
+    bands = self._restored(rows, seed, layout, plan, self._kept(True) if names else kept, ticks, given)
     bands = finished(bands, lambda found: self.system.finish(found, plan), self.system.reach(plan), height, at_lr)
+    if names:
+      gathering = lambda kernels: self.system.gathering(kernels, plan)
+      bands = trust_lib.measured(bands, rows, names, plan.scale, names.kernels in kept, gathering)
     for band in sized(bands, (height, width), target, methods):
       for name, x in band.items():
         if not np.isfinite(np.sum(x)):  # no copy, as isfinite of each would make
           raise SSRError(
             f"model '{self.config['name']}': output '{name}' is not finite; verify the model or its weights"
           )
-      yield {n: rows.finish(x) if outputs[n].kind == 'image' else x for n, x in band.items() if n in outputs}
+      yield {
+        n: rows.finish(x) if n in outputs and outputs[n].kind == 'image' else x for n, x in band.items() if n in known
+      }
 
   def _cut(self, plan: Any) -> dict[str, int]:
     """{output that a tile gets its own piece of, where it is given: pixels of it per LR pixel}."""
@@ -310,7 +303,13 @@ class Restorer:
     return inputs.target(scale, size, lr, self.config['scale'])
 
   def check(
-    self, *, scale: float | None = None, size: tuple[int, int] | None = None, tile: int = TILE, **options: Any
+    self,
+    *,
+    scale: float | None = None,
+    size: tuple[int, int] | None = None,
+    tile: int = TILE,
+    trust: bool = False,
+    **options: Any,
   ) -> Any:
     """Checks the options of `sample` without an image.
 
@@ -320,9 +319,11 @@ class Restorer:
     Raises:
       SSRError: an invalid option, or parts that the model lacks for it.
     """
-    tile = inputs.typed('tile', tile, int)
+    tile, trust = inputs.typed('tile', tile, int), inputs.typed('trust', trust, bool)
     plan = self.system.plan(self.config, self.modules, self._options(options))
     inputs.target(scale, size, None, self.config['scale'])
+    if trust:
+      inputs.kernels(self.system, self.config, 'trust')
     if tile != bucket(tile) or tile < 2 * OVERLAP:
       raise SSRError(f'tile {tile}: not a size that tiles have; use {max(bucket(tile), 2 * OVERLAP)}')
     return plan

@@ -311,6 +311,11 @@ class System:
     """{name: what an evaluation can score}, beside bicubic enlargement; the last one is the answer."""
     return {'result': Variant(self.outputs[-1].name)}
 
+  @property
+  def estimating(self) -> Mapping[str, Any]:
+    """Options of `sample` that leave out what kernels and depth do not depend on."""
+    return {}
+
   def plan(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: Any) -> Any:
     """Checks options against a model.
 
@@ -400,6 +405,11 @@ class System:
   def neutral(self, modules: Mapping[str, Any], name: str) -> Any:
     """The value [c] of an output of `accepts` that says nothing of an image, for an ablation without it."""
     raise NotImplementedError
+
+  def gathering(self, kernels: Any, plan: Any) -> Any:
+    """Kernels [..., k*k] of its output, as `image.blur.blur_downsample` takes them."""
+    del plan
+    return kernels
 
   def finish(self, found: dict[str, Any], plan: Any) -> dict[str, Any]:
     """The last step on the image, on the host: {name: NumPy array without a b axis}, the answer among them.

@@ -136,3 +136,20 @@ def test_reduction_without_a_kernel_and_its_adjoint():
   for down, size in (('area', 24), ('stride', 22)):
     with pytest.raises(ValueError, match='known: bicubic, stride|multiple of the scale'):
       blur.blur_reduce(x[:, :size], None, 4, down)
+
+
+@pytest.mark.parametrize('down', ['bicubic', 'stride'])
+@pytest.mark.parametrize('scale', [1, 2, 4])
+def test_gathered_kernels_are_blur_and_reduction_in_one(down, scale):
+  rng = np.random.default_rng(scale)
+  image = rng.random((1, 24 * scale, 30 * scale, 3)).astype(np.float32)
+  kernel = rng.random((1, 81)).astype(np.float32)
+  kernel /= kernel.sum()
+  wanted = np.asarray(blur.blur_reduce(image, kernel, scale, down))
+  wide = blur.gathered_kernels(kernel[:, None, None], scale, down)
+  np.testing.assert_allclose(wide.sum(-1), 1, atol=1e-5)
+  found = np.asarray(blur.blur_downsample(image, wide, scale))
+  border = 10
+  np.testing.assert_allclose(
+    found[:, border:-border, border:-border], wanted[:, border:-border, border:-border], atol=1e-5
+  )

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from ssr_jax.runtime import Result
+from ssr_jax.runtime import Result, trust
+from ssr_jax.runtime.inspection import Inspection
 from ssr_jax.systems.base import Output
 
 _GAP, _TEXT = 8, 16
@@ -132,6 +133,45 @@ def figure(lr: np.ndarray, outputs: Sequence[Output], result: Result, side: int 
       panels.append(picture)
       labels.append(label)
   return side_by_side([*panels, _resized(result.image, size)], [*labels, f'{outputs[-1].label} {W}x{H}'])
+
+
+def inspected(photo: np.ndarray, found: Inspection, side: int = 512) -> Image.Image:
+  """A photo, its depth where there is one, and its kernels as one labelled picture.
+
+  Args:
+    photo: [h, w, 3], uint8 or float in [0, 1].
+    found: in it.
+    side: longest side of a panel in pixels.
+  """
+  h, w, _ = photo.shape
+  size = max(1, round(h * side / max(h, w))), max(1, round(w * side / max(h, w)))
+  panels = [_resized(photo, size, Image.Resampling.BOX if max(h, w) > side else Image.Resampling.NEAREST)]
+  labels = [f'{w}x{h}, noise {255 * float(np.mean(found.noise)):.1f} of 255']
+  if found.depth is not None:
+    panels.append(_resized(colour_map(found.depth), size))
+    labels.append('depth (bright is near)')
+  field, limits = kernel_field(found.field, size)
+  low, high = (limit**0.5 / found.scale for limit in limits)
+  return side_by_side([*panels, field], [*labels, f'blur {low:.2f} (dark) to {high:.2f} pixels'])
+
+
+def trusted(image: np.ndarray, found: np.ndarray, side: int = 512) -> Image.Image:
+  """A result, how it departs from the restored image and from the photo, and the share that was invented.
+
+  The colours mean the same in every picture, so that pictures can be compared.
+
+  Args:
+    image: [H, W, 3], uint8 or float in [0, 1].
+    found: [h, w, 3], of `runtime.trust.trust_map`.
+    side: longest side of a panel in pixels.
+  """
+  H, W, _ = image.shape
+  size = max(1, round(H * side / max(H, W))), max(1, round(W * side / max(H, W)))
+  panels, labels = [_resized(image, size)], [f'result, {100 * trust.share(found):.0f} % invented']
+  for channel, label in enumerate(trust.CHANNELS):
+    panels.append(_resized(colour_map(found[..., channel]), size, Image.Resampling.BILINEAR))
+    labels.append(f'{label}, mean {found[..., channel].mean():.2f}; bright is 1 or more')
+  return side_by_side(panels, labels)
 
 
 def panel(

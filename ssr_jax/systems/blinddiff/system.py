@@ -9,6 +9,7 @@ import numpy as np
 
 from ssr_jax import diffusion
 from ssr_jax.diffusion.noise import NoiseField
+from ssr_jax.image.blur import gathered_kernels
 from ssr_jax.image.kernels import shaped_kernels
 from ssr_jax.systems.base import Output, System, Variant, Window
 from ssr_jax.systems.blinddiff import core
@@ -152,6 +153,10 @@ class BlindDiffSystem(System):
       'kernels': jnp.broadcast_to(last_kernel, (b, h, w, last_kernel.shape[-1])),
       'image': jnp.clip(image, 0, 1),
     }
+
+  def gathering(self, kernels: np.ndarray, plan: Plan) -> np.ndarray:
+    """Together with the reduction, which comes after them."""
+    return gathered_kernels(kernels, plan.scale, plan.domain.down)
 
 
 SYSTEM = BlindDiffSystem()

@@ -48,6 +48,11 @@ class SSRSystem(System):
     """Before and after diffusion."""
     return {'restored': Variant('restored', {'steps': 0}), 'result': Variant('image')}
 
+  @property
+  def estimating(self) -> Mapping[str, Any]:
+    """SVKR alone: diffusion comes after it."""
+    return {'steps': 0}
+
   def plan(self, config: Mapping[str, Any], modules: Mapping[str, Any], options: options_lib.Options) -> plan_lib.Plan:
     """As of `System`."""
     return plan_lib.plan(config, modules, options)

@@ -6,7 +6,8 @@ import pathlib
 import re
 from typing import Any
 
-from ssr_jax.cli import console, upscale
+from ssr_jax.cli import console
+from ssr_jax.cli import options as system_options
 from ssr_jax.types import SSRError
 
 
@@ -30,7 +31,7 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
   export.add_argument(
     '--seed', type=int, default=0, metavar='N', help='seed of the noise, which the program contains (default: 0)'
   )
-  upscale.add_options_of_systems(export)
+  system_options.add(export)
   export.add_argument('--overwrite', action='store_true', help='replace OUT if it exists')
   export.set_defaults(command=_export)
 
@@ -50,7 +51,7 @@ def _export(arguments: argparse.Namespace) -> int:
     raise SSRError(f'{target}: unknown format {target.suffix!r}; name it .onnx or .stablehlo')
   if os.path.lexists(target) and not arguments.overwrite:
     raise SSRError(f'{target} exists; use --overwrite')
-  options = upscale.options_of_systems(arguments)
+  options = system_options.given(arguments)
   console.check_writable([target.parent])
   if target.suffix == '.onnx':  # before the work of some minutes
     import jax2onnx  # pyright: ignore[reportMissingImports]

@@ -9,10 +9,10 @@ import os
 import pathlib
 import re
 import time
-from typing import Any
 
 from ssr_jax import systems
 from ssr_jax.cli import console, terminal, upscaling
+from ssr_jax.cli import options as system_options
 from ssr_jax.cli.upscaling import Job
 from ssr_jax.image import io, opening
 from ssr_jax.nn import DTYPES
@@ -59,7 +59,7 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     metavar='WxH|N',
     help='the largest size that fits into W x H pixels, or whose longer side is N, instead of a scale',
   )
-  add_options_of_systems(up)
+  system_options.add(up)
   up.add_argument(
     '--dtype',
     default='float32',
@@ -111,35 +111,6 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   up.set_defaults(command=_upscale)
 
 
-def add_options_of_systems(parser: argparse.ArgumentParser) -> None:
-  """Adds the options of all systems, and the flags that stand for a value of one, to a command's parser."""
-  for option in _options_of_systems().values():
-    how: dict[str, Any] = {name: option.metadata.get(name) for name in ('metavar', 'choices', 'help')}
-    if option.kind is bool:
-      parser.add_argument(option.flag, action=argparse.BooleanOptionalAction, default=None, help=how['help'])
-    else:
-      earlier = [f'--{option.metadata["alias"]}'] if 'alias' in option.metadata else []
-      parser.add_argument(option.flag, *earlier, type=option.kind, **how)
-  for name, (_, _, text) in _flags_of_systems().items():
-    parser.add_argument(f'--{name}', action='store_true', help=text)
-
-
-def options_of_systems(arguments: argparse.Namespace) -> dict[str, Any]:
-  """{option: value} of those of `add_options_of_systems` that were given.
-
-  Raises:
-    SSRError: a flag, and its option with another value.
-  """
-  given = {name: getattr(arguments, name) for name in _options_of_systems()}
-  found = {name: value for name, value in given.items() if value is not None}
-  for flag, (option, value, _) in _flags_of_systems().items():
-    if getattr(arguments, flag.replace('-', '_')):
-      if found.get(option.name, value) != value:
-        raise SSRError(f'--{flag} and {option.flag} exclude each other; give one')
-      found[option.name] = value
-  return found
-
-
 def _size(text: str) -> tuple[int, int]:
   """(width, height) of the box that '640x480' or '640' names."""
   found = re.fullmatch(r'(\d+)(?:x(\d+))?', text.lower())
@@ -156,7 +127,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
     raise SSRError(f'--quality {arguments.quality}: must be from 1 to 100')
   if not 1 <= arguments.jobs <= 64:
     raise SSRError(f'--jobs {arguments.jobs}: must be from 1 to 64')
-  options_of_systems(arguments)  # a contradiction among them is said before any file is looked at
+  system_options.given(arguments)  # a contradiction among them is said before any file is looked at
   if arguments.max_pixels is not None and arguments.max_pixels < 1:
     raise SSRError(f'--max-pixels {arguments.max_pixels}: must be at least 1')
   begun = time.monotonic()
@@ -253,50 +224,10 @@ def _made_by(model, arguments: argparse.Namespace) -> str:
   return f'ssr_jax {ssr_jax.__version__} {json.dumps(said)}'
 
 
-@dataclasses.dataclass(frozen=True)
-class _Option:
-  """An option of a system: its name, the type of its values, and the metadata of its field."""
-
-  name: str
-  kind: type
-  metadata: Mapping[str, Any]
-
-  @property
-  def flag(self) -> str:
-    return f'--{self.name.replace("_", "-")}'
-
-
-def _options_of_systems() -> dict[str, _Option]:
-  """The options of all systems, by name; the help says whose an option is, and what it is in each if that differs."""
-  found: dict[str, _Option] = {}
-  said: dict[str, dict[str, list[str]]] = {}  # {option: {help: systems}}
-  units: dict[str, set[str | None]] = {}
-  for system in systems.SYSTEMS:
-    kinds = systems.option_kinds(system)
-    for field in dataclasses.fields(systems.options(system)):
-      found.setdefault(field.name, _Option(field.name, kinds[field.name], field.metadata))
-      units.setdefault(field.name, set()).add(field.metadata.get('metavar'))
-      said.setdefault(field.name, {}).setdefault(field.metadata['help'], []).append(system)
-  for name, texts in said.items():
-    if len(texts) > 1 or systems.DEFAULT not in next(iter(texts.values())):
-      text = '; '.join(f'{", ".join(whose)}: {what}' for what, whose in texts.items())
-      metavar = next(iter(units[name])) if len(units[name]) == 1 else None
-      found[name] = dataclasses.replace(
-        found[name], metadata={**found[name].metadata, 'help': text, 'metavar': metavar}
-      )
-  return found
-
-
-def _flags_of_systems() -> dict[str, tuple[_Option, Any, str]]:
-  """Flags that stand for a value of an option: {flag: (option, value, help)}."""
-  options = _options_of_systems().values()
-  return {flag: (o, *said) for o in options for flag, said in o.metadata.get('flags', {}).items()}
-
-
 def _options(arguments) -> dict:
   """Arguments of `Restorer.sample`, without the options that were not given."""
   options = {'seed': arguments.seed} | ({} if arguments.scale is None else {'scale': arguments.scale})
-  options |= options_of_systems(arguments)
+  options |= system_options.given(arguments)
   options |= {'trust': True} if arguments.trust else {}
   return options | ({'tile': arguments.tile} if arguments.tile else {})
 

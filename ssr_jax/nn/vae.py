@@ -37,8 +37,8 @@ class VAE(nn.Module):
       square, around encoder and decoder (the residual autoencoding of DC-AE, arXiv 2410.10733, with a learned map).
       Group norms remove an image's brightness and colour; the shortcut passes them on, and training starts from a
       linear code instead of a gray image. Stable Diffusion has none.
-    guided: the decoder also sees an image at full size, such as a first estimate of the result, in its last level and
-      in a linear map to the output. Both start at zero, where the decoder is the one without a guide. What the image
+    guided: the decoder also sees an image at full size, such as a first estimate of the result, in each of its levels
+      and in a linear map to the output. All start at zero, where the decoder is the one without a guide. What the image
       shows then need not pass through the latent, whose grid otherwise shows along edges. Stable Diffusion has none.
     scaling_factor: factor of to_latents, which gives latents about unit variance; one number or one per channel.
     dtype: dtype of the computation; parameters, normalisation statistics and the last layer stay float32.
@@ -86,7 +86,8 @@ class VAE(nn.Module):
       self.shortcut_out = nn.Dense(3 * self.reduction**2, use_bias=False)
     if self.guided:
       zero = nn.initializers.zeros
-      self.guide_in = nn.Conv(self.channels[:2][-1], (3, 3), dtype=self.dtype, kernel_init=zero)
+      widths = (self.channels[-1], *self.channels[:0:-1])  # of the features as they enter each level
+      self.guide_in = [nn.Conv(width, (3, 3), dtype=self.dtype, kernel_init=zero) for width in widths]
       self.guide_out = nn.Conv(3 * self.patch**2, (3, 3), use_bias=False, kernel_init=zero)
 
   @property
@@ -135,10 +136,13 @@ class VAE(nn.Module):
     wanted = (len(z), *size, 3) if self.guided else None
     if (None if guide is None else guide.shape) != wanted:
       raise ValueError(f'guide must be {wanted}; got {None if guide is None else guide.shape}')
-    seen = None if guide is None else space_to_depth(2 * guide - 1, self.patch)
-    x = self.decoder(self.post_quant_conv(z), None if seen is None else self.guide_in(seen.astype(self.dtype)))
+    guides, seen = (), None
+    if guide is not None:
+      seen = [space_to_depth(2 * guide - 1, self.reduction // 2**i) for i in range(len(self.channels))]
+      guides = tuple(conv(x.astype(self.dtype)) for conv, x in zip(self.guide_in, seen, strict=True))
+    x = self.decoder(self.post_quant_conv(z), guides)
     if seen is not None:
-      x += self.guide_out(seen)
+      x += self.guide_out(seen[-1])
     x = depth_to_space(x, self.patch)
     if self.shortcut:
       x += depth_to_space(self.shortcut_out(z), self.reduction)
@@ -219,17 +223,19 @@ class Decoder(nn.Module):
   remat: str = ''
 
   @nn.compact
-  def __call__(self, z: jax.Array, guide: jax.Array | None = None) -> jax.Array:
+  def __call__(self, z: jax.Array, guides: Sequence[jax.Array] = ()) -> jax.Array:
     """[b, h, w, c] -> [b, 2**n*h, 2**n*w, out_channels], n = len(channels) - 1.
 
-    A guide [b, 2**n*h, 2**n*w, c] is added to the features of the last level before its blocks; they have the width
-    of the level above, if there is one.
+    Guides, [b, 2**i*h, 2**i*w, c] for i = 0 to n, are added to the features as they enter each level, the lowest before
+    the middle; they have the width of the level above, if there is one.
     """
     x = nn.Conv(self.channels[-1], (3, 3), dtype=self.dtype, name='conv_in')(z)
+    if guides:
+      x += guides[0]
     x = remat(Middle(self.channels[-1], self.groups, self.mid_attention, self.dtype, name='mid'), self.remat)(x)
     for i, channels in enumerate(reversed(self.channels)):
-      if guide is not None and i == len(self.channels) - 1:
-        x += guide
+      if guides and i:
+        x += guides[i]
       for j in range(self.blocks):
         x = remat(ResBlock(channels, self.groups, EPS, dtype=self.dtype, name=f'up_{i}_res_{j}'), self.remat)(x)
       if i < len(self.channels) - 1:

@@ -73,7 +73,8 @@ def test_a_guided_decoder_starts_as_one_without_a_guide_and_learns_from_it():
   v = filled(plain, x)
   fresh = jax.jit(guided.init)(jax.random.key(1), x)['params']
   own = {name: tree for name, tree in fresh.items() if name.startswith('guide')}
-  assert fresh.keys() - v['params'].keys() == own.keys() == {'guide_in', 'guide_out'}
+  levels = [f'guide_in_{i}' for i in range(len(plain.channels))]
+  assert fresh.keys() - v['params'].keys() == own.keys() == {*levels, 'guide_out'}
   z, guide, target = jnp.ones((1, 4, 6, 4)), x[:, ::-1], jnp.zeros_like(x)
   decode = jax.jit(lambda params, guide: guided.apply({'params': v['params'] | params}, z, guide, method='decode'))
   expected = jax.jit(lambda v: plain.apply(v, z, method='decode'))(v)
@@ -84,8 +85,9 @@ def test_a_guided_decoder_starts_as_one_without_a_guide_and_learns_from_it():
   kernel = jnp.zeros((3, 3, 12, 12)).at[1, 1].set(jnp.eye(12))
   moved = decode(own | {'guide_out': {'kernel': kernel}}, guide)
   np.testing.assert_allclose(moved - expected, guide - 0.5, atol=1e-5)
-  through = decode(own | {'guide_in': jax.tree.map(lambda a: a + 0.1, own['guide_in'])}, guide)
-  assert np.abs(through - expected).max() > 1e-3  # the last level sees it
+  for level in levels:
+    through = decode(own | {level: jax.tree.map(lambda a: a + 0.1, own[level])}, guide)
+    assert np.abs(through - expected).max() > 1e-3, level
 
 
 def test_a_guide_of_another_size_is_refused_and_so_is_none():

@@ -5,6 +5,7 @@ import gc
 import importlib.metadata
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,3 +198,20 @@ def products_of():
             yield from find(inner)
 
   return lambda function, *arguments: list(find(jax.make_jaxpr(function)(*arguments).jaxpr))
+
+
+NAMES_OF_CHROMIUM = ('chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome', 'headless_shell')
+
+
+@pytest.fixture(scope='module')
+def browser():
+  """A headless Chromium, driven by Playwright, or a skip."""
+  sync_api = pytest.importorskip('playwright.sync_api', reason="needs Playwright: pip install -e '.[browser]'")
+  with sync_api.sync_playwright() as playwright:
+    installed = os.path.exists(playwright.chromium.executable_path)
+    path = os.environ.get('SSR_CHROMIUM') or next(filter(None, map(shutil.which, NAMES_OF_CHROMIUM)), None)
+    if not path and not installed:
+      pytest.skip(f"no Chromium: neither $SSR_CHROMIUM, nor Playwright's, nor one of {', '.join(NAMES_OF_CHROMIUM)}")
+    chromium = playwright.chromium.launch(executable_path=path)
+    yield chromium
+    chromium.close()

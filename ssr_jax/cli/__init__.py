@@ -19,6 +19,7 @@ _EXAMPLES = """examples:
   ssr upscale photo.jpg -o out/ --figures        depth, kernels and restored image in one picture as well
   ssr upscale photo.jpg -o out/ --restored-only  without diffusion: faster, closer to the pixels, less detail
   ssr inspect photo.jpg --at 120,80              its blur, depth and noise, everywhere and at a pixel
+  ssr app                                        a web page that does it
   ssr info ssr                                   a system: its parts, options, stages and sizes
   ssr info compact                               a model: its parts, training, operations
   ssr metrics hr/ out/ --metrics psnr,ssim --csv scores.csv
@@ -111,7 +112,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
   """The parser of all commands."""
   # Imported here, within reach of main's handling of Ctrl-C.
-  from ssr_jax.cli import completion, data, degrade, export_onnx, info, inspect, metrics, upscale, weights
+  from ssr_jax.cli import app, completion, data, degrade, export_onnx, info, inspect, metrics, upscale, weights
 
   common = argparse.ArgumentParser(add_help=False)
   common.add_argument('--debug', action='store_true', help='show the whole Python traceback of an error')
@@ -123,7 +124,7 @@ def parser() -> argparse.ArgumentParser:
   )
   top.add_argument('--version', action='version', version=f'ssr-jax {ssr_jax.__version__}')
   commands = top.add_subparsers(title='commands', required=True, metavar='COMMAND')
-  for command in (upscale, inspect, info, metrics, degrade, data, weights, export_onnx, completion):
+  for command in (upscale, inspect, app, info, metrics, degrade, data, weights, export_onnx, completion):
     command.add(commands, common)
   for name, text in _CONFIGURED.items():  # for the list of commands; `_configured` runs them
     commands.add_parser(name, help=text)

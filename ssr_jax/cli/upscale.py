@@ -2,15 +2,12 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
-import dataclasses
 import itertools
-import json
 import os
 import pathlib
 import re
 import time
 
-from ssr_jax import systems
 from ssr_jax.cli import console, terminal, upscaling
 from ssr_jax.cli import options as system_options
 from ssr_jax.cli.upscaling import Job
@@ -155,7 +152,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
   # Report wrong options once, not for each image.
   options = _options(arguments)
   model.check(**{k: v for k, v in options.items() if k != 'seed'})
-  made_by = None if arguments.no_metadata else _made_by(model, arguments)
+  made_by = None if arguments.no_metadata else upscaling.made_by(model, options)
   pixels = {job: _pixels(job.source) for job in jobs}
   ends = dict(zip(jobs, itertools.accumulate(pixels.values()), strict=True))
   hidden = True if arguments.quiet else None  # None: hidden if stderr is no terminal
@@ -202,26 +199,6 @@ def _tell_summary(
     rate = f', {done / seconds:.3g} images/s' if done else ''
     invented = f'; {100 * sum(shares) / len(shares):.0f} % invented on average' if shares else ''
     console.tell(f'{done} done, {skipped} skipped, {failed} failed in {seconds:.1f} s{rate}{invented}')
-
-
-def _made_by(model, arguments: argparse.Namespace) -> str:
-  """What EXIF's ProcessingSoftware says of a result: program, model, checksums of its weights, settings."""
-  import ssr_jax
-
-  options = _options(arguments)
-  seed, scale = options.pop('seed'), options.pop('scale', None)
-  plan = model.check(**options)
-  system = {field.name for field in dataclasses.fields(model.system.Options)}
-  parts = model.required(**{name: value for name, value in options.items() if name in system})
-  said = {
-    'model': model.config['name'],
-    'sha256': {part: model.config['parts'][part]['sha256'] for part in parts},
-    'dtype': model.dtype,
-    'seed': seed,
-    **({} if scale is None else {'scale': scale}),
-    **systems.chosen(model.system.Options, plan),
-  }
-  return f'ssr_jax {ssr_jax.__version__} {json.dumps(said)}'
 
 
 def _options(arguments) -> dict:

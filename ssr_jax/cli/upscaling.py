@@ -5,10 +5,11 @@ beside it.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import dataclasses
 import io as iolib
+import json
 import pathlib
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ssr_jax import systems
 from ssr_jax.image import io, transparency
 from ssr_jax.types import SSRError
 
@@ -72,6 +74,31 @@ class Work:
   invented: float | None = None
   notes: list[str] = dataclasses.field(default_factory=list)
   seconds: float = 0.0
+
+
+def made_by(model: Any, options: Mapping[str, Any]) -> str:
+  """What EXIF's ProcessingSoftware says of a result: program, model, checksums of its weights, settings.
+
+  Args:
+    model: of `runtime.load`.
+    options: of `Restorer.sample`, as they were given.
+  """
+  import ssr_jax
+
+  options = dict(options)
+  seed, scale = options.pop('seed', 0), options.pop('scale', None)
+  plan = model.check(**options)
+  system = {field.name for field in dataclasses.fields(model.system.Options)}
+  parts = model.required(**{name: value for name, value in options.items() if name in system})
+  said = {
+    'model': model.config['name'],
+    'sha256': {part: model.config['parts'][part]['sha256'] for part in parts},
+    'dtype': model.dtype,
+    'seed': seed,
+    **({} if scale is None else {'scale': scale}),
+    **systems.chosen(model.system.Options, plan),
+  }
+  return f'ssr_jax {ssr_jax.__version__} {json.dumps(said)}'
 
 
 class Upscaler:

@@ -5,8 +5,6 @@ system such as Debian's chromium-headless-shell; $SSR_CHROMIUM names another one
 """
 
 import io
-import os
-import shutil
 
 import numpy as np
 from PIL import Image
@@ -16,21 +14,6 @@ from ssr_jax.evaluation.report import page
 from ssr_jax.types import one_line
 from tests.evaluation import report_cases
 from tests.evaluation.report_cases import EVIL, HR, LR, MODELS, NAMES, PROTOCOL
-
-NAMES_OF_CHROMIUM = ('chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome', 'headless_shell')
-
-
-@pytest.fixture(scope='module')
-def browser():
-  sync_api = pytest.importorskip('playwright.sync_api', reason="needs Playwright: pip install -e '.[browser]'")
-  with sync_api.sync_playwright() as playwright:
-    installed = os.path.exists(playwright.chromium.executable_path)
-    path = os.environ.get('SSR_CHROMIUM') or next(filter(None, map(shutil.which, NAMES_OF_CHROMIUM)), None)
-    if not path and not installed:
-      pytest.skip(f"no Chromium: neither $SSR_CHROMIUM, nor Playwright's, nor one of {', '.join(NAMES_OF_CHROMIUM)}")
-    chromium = playwright.chromium.launch(executable_path=path)
-    yield chromium
-    chromium.close()
 
 
 @pytest.fixture(scope='module')

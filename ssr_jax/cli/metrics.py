@@ -66,12 +66,14 @@ def add(commands, common: argparse.ArgumentParser) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> int:
+  from ssr_jax import metrics
   from ssr_jax.evaluation.report import tables
 
   outputs = {form: getattr(arguments, form) for form in ('csv', 'json', 'markdown')}
   _check(arguments, outputs)
   names = list(dict.fromkeys(name.strip() for name in (arguments.metrics or '').split(',') if name.strip()))
   names = names or (['psnr', 'ssim'] if len(arguments.folders) == 2 else ['niqe'])
+  names = list(metrics.get(names))
   tile = _tile(arguments.seam_tile)
   scorers = _load(names, len(arguments.folders) == 2, tile is not None, arguments.niqe_model)
   jobs, failures = _jobs([pathlib.Path(folder) for folder in arguments.folders])

@@ -12,7 +12,7 @@ import math
 import os
 from typing import Any
 
-from ssr_jax.metrics import gmsd, haarpsi, kernel_psnr, log_spectrum, lr_psnr, niqe, psnr, seam, ssim
+from ssr_jax.metrics import gmsd, haarpsi, kernel_psnr, log_spectrum, lpips, lr_psnr, niqe, psnr, seam, ssim
 from ssr_jax.metrics.base import Inputs, Metric
 from ssr_jax.types import SSRError
 
@@ -30,17 +30,22 @@ METRICS: Mapping[str, type[Metric]] = {
     lr_psnr.LRPSNR,
     kernel_psnr.KernelPSNR,
     niqe.NIQE,
+    lpips.LPIPS,
+    lpips.LPIPSVGG,
   )
 }
 
+SYNONYMS = {'lpips-alex': 'lpips'}
+"""{another name of a metric: its name}."""
+
 
 def get(names: Iterable[str]) -> dict[str, type[Metric]]:
-  """The classes of the named metrics, in the order of the names.
+  """The classes of the named metrics by name, in the order of the names; `SYNONYMS` are accepted.
 
   Raises:
     SSRError: an unknown name; the message lists the known ones.
   """
-  names = list(names)
+  names = list(dict.fromkeys(SYNONYMS.get(name, name) for name in names))
   for name in names:
     if name not in METRICS:
       raise SSRError(f'unknown metric {name!r}; known: {", ".join(METRICS)}')

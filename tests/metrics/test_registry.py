@@ -13,7 +13,8 @@ from tests.metrics import pristine
 def test_unknown_name_lists_the_known_ones():
   with pytest.raises(
     SSRError,
-    match="unknown metric 'pnsr'; known: psnr, ssim, gmsd, haarpsi, log_spectrum, seam, lr_psnr, kernel_psnr, niqe",
+    match="unknown metric 'pnsr'; known: psnr, ssim, gmsd, haarpsi, log_spectrum, seam, lr_psnr, kernel_psnr, niqe, "
+    'lpips, lpips-vgg',
   ):
     metrics.get(['psnr', 'pnsr'])
 
@@ -22,7 +23,7 @@ def test_directions():
   better = {name: metric.higher_is_better for name, metric in metrics.METRICS.items()}
   higher = {'psnr', 'ssim', 'haarpsi', 'lr_psnr', 'kernel_psnr'}
   assert {name for name, is_better in better.items() if is_better} == higher
-  assert better.keys() - higher == {'gmsd', 'log_spectrum', 'seam', 'niqe'}
+  assert better.keys() - higher == {'gmsd', 'log_spectrum', 'seam', 'niqe', 'lpips', 'lpips-vgg'}
 
 
 def test_headings_say_what_was_measured():

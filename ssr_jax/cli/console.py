@@ -14,6 +14,7 @@ _EXTRAS = {
   **dict.fromkeys(('absl', 'etils', 'grain', 'ml_collections', 'optax', 'orbax', 'tensorboardX'), 'train'),
   **dict.fromkeys(('array_record', 'importlib_resources', 'tensorflow_datasets'), 'data'),
   **dict.fromkeys(('diffusers', 'huggingface_hub'), 'hub'),
+  **dict.fromkeys(('pyiqa', 'torch', 'torchvision'), 'iqa'),
 }
 """{package that not every command needs: extra of ssr-jax that installs it}."""
 

@@ -18,7 +18,7 @@ import safetensors.numpy
 from ssr_jax import xla
 from ssr_jax.image import io
 from ssr_jax.metrics import pixels
-from ssr_jax.metrics.base import Inputs, Metric
+from ssr_jax.metrics.base import Inputs, Metric, Missing
 from ssr_jax.types import SSRError, one_line
 
 LABELS = {'alex': 'LPIPS (Alex)', 'vgg': 'LPIPS (VGG)'}
@@ -63,10 +63,11 @@ class LPIPS(Metric):
     """Reads the weights; see `load_weights`.
 
     Raises:
-      SSRError: also if there is no file; the message says how to import one.
+      Missing: there is no file; the message says how to import one.
+      SSRError: the file cannot be used.
     """
     if not weights:
-      raise SSRError(f"metric '{cls.name}' has no {cls.weights}")
+      raise Missing(f"metric '{cls.name}' has no {cls.weights}")
     return cls(load_weights(weights, cls.backbone))
 
   @classmethod

@@ -170,7 +170,7 @@ def identity(
   # model.json has the sha256 of each part.
   texts['the models'] = _digest(f'{name} {restorer.config}' for name, restorer in restorers.items())
   texts['the photos'] = _digest(originals)
-  weights = settings.weights | {name: path for name, path in settings._files().items() if path}
+  weights = dict(settings.weights) | {name: path for name, path in settings._files().items() if path}
   texts['weights of metrics'] = _digest(f'{k} {v and _digest_of(v)}' for k, v in sorted(weights.items()))
   for name, folder in others.items():
     files = (f'{i} {path} {path.stat().st_size}' for i, path in sorted(folder.images.items()))

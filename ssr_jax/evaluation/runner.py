@@ -177,7 +177,7 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
   sets = sets_lib.Sets(folder, scorers)
   with ledger_lib.Ledger(folder, identity) as ledger:
     _run(settings, dataset, models, scorers, ledger, sets, pictures, shown, report.failures)
-    done = {key: ledger.rows[key] for key in dataset.case_keys() if key in ledger.rows}
+    done = {key: rows for key in dataset.case_keys() if (rows := ledger.rows.get(key))}
     report.rows = [row for rows in done.values() for row in rows]
     for row in report.rows:
       row.update(dict.fromkeys(missing, math.nan))  # in place, since the page knows rows by their identity

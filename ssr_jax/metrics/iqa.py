@@ -33,7 +33,8 @@ class Learned(Metric):
 
   Attributes:
     call: what pyiqa calls it.
-    elsewhere: weights that pyiqa has other packages download, and where those look, in words; '' where it has none.
+    elsewhere: weights that are downloaded without a word, and where they are looked for; '' where there are none.
+      {torch} stands for torch's folder of downloads, {hub} for that of huggingface_hub.
     net: pyiqa's metric.
   """
 
@@ -102,6 +103,7 @@ class CLIPIQA(Learned):
   name, label, call = 'clipiqa', 'CLIP-IQA', 'clipiqa'
   higher_is_better = True
   needs = ('image',)
+  elsewhere = 'RN50.pt of CLIP; pyiqa looks for it in {torch}/clip'
 
 
 class MANIQA(Learned):
@@ -111,7 +113,7 @@ class MANIQA(Learned):
   higher_is_better = True
   needs = ('image',)
   batched = 1  # 20 crops each
-  elsewhere = "timm's vit_base_patch8_224, which timm looks for in the cache of huggingface_hub (HF_HOME)"
+  elsewhere = "timm's vit_base_patch8_224; timm looks for it in the cache of huggingface_hub, {hub}"
 
 
 class PyiqaLPIPS(Learned):
@@ -187,7 +189,7 @@ def create(name: str, call: str, elsewhere: str = '') -> Any:
   said = iolib.StringIO()
   try:
     with _quiet(said):
-      import pyiqa
+      import pyiqa  # pyright: ignore[reportMissingImports]  # an extra
   except ModuleNotFoundError as error:
     line = f"{name}: needs the package {error.name}, which is not installed: pip install 'ssr-jax[iqa]'"
     raise Missing(line, 'not installed') from error
@@ -208,8 +210,22 @@ def _what_is_missing(said: str, elsewhere: str, error: Exception) -> str:
     url, path = tried[-1]
     return f'{url} cannot be downloaded ({reason}); pyiqa looks for it at {path}'
   if elsewhere and isinstance(error, OSError):
-    return f'{elsewhere}, cannot be downloaded'
+    return f'{elsewhere.format(torch=_folder("torch"), hub=_folder("hub"))}; it cannot be downloaded ({reason})'
   return f'they cannot be loaded ({type(error).__name__}: {reason})'
+
+
+def _folder(whose: str) -> str:
+  """Where torch or huggingface_hub keeps downloads."""
+  try:
+    if whose == 'torch':
+      import torch  # pyright: ignore[reportMissingImports]  # comes with pyiqa
+
+      return torch.hub.get_dir()
+    from huggingface_hub import constants
+
+    return constants.HF_HUB_CACHE
+  except ImportError:
+    return '$TORCH_HOME/hub' if whose == 'torch' else '$HF_HOME/hub'
 
 
 @contextlib.contextmanager
@@ -236,7 +252,7 @@ def run(net: Any, *arrays: np.ndarray, options: tuple[Any, ...] = ()) -> np.ndar
   Returns:
     Its output, or the first of several: [b] or [b, ...].
   """
-  import torch
+  import torch  # pyright: ignore[reportMissingImports]  # comes with pyiqa
 
   with _TURN, torch.no_grad(), torch.random.fork_rng(), _numpy_seeded(), warnings.catch_warnings():
     warnings.simplefilter('ignore')

@@ -166,13 +166,18 @@ def test_without_pyiqa_one_line_says_what_to_install(folders, tmp_path, monkeypa
 
 def test_other_failures_and_weights_elsewhere_are_one_line_too(pyiqa, monkeypatch):
   def create_metric(call):
-    raise {'musiq': ValueError('a damaged\nfile'), 'maniqa-pipal': FileNotFoundError('no hub')}[call]
+    errors = {'musiq': ValueError('a damaged\nfile'), 'clipiqa': urllib.error.URLError('no network')}
+    raise errors.get(call, FileNotFoundError('no hub'))
 
   monkeypatch.setattr(pyiqa, 'create_metric', create_metric)
   with pytest.raises(metrics.Missing, match=r'musiq: no weights: they cannot be loaded \(ValueError: a damaged'):
     metrics.load(['musiq'])
-  with pytest.raises(metrics.Missing, match=r"maniqa: no weights: timm's vit_base_patch8_224.*HF_HOME.*downloaded"):
+  with pytest.raises(
+    metrics.Missing, match=r"maniqa: no weights: timm's vit_base_patch8_224; .*/hub; it cannot be.*no hub"
+  ):
     metrics.load(['maniqa'])
+  with pytest.raises(metrics.Missing, match=r'clipiqa: no weights: RN50.pt of CLIP; .*hub/clip; it cannot be.*no net'):
+    metrics.load(['clipiqa'])
   with pytest.raises(SSRError, match="metric 'musiq' takes its weights from pyiqa; leave out x.pth"):
     metrics.load(['musiq'], {'musiq': 'x.pth'})
 

@@ -18,8 +18,8 @@ FLOORS = {
   'degrade': 1,
   'nn': 1,
   'diffusion': 1,
-  'metrics': 1,
   'systems': 2,
+  'metrics': 2,  # LPIPS is a network
   'weights': 3,
   'data': 3,
   'runtime': 4,

@@ -50,6 +50,10 @@ def losses() -> ConfigDict:
   # nbsr: share of a batch that is restored with kernels that the frozen depth net and DKENet estimate.
   loss.estimated = 0.0
   loss.detail = 0.5  # vae, distill: differences between neighbours at three scales
+  # vae, distill: LPIPS, a distance in a classifier's features; needs `ssr weights import lpips-vgg`, or of the backbone
+  # 'alex' lpips-alex.
+  loss.lpips = 0.0
+  loss.lpips_backbone = 'vgg'
   loss.kl = 1e-6
   loss.latent_noise = 0.0  # vae: largest standard deviation of noise on latents, of the latents' own
   loss.adversarial = 0.005  # the bundled decoder's last 1500 steps; at 0.02, from scratch, a run stalled

@@ -16,6 +16,7 @@ _EXTRAS = {
   **dict.fromkeys(('diffusers', 'huggingface_hub'), 'hub'),
   'gradio': 'app',
   **dict.fromkeys(('jax2onnx', 'onnx', 'onnxruntime'), 'onnx'),
+  **dict.fromkeys(('pyiqa', 'torch', 'torchvision'), 'iqa'),
 }
 """{package that not every command needs: extra of ssr-jax that installs it}."""
 

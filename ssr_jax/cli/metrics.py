@@ -9,7 +9,7 @@ import os
 import pathlib
 import queue
 import threading
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -20,12 +20,15 @@ from ssr_jax.types import SSRError, one_line
 Job = tuple[pathlib.Path | None, pathlib.Path]
 """An original, None where there is none, and the image to score."""
 
+_WIDTH = 12  # of a printed column
+
 _EXAMPLES = """examples:
   ssr metrics hr/ out/                              PSNR and SSIM on Y, by file name
   ssr metrics hr/ out/ --metrics psnr,ssim --space rgb --crop 4
   ssr metrics hr/ out/ --metrics psnr,gmsd,haarpsi,log_spectrum,niqe --csv scores.csv --markdown scores.md
   ssr metrics out/ --metrics niqe                   no originals needed
   ssr metrics out/ --metrics seam --seam-tile 512,64
+  ssr metrics hr/ out/ --metrics lpips,dists,musiq,clipiqa,maniqa,fid      learned; see the README
 
 names: 0801.png belongs to 0801.png; where there is none, to 0801x4.png, 0801_SR.png, 0801-x4_out.png and the like;
 two files that could be meant are an error.
@@ -66,22 +69,30 @@ def add(commands, common: argparse.ArgumentParser) -> None:
 
 
 def _score(arguments: argparse.Namespace) -> int:
+  from ssr_jax import metrics
   from ssr_jax.evaluation.report import tables
 
   outputs = {form: getattr(arguments, form) for form in ('csv', 'json', 'markdown')}
   _check(arguments, outputs)
   names = list(dict.fromkeys(name.strip() for name in (arguments.metrics or '').split(',') if name.strip()))
   names = names or (['psnr', 'ssim'] if len(arguments.folders) == 2 else ['niqe'])
+  names = list(metrics.get(names))
   tile = _tile(arguments.seam_tile)
-  scorers = _load(names, len(arguments.folders) == 2, tile is not None, arguments.niqe_model)
+  scorers, missing = _load(names, len(arguments.folders) == 2, tile is not None, arguments.niqe_model)
+  for line in missing.values():
+    console.say(str(line))
   jobs, failures = _jobs([pathlib.Path(folder) for folder in arguments.folders])
   for line in failures:
     console.say(line)
 
   options = {'crop': arguments.crop, 'space': arguments.space}
-  rows = []
+  rows: list[dict[str, Any]] = []
+  features: dict[str, list[Any]] = {name: [] for name, scorer in scorers.items() if scorer.of_sets}
+  size = max(scorer.batched for scorer in scorers.values())
+  batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
   with console.progress_bar(len(jobs), arguments) as progress:
-    results = _in_order(lambda job: _values(scorers, job, tile, options), jobs, arguments.jobs or _cores())
+    scored = _in_order(lambda batch: _values(scorers, batch, tile, options), batches, arguments.jobs or _cores())
+    results = (result for batch in scored for result in _whole(batch))
     for index, ((original, image), result) in enumerate(zip(jobs, results, strict=True)):
       progress(index + 1, len(jobs))
       if isinstance(result, Exception):
@@ -91,17 +102,26 @@ def _score(arguments: argparse.Namespace) -> int:
         failures.append(console.line_of(result, original or image))
         _say_above_the_bar(failures[-1])
         continue
-      rows.append({'image': one_line((original or image).stem), **result})
-      if unknown := [name for name, value in result.items() if math.isnan(value)]:
+      values, found = result
+      rows.append({'image': one_line((original or image).stem), **values})
+      for name, of_image in found.items():
+        features[name].append(of_image)
+      if unknown := [name for name, value in values.items() if math.isnan(value) and name not in features]:
         _say_above_the_bar(f'{image}: no {", ".join(unknown)} for this image; the mean leaves it out')
   if rows:
-    rows.append({'image': 'mean', **tables.means(rows, (), names)[0]})
+    whole = {name: cast(metrics.SetMetric, scorers[name]).distance(found) for name, found in features.items()}
+    rows.append({'image': 'mean', **tables.means(rows, (), list(scorers))[0], **whole})
+    cells = {name: error.cell for name, error in missing.items()}
+    rows = [{**row, **cells} for row in rows]
 
-  heads = {name: scorer.heading(arguments.space) for name, scorer in scorers.items()}
+  heads = {
+    name: scorers[name].heading(arguments.space) if name in scorers else metric.label
+    for name, metric in metrics.get(names).items()
+  }
   texts: dict[str, Callable[[], str]] = {
     'csv': lambda: tables.to_csv(rows, ('image', *names)),
     'json': lambda: tables.to_json(_report(arguments, heads, rows, failures)),
-    'markdown': lambda: _markdown(rows, scorers, heads),
+    'markdown': lambda: _markdown(rows, heads),
   }
   if '-' not in outputs.values():
     _print(rows, scorers, heads)
@@ -133,10 +153,10 @@ def _check(arguments: argparse.Namespace, outputs: Mapping[str, str | None]) -> 
 
 
 def _load(names: list[str], originals: bool, tiles: bool, niqe_model: str | None):
-  """The metrics ready to use.
+  """The metrics ready to use, and by name what is missing of those that have no weights.
 
   Raises:
-    SSRError: an unknown metric, one that lacks an input, or weights that are missing or cannot be read.
+    SSRError: an unknown metric, one that lacks an input, weights that cannot be read, or not one metric is left.
   """
   from ssr_jax import metrics
   from ssr_jax.weights import published
@@ -150,7 +170,11 @@ def _load(names: list[str], originals: bool, tiles: bool, niqe_model: str | None
     if 'borders' in metric.needs and not tiles:
       raise SSRError(f"metric '{name}' needs to know the tiles; give --seam-tile N or N,OVERLAP")
   weights = {name: published.of_metric(name) for name in names} | ({'niqe': niqe_model} if niqe_model else {})
-  return metrics.load(names, weights)
+  missing: dict[str, metrics.Missing] = {}
+  loaded = metrics.load(names, weights, missing)
+  if not loaded:
+    raise next(iter(missing.values()))
+  return loaded, missing
 
 
 def _tile(text: str | None) -> tuple[int, int] | None:
@@ -193,14 +217,39 @@ def _jobs(folders: Sequence[pathlib.Path]) -> tuple[list[Job], list[str]]:
   return list(paired.matched), lines
 
 
-def _values(scorers, job: Job, tile: tuple[int, int] | None, options: Mapping[str, Any]) -> dict[str, float]:
-  """The metrics of one image.
+def _values(scorers, jobs: Sequence[Job], tile: tuple[int, int] | None, options: Mapping[str, Any]) -> list[Any]:
+  """For each image its metrics and its features for metrics of sets, or the error that it caused.
+
+  Learned metrics take several images at once. Where that fails each is tried alone, to know which one it was.
+  """
+  from ssr_jax import metrics
+
+  inputs = [_attempt(lambda job: {**_inputs(job, tile), **options}, job) for job in jobs]
+  good = [one for one in inputs if not isinstance(one, Exception)]
+  together = _attempt(lambda images: metrics.score_all(scorers, images), good)
+  alone = isinstance(together, Exception)
+  results = iter(good if alone else together)
+
+  def finish(one):
+    values = metrics.score_all(scorers, [one])[0] if alone else next(results)
+    return values, metrics.features(scorers, one)
+
+  return [one if isinstance(one, Exception) else _attempt(finish, one) for one in inputs]
+
+
+def _whole(batch: Any) -> list[Any]:
+  """The results of a batch; raises what made all of it fail."""
+  if isinstance(batch, Exception):
+    raise batch
+  return batch
+
+
+def _inputs(job: Job, tile: tuple[int, int] | None) -> dict[str, Any]:
+  """What the metrics of an image are computed from.
 
   Raises:
     SSRError: a file that cannot be read, or sizes that differ.
-    ValueError: an image that is too small for a metric.
   """
-  from ssr_jax import metrics
   from ssr_jax.metrics import seam
 
   original, scored = job
@@ -210,10 +259,10 @@ def _values(scorers, job: Job, tile: tuple[int, int] | None, options: Mapping[st
     if reference.shape != image.shape:
       raise SSRError(f'{scored}: {_size(image)}, but {original} is {_size(reference)}; sizes must be the same')
   borders = tile and seam.borders(image.shape[:2], *tile)
-  return metrics.score(scorers, image=image, reference=reference, borders=borders, **options)
+  return {'image': image, 'reference': reference, 'borders': borders}
 
 
-def _in_order(function: Callable[[Job], Any], jobs: Sequence[Job], workers: int) -> Iterator[Any]:
+def _in_order(function: Callable[[Any], Any], jobs: Sequence[Any], workers: int) -> Iterator[Any]:
   """The results of `function`, or the errors that it raised, in the order of the jobs.
 
   Threads, because the metrics spend their time in NumPy and SciPy, which let other threads run; processes took half as
@@ -222,7 +271,7 @@ def _in_order(function: Callable[[Job], Any], jobs: Sequence[Job], workers: int)
   if workers == 1:
     yield from (_attempt(function, job) for job in jobs)
     return
-  tasks: queue.SimpleQueue[tuple[Job, futures.Future] | None] = queue.SimpleQueue()
+  tasks: queue.SimpleQueue[tuple[Any, futures.Future] | None] = queue.SimpleQueue()
   stopped = threading.Event()
 
   def work() -> None:
@@ -248,7 +297,7 @@ def _in_order(function: Callable[[Job], Any], jobs: Sequence[Job], workers: int)
       tasks.put(None)
 
 
-def _attempt(function: Callable[[Job], Any], job: Job) -> Any:
+def _attempt(function: Callable[[Any], Any], job: Any) -> Any:
   try:
     return function(job)
   except Exception as error:
@@ -261,21 +310,31 @@ def _cores() -> int:
 
 
 def _print(rows: Sequence[Mapping[str, Any]], scorers: Mapping[str, Any], heads: Mapping[str, str]) -> None:
+  from ssr_jax import metrics
+  from ssr_jax.evaluation.report import tables
+
   for name, scorer in scorers.items():
     if scorer.weights:
       console.tell(f'{name}: {heads[name]}')
   width = max([len(row['image']) for row in rows] + [5])
-  print('image'.ljust(width), *(name.rjust(12) for name in scorers))
+  known = metrics.get(heads)
+  print('image'.ljust(width), *(name.rjust(_WIDTH) for name in known))
   for row in rows:
-    print(row['image'].ljust(width), *(f'{row[name]:12.{scorer.digits}f}' for name, scorer in scorers.items()))
+    cells = (tables.number(row[name], metric.digits) for name, metric in known.items())
+    wide = (cell.rjust(max(_WIDTH, len(name))) for cell, name in zip(cells, known, strict=True))
+    print(row['image'].ljust(width), *wide)
 
 
-def _markdown(rows: Sequence[Mapping[str, Any]], scorers: Mapping[str, Any], heads: Mapping[str, str]) -> str:
-  arrows = {name: '↑' if scorer.higher_is_better else '↓' for name, scorer in scorers.items()}
-  lines = ['| image | ' + ' | '.join(f'{heads[name]} {arrows[name]}' for name in scorers) + ' |']
-  lines.append('|---|' + '---:|' * len(scorers))
+def _markdown(rows: Sequence[Mapping[str, Any]], heads: Mapping[str, str]) -> str:
+  from ssr_jax import metrics
+  from ssr_jax.evaluation.report import tables
+
+  known = metrics.get(heads)
+  arrows = {name: '↑' if metric.higher_is_better else '↓' for name, metric in known.items()}
+  lines = ['| image | ' + ' | '.join(f'{heads[name]} {arrows[name]}' for name in known) + ' |']
+  lines.append('|---|' + '---:|' * len(known))
   for row in rows:
-    cells = ['–' if math.isnan(row[name]) else f'{row[name]:.{scorer.digits}f}' for name, scorer in scorers.items()]
+    cells = [tables.number(row[name], metric.digits) for name, metric in known.items()]
     lines.append('| ' + ' | '.join([row['image'].replace('|', r'\|'), *cells]) + ' |')
   return '\n'.join(lines) + '\n'
 

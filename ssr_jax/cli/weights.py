@@ -50,7 +50,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     help='import public weights into a model, or those of a metric',
     description='Writes the networks of Stable Diffusion 1.5 or 2.1, ControlNet, DPT, Depth Anything V2, MANet, '
     'BlindDiff or the ESRGAN family (.pth, .safetensors, or the .param of ncnn with its .bin beside it) into a model. '
-    '`ssr weights import niqe FILE` keeps the published pristine model of NIQE, which is the default from then on.',
+    '`ssr weights import niqe FILE` keeps the published pristine model of NIQE, which is the default from then on; '
+    "`ssr weights import lpips-vgg FILE FILE` (and lpips-alex) the weights of LPIPS, from the file of torchvision's "
+    'classifier and that of the heads, or from one file that holds both.',
   )
   action.add_argument(
     'source',
@@ -58,7 +60,9 @@ def add(commands: Any, common: argparse.ArgumentParser) -> None:
     help='a folder in the layout of diffusers or transformers, a file, a name from `ssr weights list`, a hub id, or a '
     'model directory, whose parts are copied',
   )
-  action.add_argument('file', nargs='?', metavar='FILE', help="with SOURCE niqe: the metric's published file")
+  action.add_argument(
+    'files', nargs='*', metavar='FILE', help="with SOURCE niqe, lpips-alex or lpips-vgg: the metric's published files"
+  )
   action.add_argument(
     '--as',
     dest='name',
@@ -147,7 +151,7 @@ def _verify(arguments: argparse.Namespace) -> int:
   if _is_checkpoint(arguments.model):
     found = published.verify(arguments.model)
     for file in published.PUBLISHED[arguments.model].files:
-      if found[file.name] is None and file.sha256 is None:
+      if file.name in found and found[file.name] is None and file.sha256 is None:
         del found[file.name]
         print(f'{file.name}: exists; no sha256 was published')
   else:
@@ -177,17 +181,26 @@ def _path(arguments: argparse.Namespace) -> int:
 
 def _import(arguments: argparse.Namespace) -> int:
   from ssr_jax.weights import importers, published, store
+  from ssr_jax.weights.importers import lpips
 
   entry = published.PUBLISHED.get(arguments.source)
   if entry and entry.metric:
     if arguments.name or arguments.prompt or arguments.system:
       raise SSRError(f'{arguments.source}: weights of a metric, which become no part of a model; leave the options out')
-    path = published.install(arguments.source, arguments.file or published.fetch(arguments.source))
+    files = arguments.files or [published.fetch(arguments.source)]
+    if arguments.source in lpips.BACKBONES:
+      path = lpips.install(arguments.source, files)
+    elif files[1:]:
+      raise SSRError(f'{files[1]}: one file too many; {arguments.source} is one file')
+    else:
+      path = published.install(arguments.source, files[0])
     print(f"written to {path}; the metric '{entry.metric}' reads it by default")
     return 0
-  if arguments.file:
+  if arguments.files:
     known = ', '.join(name for name, entry in published.PUBLISHED.items() if entry.metric)
-    raise SSRError(f'{arguments.file}: a second name goes with the weights of a metric ({known}) only; leave it out')
+    raise SSRError(
+      f'{arguments.files[0]}: a second name goes with the weights of a metric ({known}) only; leave it out'
+    )
   source = pathlib.Path(arguments.source)
   name = arguments.name or (source.stem if source.suffix in importers.SUFFIXES else source.name)
   if name in store.BUNDLED:

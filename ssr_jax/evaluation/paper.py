@@ -13,6 +13,7 @@ from ssr_jax import metrics
 from ssr_jax.data import catalog
 from ssr_jax.evaluation import runner
 from ssr_jax.evaluation.protocol import Settings
+from ssr_jax.evaluation.report import tables
 from ssr_jax.types import SSRError
 
 METRICS = ('psnr', 'ssim', 'lpips', 'musiq', 'clipiqa', 'niqe')
@@ -21,7 +22,7 @@ METRICS = ('psnr', 'ssim', 'lpips', 'musiq', 'clipiqa', 'niqe')
 NIQE = 'niqe/niqe_pris_params.npz'
 """Where below the root the published pristine model is looked for."""
 
-Values = tuple[float | None, ...]
+Values = tuple[float | str | None, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,10 +303,14 @@ def _rows(experiment: Experiment, one: Set, report: runner.Report) -> list[Cells
       label = f'{experiment.by_recipe[mean["recipe"]]}{"" if label == "SSR" else f" ({label})"}'
     values = tuple(mean.get(metric) for metric in experiment.metrics)
     seconds = None if math.isnan(mean['seconds']) else mean['seconds']
-    rows.append((label, 'ours', tuple(None if x is None or math.isnan(x) else x for x in values), seconds))
+    rows.append((label, 'ours', tuple(_known(value) for value in values), seconds))
     if (one.title, label) in experiment.published:
       rows.append((label, 'paper', experiment.published[one.title, label], None))
   return rows + _published_rows(experiment, one, {label for label, whose, *_ in rows if whose == 'paper'})
+
+
+def _known(value: float | str | None) -> float | str | None:
+  return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _published_rows(experiment: Experiment, one: Set, shown: set[str]) -> list[Cells]:
@@ -331,7 +336,7 @@ def _table(names: Sequence[str], rows: Sequence[Cells]) -> str:
   lines = [heads, ['---', '---', *['---:'] * (len(heads) - 2)]]
   for label, whose, values, seconds in rows:
     digits = [3 if name == 'ssim' else _DIGITS.get(name, 2) if names != METRICS else 2 for name in names]
-    cells = ['–' if value is None else f'{value:.{n}f}' for value, n in zip(values, digits, strict=True)]
+    cells = [tables.number(math.nan if value is None else value, n) for value, n in zip(values, digits, strict=True)]
     lines.append([label, whose, *cells, '' if seconds is None else f'{seconds:.2f}'])
   return '\n'.join('| ' + ' | '.join(line) + ' |' for line in lines) + '\n'
 

@@ -92,26 +92,21 @@ class Settings:
       page=fields.pictures > 0 if fields.page is None else fields.page,
     )
 
-  def load_metrics(self) -> tuple[dict[str, metrics_lib.Metric], list[str]]:
+  def load_metrics(self) -> tuple[dict[str, metrics_lib.Metric], dict[str, metrics_lib.Missing]]:
     """Loads the metrics.
 
     Returns:
-      The metrics, without those that have no weights; and a line for each of the latter. Weights are those that the
+      The metrics, without those that have no weights; and what is missing of the latter. Weights are those that the
       config names, else those that `ssr weights import` wrote, else the package's own.
 
     Raises:
-      SSRError: weights that cannot be read.
+      SSRError: weights that cannot be read, or not one metric that has what it needs.
     """
-    weights = self._files()
-    missing = [
-      name
-      for name, metric in metrics_lib.get(self.metrics).items()
-      if metric.weights and not metric.bundled and not weights.get(name)
-    ]
-    notes = [
-      f'{name} is left out: eval.{_WEIGHTS[name]} names no {metrics_lib.METRICS[name].weights}' for name in missing
-    ]
-    return metrics_lib.load([name for name in self.metrics if name not in missing], weights), notes
+    missing: dict[str, metrics_lib.Missing] = {}
+    found = metrics_lib.load(self.metrics, self._files(), missing)
+    if missing and not found:
+      raise next(iter(missing.values()))
+    return found, missing
 
   def _files(self) -> dict[str, Any]:
     """The weights of each metric that has some: those that the config names, else those that were imported."""
@@ -119,7 +114,13 @@ class Settings:
     return {name: self.weights.get(name) or published.of_metric(name) for name in weighted}
 
 
-def describe(settings: Settings, images: int, degraded: bool, model: str) -> dict[str, str]:
+def describe(
+  settings: Settings,
+  images: int,
+  degraded: bool,
+  model: str,
+  scorers: Mapping[str, metrics_lib.Metric] | None = None,
+) -> dict[str, str]:
   """The protocol: how the numbers of a report were made.
 
   Args:
@@ -127,6 +128,7 @@ def describe(settings: Settings, images: int, degraded: bool, model: str) -> dic
     images: number of photos.
     degraded: whether the LR images were made by recipes.
     model: the model and how it sampled; see `models.describe`.
+    scorers: the loaded metrics; those with weights are named. None names those that the package has weights for.
 
   Returns:
     {topic: text}.
@@ -134,7 +136,7 @@ def describe(settings: Settings, images: int, degraded: bool, model: str) -> dic
   found = {
     'dataset': f'{settings.dataset}, {images} images',
     'model': model,
-    'measured': _measured(settings),
+    'measured': _measured(settings, scorers),
     'degradation': f'seed {settings.seed} and file name' if degraded else 'none: LR images as given',
     'seconds': f'per image, calls that compiled nothing; {jax.default_backend()}, jax {jax.__version__}',
   }
@@ -168,7 +170,8 @@ def identity(
   # model.json has the sha256 of each part.
   texts['the models'] = _digest(f'{name} {restorer.config}' for name, restorer in restorers.items())
   texts['the photos'] = _digest(originals)
-  texts['weights of metrics'] = _digest(f'{k} {v and _digest_of(v)}' for k, v in sorted(settings.weights.items()))
+  weights = dict(settings.weights) | {name: path for name, path in settings._files().items() if path}
+  texts['weights of metrics'] = _digest(f'{k} {v and _digest_of(v)}' for k, v in sorted(weights.items()))
   for name, folder in others.items():
     files = (f'{i} {path} {path.stat().st_size}' for i, path in sorted(folder.images.items()))
     texts[f'the images of {name}'] = _digest(files)
@@ -191,10 +194,12 @@ def _digest_of(file: str) -> str:
   return hashlib.sha256(pathlib.Path(file).read_bytes()).hexdigest()
 
 
-def _measured(settings: Settings) -> str:
-  """What all metrics have in common, and the weights of those that the package has weights for, by heading."""
-  named = [name for name in settings.metrics if metrics_lib.METRICS[name].bundled]
-  return '; '.join([_MEASURED, *(m.heading() for m in metrics_lib.load(named, settings._files()).values())])
+def _measured(settings: Settings, scorers: Mapping[str, metrics_lib.Metric] | None) -> str:
+  """What all metrics have in common, and the weights of those that have some, by heading."""
+  if scorers is None:
+    named = [name for name in settings.metrics if metrics_lib.METRICS[name].bundled]
+    scorers = metrics_lib.load(named, settings._files())
+  return '; '.join([_MEASURED, *(metric.heading() for metric in scorers.values() if metric.weights)])
 
 
 def words(value: str | Sequence[str]) -> tuple[str, ...]:

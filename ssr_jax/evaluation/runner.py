@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 import pathlib
 import sys
 from typing import Any
@@ -14,6 +15,7 @@ from ssr_jax.evaluation import columns as columns_lib
 from ssr_jax.evaluation import ledger as ledger_lib
 from ssr_jax.evaluation import models as models_lib
 from ssr_jax.evaluation import protocol as protocol_lib
+from ssr_jax.evaluation import sets as sets_lib
 from ssr_jax.evaluation import statistics
 from ssr_jax.evaluation.cases import Case, Dataset
 from ssr_jax.evaluation.models import Model, Output, Restorer
@@ -38,6 +40,8 @@ class Report:
     compare: columns for paired tests.
     pictured: the cases that have pictures.
     page: whether `write` writes index.html.
+    missing: {metric: what tables show in place of its values} of the metrics without weights.
+    of_sets: {(recipe, model): {metric: value}} of the metrics of a whole set.
   """
 
   names: Sequence[str]
@@ -48,17 +52,21 @@ class Report:
   compare: Sequence[tuple[str, str]] = ()
   pictured: list[views.Views] = dataclasses.field(default_factory=list)
   page: bool = False
+  missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  of_sets: Mapping[tuple[str, str], Mapping[str, float]] = dataclasses.field(default_factory=dict)
 
   def means(self) -> list[dict[str, Any]]:
     """One row per recipe and model: 'recipe', 'model', 'images', mean metrics, mean 'seconds'.
 
-    With several seeds also 'deviation', {metric: standard deviation over seeds of the mean}.
+    With several seeds also 'deviation', {metric: standard deviation over seeds of the mean}. Metrics without weights
+    have words in place of a mean.
     """
     names = (*self.names, 'seconds')
     rows = tables.means(self._per_image(), ('recipe', 'model'), names)
     if self.seeds > 1:
       deviations = statistics.deviations(self.rows, names)
       rows = [{**row, 'deviation': deviations[row['recipe'], row['model']]} for row in rows]
+    rows = [{**row, **self.of_sets.get((row['recipe'], row['model']), {}), **self.missing} for row in rows]
     recipes = list(dict.fromkeys(row['recipe'] for row in rows))
     return sorted(rows, key=lambda row: recipes.index(row['recipe']))
 
@@ -75,7 +83,7 @@ class Report:
     protocol = '\n'.join(f'- {key}: {tables.plain_markdown(value)}' for key, value in self.protocol.items())
     means = self.means()
     parts = [protocol + '\n', tables.markdown(means, self.names)]
-    if spread := statistics.deviations_table(means, self.names):
+    if spread := statistics.deviations_table(means, [name for name in self.names if name not in self.missing]):
       parts += ['Mean ± standard deviation over seeds of the mean over images:\n', spread]
     if tests := statistics.comparisons_table(self.comparisons()):
       parts += ['Paired tests: mean difference ± its standard error; p is two-sided:\n', tests]
@@ -90,7 +98,7 @@ class Report:
     if self.compare:
       content['comparisons'] = [dataclasses.asdict(found) for found in self.comparisons()]
     files = {
-      'metrics.csv': tables.to_csv(self.rows, columns),
+      'metrics.csv': tables.to_csv([{**row, **self.missing} for row in self.rows], columns),
       'metrics.json': tables.to_json(content),
       'table.tex': latex.table(means, self.names, self.protocol),
       'table.md': self.table(),
@@ -131,12 +139,12 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
   used = dict.fromkeys(column.model for column in columns if column.model)
   if used:
     models_lib.check_sampling(settings.sampling, [system_of(model) for model in used])
-  scorers, notes = settings.load_metrics()
+  scorers, missing = settings.load_metrics()
   dataset = Dataset.parse(settings.dataset, settings.recipes, settings.seed, settings.limit)
   models_lib.check_truth(columns, system_of, dataset.true_outputs())
   others = {name: models_lib.Folder.open(name, folder, dataset.originals()) for name, folder in outputs.items()}
   dataset, left_out = _in_all(dataset, others)
-  for note in (*notes, *left_out):
+  for note in (*missing.values(), *left_out):
     print(note, file=sys.stderr)
   restorers = {
     model: restorer if restorer and model == own else models_lib.load(model, settings.dtype) for model in used
@@ -150,20 +158,30 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
     '; '.join(models_lib.describe(r, settings.sampling, settings.seeds) for r in restorers.values()) or 'none'
   )
   report = Report(
-    tuple(scorers),
-    protocol_lib.describe(settings, len(dataset.indices), bool(dataset.recipes), model_text),
+    settings.metrics,
+    protocol_lib.describe(settings, len(dataset.indices), bool(dataset.recipes), model_text, scorers),
     seeds=len(settings.seeds),
     compare=pairs,
     page=settings.page,
+    missing={name: error.cell for name, error in missing.items()},
   )
+  if missing:
+    report.protocol['not measured'] = '; '.join(map(str, missing.values()))
   if left_out:
     report.protocol['left out'] = '; '.join(left_out)
   folder = None if workdir is None else pathlib.Path(workdir)
   pictures = None if folder is None else _make_folder(folder / 'pictures')
   identity = {} if folder is None else protocol_lib.identity(settings, dataset.originals(), restorers, others)
+  if folder is not None and missing:  # a later run that has the weights must not mix its rows with these
+    identity['metrics without weights'] = ', '.join(missing)
+  sets = sets_lib.Sets(folder, scorers)
   with ledger_lib.Ledger(folder, identity) as ledger:
-    _run(settings, dataset, models, scorers, ledger, pictures, shown, report.failures)
-    report.rows = [row for key in dataset.case_keys() for row in ledger.rows.get(key, ())]
+    _run(settings, dataset, models, scorers, ledger, sets, pictures, shown, report.failures)
+    done = {key: rows for key in dataset.case_keys() if (rows := ledger.rows.get(key))}
+    report.rows = [row for rows in done.values() for row in rows]
+    for row in report.rows:
+      row.update(dict.fromkeys(missing, math.nan))  # in place, since the page knows rows by their identity
+    report.of_sets = sets.values(done)
     if pictures is not None and settings.page:
       names = _file_names(dataset)
       drawn = [key for key in ledger.rows if key in names][: _most_pictures(settings, dataset)]
@@ -183,6 +201,7 @@ def _run(
   models: Mapping[str, Model],
   scorers: Mapping[str, metrics.Metric],
   ledger: ledger_lib.Ledger,
+  sets: sets_lib.Sets,
   pictures: pathlib.Path | None,
   shown: Sequence[str],
   failures: list[str],
@@ -196,14 +215,20 @@ def _run(
   for case in bar:
     try:
       first: dict[str, Output] = {}
-      rows = []
+      found: list[tuple[str, Output, int | None]] = []
       for name, model in models.items():
         if pictures is not None and drawn < most and isinstance(model, models_lib.Sampled):
           model = dataclasses.replace(model, keep_kernels=True)  # to be shown
         for seed in settings.seeds if model.seeded else (settings.seeds[0],):
           output = model(case, seed)
           first.setdefault(name, output)
-          rows.append(score(scorers, case, name, output, seed if model.seeded else None))
+          found.append((name, output, seed if model.seeded else None))
+      inputs = [_inputs(case, output) for _, output, _ in found]
+      values = metrics.score_all(scorers, inputs)  # of all columns together: learned metrics take batches
+      rows = [score(one, case, *column) for one, column in zip(values, found, strict=True)]
+      features = {
+        (name, seed): metrics.features(scorers, one) for (name, _, seed), one in zip(found, inputs, strict=True)
+      }
     except (ValueError, RuntimeError, MemoryError) as error:  # of a metric; too little memory
       failures.append(f'{case.image} ({case.recipe}): {opening.first_line(error)}')
       continue
@@ -211,13 +236,14 @@ def _run(
       name = names[case.index, case.recipe]
       io.write(pictures / f'{name}.png', io.Picture(np.asarray(picture(case, first, shown))))
       images = {column: output.image for column, output in first.items()}
-      found = {
+      shown_too = {
         column: views.found(model.restorer.system.outputs, first[column].found)
         for column, model in models.items()
         if isinstance(model, models_lib.Sampled)
       }
-      views.write(pictures / name, case, images, found)
+      views.write(pictures / name, case, images, shown_too)
     drawn += 1
+    sets.add((case.index, case.recipe), features)  # before the row, which says that all is there
     ledger.add((case.index, case.recipe), rows)
 
 
@@ -251,23 +277,21 @@ def _in_all(dataset: Dataset, others: Mapping[str, models_lib.Folder]) -> tuple[
 
 
 def score(
-  scorers: Mapping[str, metrics.Metric], case: Case, model: str, output: Output, seed: int | None = None
+  values: Mapping[str, float], case: Case, model: str, output: Output, seed: int | None = None
 ) -> dict[str, Any]:
-  """The row of one model's output; NaN for a metric that cannot be computed.
-
-  Raises:
-    ValueError: the image is too small for a metric.
-  """
-  values = metrics.score(
-    scorers,
-    image=output.image,
-    reference=case.hr,
-    kernels=output.kernels,
-    true_kernels=case.kernels,
-    lr_clean=case.lr_clean,
-  )
+  """The row of one model's output, from the values of its metrics; NaN for one that cannot be computed."""
   about = {'image': case.image, 'recipe': case.recipe, 'model': model, 'seed': seed, 'case': case.index}
   return {**about, **values, 'seconds': output.seconds}
+
+
+def _inputs(case: Case, output: Output) -> dict[str, Any]:
+  return {
+    'image': output.image,
+    'reference': case.hr,
+    'kernels': output.kernels,
+    'true_kernels': case.kernels,
+    'lr_clean': case.lr_clean,
+  }
 
 
 def _make_folder(folder: pathlib.Path) -> pathlib.Path:

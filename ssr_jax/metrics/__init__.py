@@ -7,16 +7,16 @@ this field are taken from 8-bit images, so the caller should round to 8 bit firs
 `depth_errors` is not in the registry: it gives four numbers at once, and compares depth maps, not images.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import math
 import os
 from typing import Any
 
-from ssr_jax.metrics import gmsd, haarpsi, kernel_psnr, log_spectrum, lr_psnr, niqe, psnr, seam, ssim
-from ssr_jax.metrics.base import Inputs, Metric
+from ssr_jax.metrics import gmsd, haarpsi, iqa, kernel_psnr, log_spectrum, lpips, lr_psnr, niqe, psnr, seam, ssim
+from ssr_jax.metrics.base import Inputs, Metric, Missing, SetMetric
 from ssr_jax.types import SSRError
 
-__all__ = ['METRICS', 'Inputs', 'Metric', 'get', 'load', 'score']
+__all__ = ['METRICS', 'Inputs', 'Metric', 'Missing', 'SetMetric', 'features', 'get', 'load', 'score', 'score_all']
 
 METRICS: Mapping[str, type[Metric]] = {
   metric.name: metric
@@ -30,35 +30,53 @@ METRICS: Mapping[str, type[Metric]] = {
     lr_psnr.LRPSNR,
     kernel_psnr.KernelPSNR,
     niqe.NIQE,
+    lpips.LPIPS,
+    lpips.LPIPSVGG,
+    *iqa.ALL,
   )
 }
 
+SYNONYMS = {'lpips-alex': 'lpips'}
+"""{another name of a metric: its name}."""
+
 
 def get(names: Iterable[str]) -> dict[str, type[Metric]]:
-  """The classes of the named metrics, in the order of the names.
+  """The classes of the named metrics by name, in the order of the names; `SYNONYMS` are accepted.
 
   Raises:
     SSRError: an unknown name; the message lists the known ones.
   """
-  names = list(names)
+  names = list(dict.fromkeys(SYNONYMS.get(name, name) for name in names))
   for name in names:
     if name not in METRICS:
       raise SSRError(f'unknown metric {name!r}; known: {", ".join(METRICS)}')
   return {name: METRICS[name] for name in names}
 
 
-def load(names: Iterable[str], weights: Mapping[str, str | os.PathLike | None] | None = None) -> dict[str, Metric]:
+def load(
+  names: Iterable[str],
+  weights: Mapping[str, str | os.PathLike | None] | None = None,
+  missing: dict[str, Missing] | None = None,
+) -> dict[str, Metric]:
   """The named metrics ready to use, in the order of the names.
 
   Args:
     names: which.
     weights: {name: file} for the metrics that have weights; other entries are ignored.
+    missing: takes, by name, the errors of metrics without weights, which are left out then.
 
   Raises:
-    SSRError: an unknown name, or weights that are missing or cannot be read.
+    SSRError: an unknown name, or weights that cannot be read, or, without `missing`, that there are none.
   """
-  weights = weights or {}
-  return {name: metric.load(weights.get(name)) for name, metric in get(names).items()}
+  weights, found = weights or {}, {}
+  for name, metric in get(names).items():
+    try:
+      found[name] = metric.load(weights.get(name))
+    except Missing as error:
+      if missing is None:
+        raise
+      missing[name] = error
+  return found
 
 
 def score(metrics: Iterable[str] | Mapping[str, Metric], **inputs: Any) -> dict[str, float]:
@@ -75,5 +93,20 @@ def score(metrics: Iterable[str] | Mapping[str, Metric], **inputs: Any) -> dict[
     SSRError: an unknown name, or the name of a metric that needs weights.
     ValueError: shapes that do not fit together, or an image that is too small.
   """
-  loaded = metrics if isinstance(metrics, Mapping) else load(metrics)
-  return {name: math.nan if metric.lacks(inputs) else metric(inputs) for name, metric in loaded.items()}
+  return score_all(metrics if isinstance(metrics, Mapping) else load(metrics), [inputs])[0]
+
+
+def score_all(loaded: Mapping[str, Metric], images: Sequence[Inputs]) -> list[dict[str, float]]:
+  """Computes several metrics of several images, in batches where a metric can; see `score`."""
+  rows = [dict.fromkeys(loaded, math.nan) for _ in images]
+  for name, metric in loaded.items():
+    known = [index for index, inputs in enumerate(images) if not metric.lacks(inputs)]
+    for index, value in zip(known, metric.batch([images[index] for index in known]), strict=True):
+      rows[index][name] = value
+  return rows
+
+
+def features(loaded: Mapping[str, Metric], inputs: Inputs) -> dict[str, dict[str, Any]]:
+  """{name: features of one image} of the metrics of sets that have all inputs."""
+  sets = {name: metric for name, metric in loaded.items() if isinstance(metric, SetMetric)}
+  return {name: metric.features(inputs) for name, metric in sets.items() if not metric.lacks(inputs)}

@@ -1,9 +1,11 @@
 """The interface of a metric."""
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import os
 from typing import Any, ClassVar, Self
+
+import numpy as np
 
 from ssr_jax.types import SSRError
 
@@ -21,6 +23,18 @@ Inputs = Mapping[str, Any]
 """
 
 
+class Missing(SSRError):
+  """A metric has no weights, or a package that it needs is not installed: the others can go on without it.
+
+  Attributes:
+    cell: what tables show in place of its values.
+  """
+
+  def __init__(self, line: str, cell: str = 'no weights'):
+    super().__init__(line)
+    self.cell = cell
+
+
 class Metric(abc.ABC):
   """Scores one image. An instance owns what the metric has to load, such as NIQE's pristine model.
 
@@ -32,6 +46,8 @@ class Metric(abc.ABC):
     weights: what `load` reads from a file, in words; empty for a metric that reads no file.
     bundled: whether the package has such a file, which `load` reads where none is given.
     digits: decimals to print.
+    batched: how many images of one size `batch` computes together.
+    of_sets: whether it is a `SetMetric`.
   """
 
   name: ClassVar[str]
@@ -41,6 +57,8 @@ class Metric(abc.ABC):
   weights: ClassVar[str] = ''
   bundled: ClassVar[bool] = False
   digits: ClassVar[int] = 2
+  batched: ClassVar[int] = 1
+  of_sets: ClassVar[bool] = False
 
   @classmethod
   def load(cls, weights: str | os.PathLike | None = None) -> Self:
@@ -50,6 +68,7 @@ class Metric(abc.ABC):
       weights: file of the metric's weights; only for a metric that has `weights`.
 
     Raises:
+      Missing: there are no weights.
       SSRError: a file for a metric that needs none.
     """
     if weights:
@@ -67,6 +86,10 @@ class Metric(abc.ABC):
       ValueError: shapes that do not fit together, or an image that is too small.
     """
 
+  def batch(self, inputs: Sequence[Inputs]) -> list[float]:
+    """The values of several images, each as of a call of its own."""
+    return [self(one) for one in inputs]
+
   def heading(self, space: str = 'y') -> str:
     """Column heading of values measured in this space; it names the weights where other weights give other values."""
     del space
@@ -76,3 +99,17 @@ class Metric(abc.ABC):
   def lacks(cls, inputs: Inputs) -> tuple[str, ...]:
     """Names of the inputs that the metric needs and that are absent."""
     return tuple(name for name in cls.needs if inputs.get(name) is None)
+
+
+class SetMetric(Metric):
+  """A metric of a set of images: one image has no value, only features; calls return NaN."""
+
+  of_sets = True
+
+  @abc.abstractmethod
+  def features(self, inputs: Inputs) -> dict[str, np.ndarray]:
+    """What `distance` needs of one image."""
+
+  @abc.abstractmethod
+  def distance(self, features: Sequence[Mapping[str, np.ndarray]]) -> float:
+    """The value of a set of images; NaN where they are too few."""

@@ -181,6 +181,7 @@ class Stage:
     higher_is_better: its direction.
     depth: whether batches have true depth: 'needs' it (of rendered scenes where the source has none), 'uses' what there
       is, or 'none'.
+    learned: names of metrics with weights that the loss computes too; `ctx.frozen` has their variables by these names.
     optional: what else of `data.sources.KEYS` it uses if the source has it.
     fixed: regular expressions of parameters that stay as they are, beside those of `config.train.frozen`.
     sections: of model.json that the exported parts are useless without.
@@ -194,6 +195,7 @@ class Stage:
   metric: str = ''
   higher_is_better: bool = False
   depth: str = 'none'
+  learned: tuple[str, ...] = ()
   optional: tuple[str, ...] = ()
   fixed: tuple[str, ...] = ()
   sections: Mapping[str, Mapping[str, Any]] = {}

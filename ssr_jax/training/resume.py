@@ -86,10 +86,15 @@ def check_content(workdir: Any, before: Mapping[str, Any], now: Mapping[str, Any
 
   Args:
     workdir: of the run, for messages.
-    before: {'photos': fingerprint, 'frozen': {part: sha256}} from the checkpoint; a field may be missing in old ones.
+    before: {'photos': fingerprint, 'frozen': {part: sha256}, 'learned': {metric: sha256}} from the checkpoint; a field
+      may be missing in old ones.
     now: the same of this run.
   """
-  what = {'photos': 'the photos of data.train', 'frozen': 'the weights of parts_from'}
+  what = {
+    'photos': 'the photos of data.train',
+    'frozen': 'the weights of parts_from',
+    'learned': 'the weights of loss.lpips',
+  }
   for name, words in what.items():
     if name in before and before[name] != now[name]:
       raise SSRError(

@@ -31,6 +31,7 @@ def of_run(config) -> tuple[Stage, Tree, Tree, Tree]:
   frozen = {
     part: format.unflatten(format.abstract_variables(part, fields[part], system=config.system)) for part in stage.needs
   }
+  frozen |= {name: format.unflatten(stages.learned(name).shapes()) for name in stage.learned}
   return stage, params, stats, frozen | {'constants': constants}
 
 

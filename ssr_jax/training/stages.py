@@ -1,12 +1,14 @@
 """Makes a config's stage, with the model that its frozen parts come from."""
 
 from collections.abc import Mapping
+import pathlib
 from typing import Any
 
-from ssr_jax import systems
+from ssr_jax import metrics, systems
+from ssr_jax.metrics import lpips
 from ssr_jax.systems.base import Inherited, Stage, StepContext, Tree
 from ssr_jax.types import SSRError
-from ssr_jax.weights import format, store
+from ssr_jax.weights import format, published, store
 
 
 def build(config: Any) -> Stage:
@@ -33,6 +35,28 @@ def inherited(config: Any) -> Inherited:
   check_system(f'parts_from={config.parts_from}', model, config.system)
   parts = {part: entry['config'] for part, entry in model['parts'].items()}
   return Inherited(config.parts_from, parts, model)
+
+
+def learned(name: str) -> type[lpips.LPIPS]:
+  """The class of a metric that a stage's loss computes, see `Stage.learned`."""
+  metric = metrics.METRICS[name]
+  assert issubclass(metric, lpips.LPIPS)
+  return metric
+
+
+def learned_files(stage: Stage) -> dict[str, pathlib.Path]:
+  """{metric: file of its weights} of the metrics that a stage's loss computes.
+
+  Raises:
+    SSRError: there is no such file.
+  """
+  found = {}
+  for name in stage.learned:
+    path = published.of_metric(name)
+    if path is None:
+      raise SSRError(f'config.loss.lpips: there are no {metrics.METRICS[name].weights}, or set it to 0')
+    found[name] = path
+  return found
 
 
 def check_system(where: str, model: Mapping[str, Any], system: str) -> None:

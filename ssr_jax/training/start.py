@@ -22,13 +22,14 @@ class Start:
     params: {part: parameters} of the trained parts.
     stats: {part: batch statistics}.
     constants: {part: constants}.
-    frozen: {part: variables} of the frozen parts.
+    frozen: {part: variables} of the frozen parts, and of the metrics that the loss computes.
     origin: where the weights come from, for people.
     parent: the name of the model that they come from; a local path is meaningless elsewhere.
     inherited: {part: {field: value}}, the measured config fields that loaded weights bring along: an autoencoder's
       scaling is what the UNet was trained on, and stays however its decoder is trained on.
     earlier: {part: steps} that made the weights before this run.
     frozen_files: {part: sha256} of the files of the frozen parts.
+    learned_files: {metric: sha256} of the weights of the metrics that the loss computes.
   """
 
   params: Tree
@@ -40,6 +41,7 @@ class Start:
   inherited: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
   earlier: dict[str, int] = dataclasses.field(default_factory=dict)
   frozen_files: dict[str, str] = dataclasses.field(default_factory=dict)
+  learned_files: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def start_from(config: Any, stage: Stage, first: Callable[[], Tree], resumed: bool) -> Start:
@@ -57,6 +59,9 @@ def start_from(config: Any, stage: Stage, first: Callable[[], Tree], resumed: bo
     model = store.load_model(config.parts_from, parts=stage.needs)
     start.frozen = dict(model.variables)
     start.frozen_files = {part: model.config['parts'][part]['sha256'] for part in stage.needs}
+  for name, path in stages.learned_files(stage).items():
+    weights = stages.learned(name).load(path).loaded
+    start.frozen[name], start.learned_files[name] = weights.variables, weights.digest
   if resumed:
     return start
   if config.init_from:

@@ -57,6 +57,7 @@ def train(config: Any, workdir: str) -> int:
   mesh = sharding.make_mesh(config.mesh)
   sharding.check_batch_size(config.train.batch_size, config.train.accumulate, mesh)
   stage = stages.build(config)
+  stages.learned_files(stage)  # before the photos are read, which can take long
 
   place = pathlib.Path(workdir).absolute()
   with lock.held(place):
@@ -96,7 +97,7 @@ class Run:
     self.resumed, self.first_step, self.position = step is not None, step or 0, None
     self.changes: list[str] = []
     self.start = start = start_from(config, stage, lambda: found.first, self.resumed)
-    self.content = {'photos': found.fingerprint, 'frozen': start.frozen_files}
+    self.content = {'photos': found.fingerprint, 'frozen': start.frozen_files, 'learned': start.learned_files}
     host = jax.tree.map(np.asarray, (start.params, start.stats, start.constants))
     params, stats, self.constants = host
     frozen = start.frozen | {'constants': self.constants}

@@ -1,6 +1,6 @@
 """Published checkpoints that can be imported: where to get them, how to find a local copy, and how to verify it.
 
-Those of metrics are single files, which `install` copies to where `of_metric` finds them.
+Those of metrics become single files, which `of_metric` finds: `install` copies them, or an importer makes them.
 
 The sha256 are those on the publishers' pages (huggingface.co, 'Large File Pointer Details'). Those of Stable Diffusion
 1.5's UNet and text encoder, and all sizes, are from lists in public repositories. They were read in November 2026. None
@@ -42,6 +42,7 @@ class Checkpoint:
     licence: the licence of the weights, as the publisher states it.
     files: the weight files. Other files of the checkpoint (config.json ...) have no published sha256.
     metric: the metric that reads the file, by name; empty for a checkpoint whose networks become parts of a model.
+    installed: the file that an importer makes for the metric; empty where that is a copy of the published one.
   """
 
   description: str
@@ -49,6 +50,7 @@ class Checkpoint:
   licence: str
   files: tuple[File, ...]
   metric: str = ''
+  installed: str = ''
 
 
 PUBLISHED: dict[str, Checkpoint] = {
@@ -145,6 +147,23 @@ PUBLISHED: dict[str, Checkpoint] = {
     ),
     metric='niqe',
   ),
+  # The names of these files end with the first digits of their sha256, which `importers.lpips` compares.
+  'lpips-alex': Checkpoint(
+    'LPIPS on AlexNet: the classifier and the heads',
+    ('download.pytorch.org/models and github.com/richzhang/PerceptualSimilarity, or the cache of pyiqa',),
+    'BSD-3-Clause (torchvision), BSD-2-Clause (LPIPS)',
+    (File('alexnet-owt-7be5be79.pth'), File('LPIPS_v0.1_alex-df73285e.pth')),
+    metric='lpips',
+    installed='lpips-alex.safetensors',
+  ),
+  'lpips-vgg': Checkpoint(
+    'LPIPS on VGG-16: the classifier and the heads',
+    ('download.pytorch.org/models and github.com/richzhang/PerceptualSimilarity, or the cache of pyiqa',),
+    'BSD-3-Clause (torchvision), BSD-2-Clause (LPIPS)',
+    (File('vgg16-397923af.pth'), File('LPIPS_v0.1_vgg-a78928a0.pth')),
+    metric='lpips-vgg',
+    installed='lpips-vgg.safetensors',
+  ),
 }
 
 
@@ -189,9 +208,11 @@ def fetch(source: str | os.PathLike) -> pathlib.Path:
     return found
   ids = _hub_ids(source)
   if not ids and str(source) in PUBLISHED:
-    names = ' or '.join(file.name for file in PUBLISHED[str(source)].files)
-    places = ' or '.join(_places(source))
-    raise SSRError(f'{source}: get {names} from {places}, put it into {downloads(source)} and run this again')
+    names = [file.name for file in PUBLISHED[str(source)].files]
+    raise SSRError(
+      f'{source}: get {" and ".join(names)} from {" or ".join(_places(source))}, put {"them" if names[1:] else "it"} '
+      f'into {downloads(source)} and run this again'
+    )
   if not ids:
     known = ', '.join(PUBLISHED)
     raise SSRError(f'{source}: no such folder or file, and nothing in {downloads(source)}; known by name: {known}')
@@ -215,7 +236,7 @@ def verify(name: str) -> dict[str, str | None]:
 
   Returns:
     {file: None if it matches, else one line that says what is wrong}. A file without a published size and sha256 only
-    has to exist.
+    has to exist. What an importer made of the files is compared with what it made.
 
   Raises:
     SSRError: there is no local copy.
@@ -223,6 +244,15 @@ def verify(name: str) -> dict[str, str | None]:
   found = find_local(name)
   if found is None:
     raise SSRError(f'{name}: not on this machine; put its files into {downloads(name)}')
+  entry = PUBLISHED[name]
+  if entry.installed and (downloads(name) / entry.installed).exists():
+    from ssr_jax import metrics  # slow to import
+
+    try:
+      metrics.METRICS[entry.metric].load(downloads(name) / entry.installed)
+    except SSRError as error:
+      return {entry.installed: str(error)}
+    return {entry.installed: None}
   return {file.name: _problem(found if found.is_file() else found / file.name, file) for file in PUBLISHED[name].files}
 
 
@@ -276,12 +306,12 @@ def of_metric(metric: str) -> pathlib.Path | None:
   """The installed weights of a metric; None if there are none.
 
   Raises:
-    SSRError: the file was changed since it was installed.
+    SSRError: the file was changed since it was installed; one that an importer made says so itself when it is read.
   """
   for name, entry in PUBLISHED.items():
-    path = downloads(name) / entry.files[0].name
+    path = downloads(name) / (entry.installed or entry.files[0].name)
     if entry.metric == metric and path.exists():
-      if problem := _problem(path, entry.files[0]):
+      if not entry.installed and (problem := _problem(path, entry.files[0])):
         raise SSRError(f'{problem}, or remove it')
       return path
   return None

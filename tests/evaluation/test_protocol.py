@@ -1,9 +1,12 @@
 """Which weights the metrics of an evaluation read, and that the protocol names them."""
 
+import dataclasses
+
 import pytest
 
 from ssr_jax.evaluation import protocol
 from ssr_jax.metrics import niqe
+from ssr_jax.types import SSRError
 from ssr_jax.weights import published
 from tests.metrics import pristine
 
@@ -25,15 +28,18 @@ def test_the_configs_model_goes_before_the_imported_before_the_packages(tmp_path
     published, 'of_metric', lambda name: asked.append(name) or (files['imported'] if imported else None)
   )
   settings = _settings(str(files['config']) if config else '')
-  scorers, notes = settings.load_metrics()
+  scorers, missing = settings.load_metrics()
   expected = 'config' if config else 'imported' if imported else 'ssr_jax free photos'
-  assert scorers['niqe'].pristine.name == expected and list(scorers) == ['psnr', 'niqe'] and not notes
+  assert scorers['niqe'].pristine.name == expected and list(scorers) == ['psnr', 'niqe'] and not missing
   assert set(asked) <= {'niqe'}
   assert protocol.describe(settings, 1, True, 'none')['measured'].endswith(f'; NIQE ({expected})')
 
 
-def test_a_metric_without_weights_is_left_out_with_a_line(monkeypatch):
-  monkeypatch.setattr(niqe.NIQE, 'bundled', False)
-  scorers, notes = _settings().load_metrics()
-  assert list(scorers) == ['psnr']
-  assert notes == ['niqe is left out: eval.niqe_params names no pristine model, an .npz file']
+def test_a_metric_without_weights_is_left_out_with_a_line(tmp_path, monkeypatch):
+  monkeypatch.setenv('SSR_WEIGHTS', str(tmp_path))
+  settings = dataclasses.replace(_settings(), metrics=('lpips', 'psnr'))
+  scorers, missing = settings.load_metrics()
+  assert list(scorers) == ['psnr'] and list(missing) == ['lpips'] and missing['lpips'].cell == 'no weights'
+  assert 'ssr weights import lpips-alex FILE' in str(missing['lpips'])
+  with pytest.raises(SSRError, match="metric 'lpips' has no weights"):
+    dataclasses.replace(settings, metrics=('lpips',)).load_metrics()

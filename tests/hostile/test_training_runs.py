@@ -288,6 +288,8 @@ def test_other_photos_and_other_frozen_weights_are_refused_wherever_they_lie(pho
   resume.check_content('DIR', before, before | {'photos': mark()})
   with pytest.raises(SSRError, match='DIR: the weights of parts_from are not those'):
     resume.check_content('DIR', before, before | {'frozen': {'depth': 'b'}})
+  with pytest.raises(SSRError, match='DIR: the weights of loss.lpips are not those'):
+    resume.check_content('DIR', before | {'learned': {'lpips': 'a'}}, before | {'learned': {'lpips': 'b'}})
   (photos / 'coffee.png').rename(photos / 'a.png')  # the order changes, and so what is held out
   with pytest.raises(SSRError, match='DIR: the photos of data.train are not those'):
     resume.check_content('DIR', before, before | {'photos': mark()})

@@ -13,16 +13,29 @@ from tests.metrics import pristine
 def test_unknown_name_lists_the_known_ones():
   with pytest.raises(
     SSRError,
-    match="unknown metric 'pnsr'; known: psnr, ssim, gmsd, haarpsi, log_spectrum, seam, lr_psnr, kernel_psnr, niqe",
+    match="unknown metric 'pnsr'; known: psnr, ssim, gmsd, haarpsi, log_spectrum, seam, lr_psnr, kernel_psnr, niqe, "
+    'lpips, lpips-vgg, dists, musiq, clipiqa, maniqa, pyiqa-lpips, pyiqa-lpips-vgg, fid',
   ):
     metrics.get(['psnr', 'pnsr'])
 
 
 def test_directions():
   better = {name: metric.higher_is_better for name, metric in metrics.METRICS.items()}
-  higher = {'psnr', 'ssim', 'haarpsi', 'lr_psnr', 'kernel_psnr'}
+  higher = {'psnr', 'ssim', 'haarpsi', 'lr_psnr', 'kernel_psnr', 'musiq', 'clipiqa', 'maniqa'}
   assert {name for name, is_better in better.items() if is_better} == higher
-  assert better.keys() - higher == {'gmsd', 'log_spectrum', 'seam', 'niqe'}
+  lower = {
+    'gmsd',
+    'log_spectrum',
+    'seam',
+    'niqe',
+    'lpips',
+    'lpips-vgg',
+    'dists',
+    'pyiqa-lpips',
+    'pyiqa-lpips-vgg',
+    'fid',
+  }
+  assert better.keys() - higher == lower
 
 
 def test_headings_say_what_was_measured():

@@ -21,6 +21,7 @@ import pytest
 from ssr_jax.nn.clip import CLIPText
 from ssr_jax.nn.controlnet import ControlNet
 from ssr_jax.nn.depth.dpt import DPT, SIZES
+from ssr_jax.nn.lpips import LPIPS
 from ssr_jax.nn.rrdb import NBSR, RRDBNet
 from ssr_jax.nn.unet import UNet
 from ssr_jax.nn.vae import VAE
@@ -132,7 +133,10 @@ def draw(name: str, shape) -> np.ndarray:
     return rng.normal(1.0 if name.endswith(('weight', 'lambda1', 'lambda_1', 'lambda_2')) else 0.0, 0.2, shape).astype(
       np.float32
     )
-  return rng.normal(0, np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
+  # Features of a drawn classifier hardly depend on the image, the less the deeper they are.
+  head = re.match(r'lin(\d)\.model', name)
+  scale = 200 * 4 ** int(head[1]) if head else 1
+  return rng.normal(0, scale * np.prod(shape[1:]) ** -0.5, shape).astype(np.float32)
 
 
 def random(shape, seed: int = 0) -> np.ndarray:
@@ -735,6 +739,69 @@ def _mcformer(variance: str) -> Case:
   )
 
 
+def _lpips(backbone: str) -> Case:
+  """LPIPS stated again, by the names of torchvision's classifiers and of the file of heads; at full width."""
+  # (input and output channels, kernel side, stride, padding) of each convolution, and 'pool'.
+  alex = [(3, 64, 11, 4, 2), 'pool', (64, 192, 5, 1, 2), 'pool', (192, 384, 3, 1, 1), (384, 256, 3, 1, 1)]
+  alex.append((256, 256, 3, 1, 1))
+  widths = (3, 64, 64, 'pool', 128, 128, 'pool', 256, 256, 256, 'pool', 512, 512, 512, 'pool', 512, 512, 512)
+  numbers = [width for width in widths if width != 'pool']
+  pairs = iter(itertools.pairwise(numbers))
+  vgg = ['pool' if width == 'pool' else (*next(pairs), 3, 1, 1) for width in widths[1:]]
+  ends = {'alex': (1, 4, 7, 9, 11), 'vgg': (3, 8, 15, 22, 29)}[backbone]  # positions of the last ReLUs
+  side = {'alex': 3, 'vgg': 2}[backbone]
+
+  def theirs():
+    import torch
+    from torch import nn
+
+    class Head(nn.Module):
+      def __init__(self, channels):
+        super().__init__()
+        self.model = nn.Sequential(nn.Dropout(), nn.Conv2d(channels, 1, 1, bias=False))
+
+      def forward(self, x):
+        return self.model(x)
+
+    class LPIPS(nn.Module):
+      def __init__(self):
+        super().__init__()
+        layers, channels = [], []
+        for what in {'alex': alex, 'vgg': vgg}[backbone]:
+          if what == 'pool':
+            layers.append(nn.MaxPool2d(side, 2))
+          else:
+            a, b, kernel, stride, padding = what
+            layers += [nn.Conv2d(a, b, kernel, stride, padding), nn.ReLU()]
+          channels.append(channels[-1] if what == 'pool' else b)
+          if what != 'pool':
+            channels.append(b)
+        self.features = nn.Sequential(*layers)
+        for i, end in enumerate(ends):
+          setattr(self, f'lin{i}', Head(channels[end]))
+
+      def forward(self, image, reference):
+        shift = torch.tensor([-0.030, -0.088, -0.188])[:, None, None]
+        scale = torch.tensor([0.458, 0.448, 0.450])[:, None, None]
+        x = (2 * torch.cat([image, reference]) - 1 - shift) / scale
+        total, head = 0, 0
+        for i, layer in enumerate(self.features):
+          x = layer(x)
+          if i in ends:
+            a, b = (x / (x.pow(2).sum(1, keepdim=True).sqrt() + 1e-10)).chunk(2)
+            total = total + getattr(self, f'lin{head}')((a - b) ** 2).mean((1, 2, 3))
+            head += 1
+        return total
+
+    return LPIPS()
+
+  # Sides that no pooling divides, so that incomplete windows are dropped; distances from small to large.
+  reference = image((6, 45, 38, 3), 1)
+  steps = np.array([0.0, 0.02, 0.1, 0.3, 0.6, 1.0], np.float32)[:, None, None, None]
+  changed = (1 - steps) * reference + steps * image(reference.shape, 2)
+  return Case(LPIPS(backbone), importers.lpips_table(), (changed, reference), theirs, lambda m, a, b: m(a, b))
+
+
 CASES = {
   'unet_sd21': lambda: _unet(True),
   'unet_sd15': lambda: _unet(False),
@@ -752,6 +819,8 @@ CASES = {
   'rrdb_sft': _rrdb_sft,
   'rrdbnet': lambda: _rrdbnet(1),
   'rrdbnet_x2': lambda: _rrdbnet(2),
+  'lpips_vgg': lambda: _lpips('vgg'),
+  'lpips_alex': lambda: _lpips('alex'),
   'mcformer': lambda: _mcformer('fixed'),
   'mcformer_learned': lambda: _mcformer('learned'),
 }

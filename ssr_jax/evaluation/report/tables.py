@@ -59,8 +59,8 @@ def ranked(rows: Sequence[Row], names: Sequence[str], by: str = 'recipe') -> tup
   """The headings and cells of a table of means, which every format of it shows.
 
   Args:
-    rows: from `means`, each with `by`, 'model', 'images', the metrics and 'seconds', and perhaps with 'deviation',
-      {metric: of its mean over seeds}.
+    rows: from `means`, each with `by`, 'model', 'images', the metrics (or words in place of one that is missing) and
+      'seconds', and perhaps with 'deviation', {metric: of its mean over seeds}.
     names: metrics, in the order of the columns.
     by: column whose values define the groups within which the best is chosen.
 
@@ -141,21 +141,25 @@ def to_json(value: Any) -> str:
   return json.dumps(_finite(value), indent=2, allow_nan=False) + '\n'
 
 
-def number(value: float, digits: int) -> str:
-  """A value as tables print it."""
+def number(value: float | str, digits: int) -> str:
+  """A value as tables print it; words, such as 'no weights' of a metric, stay as they are."""
+  if isinstance(value, str):
+    return value
   return '–' if math.isnan(value) else f'{value:.{digits}f}'
 
 
-def _places(values: Sequence[float], higher_is_better: bool, digits: int) -> dict[str, str]:
+def _places(values: Sequence[float | str], higher_is_better: bool, digits: int) -> dict[str, str]:
   """{printed value: 'best' or 'second'}; values that print the same share a place.
 
   A single value has no place, and of two values the other one is not marked as the second.
   """
-  values = sorted((value for value in values if not math.isnan(value)), reverse=higher_is_better)
-  texts = list(dict.fromkeys(number(value, digits) for value in values))
-  if len(values) < 2:
+  numbers = sorted(
+    (value for value in values if not isinstance(value, str) and not math.isnan(value)), reverse=higher_is_better
+  )
+  texts = list(dict.fromkeys(number(value, digits) for value in numbers))
+  if len(numbers) < 2:
     return {}
-  return dict(zip(texts, ('best', 'second') if len(values) > 2 else ('best',), strict=False))
+  return dict(zip(texts, ('best', 'second') if len(numbers) > 2 else ('best',), strict=False))
 
 
 def _cell(value: Any) -> Any:

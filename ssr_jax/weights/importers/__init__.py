@@ -14,6 +14,7 @@ from ssr_jax.weights.importers.depth import (
   dpt_table,
 )
 from ssr_jax.weights.importers.esrgan import rrdbnet_table
+from ssr_jax.weights.importers.lpips import lpips_table
 from ssr_jax.weights.importers.manet import manet_table, rrdb_sft_table
 from ssr_jax.weights.importers.mcformer import mcformer_table
 from ssr_jax.weights.importers.renaming import Table
@@ -45,6 +46,7 @@ __all__ = [
   'dpt_config',
   'dpt_table',
   'import_checkpoint',
+  'lpips_table',
   'manet_table',
   'mcformer_table',
   'prompt_embedding',

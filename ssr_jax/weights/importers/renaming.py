@@ -93,7 +93,11 @@ class Table:
     return name
 
   def to_ours(
-    self, tensors: Mapping[str, np.ndarray], expected: Mapping[str, Any], where: str
+    self,
+    tensors: Mapping[str, np.ndarray],
+    expected: Mapping[str, Any],
+    where: str,
+    hint: str = 'is its config.json the right one?',
   ) -> dict[str, np.ndarray]:
     """Converts a state dict.
 
@@ -101,6 +105,7 @@ class Table:
       tensors: theirs, by name.
       expected: our variables by flat name ('params/conv_in/kernel'); the values need a `shape`.
       where: start of an error message, such as the file.
+      hint: its end, what the user should look at.
 
     Returns:
       float32 arrays with exactly the names of `expected`.
@@ -138,9 +143,7 @@ class Table:
       if names
     ]
     if problems:
-      raise SSRError(
-        f'{where}: not the weights of this network: {"; ".join(problems)}; is its config.json the right one?'
-      )
+      raise SSRError(f'{where}: not the weights of this network: {"; ".join(problems)}; {hint}')
     return found
 
   def to_theirs(self, tensors: Mapping[str, np.ndarray], where: str = 'export') -> dict[str, np.ndarray]:

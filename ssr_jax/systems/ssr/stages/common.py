@@ -12,7 +12,8 @@ from ssr_jax import diffusion
 from ssr_jax.degrade import Degraded, Recipe
 from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.image.resize import resize, upscale
-from ssr_jax.systems.base import Tree
+from ssr_jax.nn import lpips
+from ssr_jax.systems.base import StepContext, Tree
 from ssr_jax.systems.config_stage import (
   Batch,
   ConfigStage,
@@ -29,8 +30,10 @@ from ssr_jax.systems.ssr.svkr import SVKR
 from ssr_jax.types import Array, SSRError
 
 __all__ = [
+  'LPIPS_METRICS',
   'Batch',
   'KernelBasis',
+  'Perceptual',
   'SSRStage',
   'charbonnier',
   'gray',
@@ -45,6 +48,9 @@ __all__ = [
   'y_psnr',
 ]
 
+
+LPIPS_METRICS = {'vgg': 'lpips-vgg', 'alex': 'lpips'}
+"""{backbone: the metric that has its weights}."""
 
 _SEEN = 2  # stream of a record's draws: which depth DKENet sees
 
@@ -97,6 +103,35 @@ class SSRStage(ConfigStage):
       real = batch['has_depth'][:, None, None, None] if 'has_depth' in batch else True
       seen = jnp.where(real & (jnp.abs(coin - 1 / 2) < 1 / 6), truth, seen)
     return hr, low, seen
+
+
+class Perceptual:
+  """Mixin of stages whose loss can have a term of LPIPS, `loss.lpips`; 0 leaves it out and needs no weights."""
+
+  config: Any
+  dtype: Any
+  learned: tuple[str, ...]
+
+  def read_perceptual(self) -> None:
+    """Reads the fields of the term; SSRError for one that cannot be used."""
+    weights, patch = self.config.loss, self.config.data.patch
+    if weights.lpips < 0:
+      raise SSRError(f'config.loss.lpips is {weights.lpips}: must be at least 0')
+    if not weights.lpips:
+      return
+    if weights.lpips_backbone not in LPIPS_METRICS:
+      known = ', '.join(LPIPS_METRICS)
+      raise SSRError(f'config.loss.lpips_backbone is {weights.lpips_backbone!r}; known: {known}')
+    smallest = lpips.SMALLEST[weights.lpips_backbone]
+    if patch < smallest:
+      raise SSRError(f'config.data.patch is {patch}: with loss.lpips it must be at least {smallest}')
+    self.learned = (LPIPS_METRICS[weights.lpips_backbone],)
+
+  def lpips(self, ctx: StepContext, image: Array, target: Array) -> Array:
+    """The mean LPIPS of two batches [b, H, W, 3] in [0, 1], a scalar; only for a stage that has the term."""
+    (name,) = self.learned
+    module = lpips.LPIPS(self.config.loss.lpips_backbone, dtype=self.dtype)
+    return lpips.lpips_loss(ctx.frozen[name], image, target, module)
 
 
 class KernelBasis:

@@ -31,7 +31,7 @@ _SAMPLING = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'stre
 _WINDOW = 32  # side in pixels of the squares that textures are compared in
 
 
-class DistillStage(common.SSRStage):
+class DistillStage(common.Perceptual, common.SSRStage):
   """Adversarial distillation of the UNet into a student."""
 
   trains = ('student',)
@@ -43,6 +43,7 @@ class DistillStage(common.SSRStage):
   def __init__(self, config: Any, inherited: Inherited):
     """As of `SSRStage`; raises SSRError also if the student cannot take its teacher's weights."""
     super().__init__(config, inherited)
+    self.read_perceptual()
     self.schedule = diffusion.Schedule(**config.schedule.to_dict())
     self.critic: Any = disc_lib.Discriminator(dtype=self.dtype)
     self.begin = int(config.loss.adversarial_start * config.train.steps)
@@ -140,14 +141,18 @@ class DistillStage(common.SSRStage):
       value = vae_lib.reconstruction_loss(image, target) + weights.detail * vae_lib.detail_loss(image, target)
       if weights.grid:
         value += weights.grid * grid_loss(image, target, self.modules['vae'].reduction)
-      return value
+      terms = {}
+      if weights.lpips:
+        terms['lpips'] = self.lpips(ctx, image, target)
+        value += weights.lpips * terms['lpips']
+      return value, terms
 
     def adversarial(image):
       fixed = jax.lax.stop_gradient(ctx.params['critic'])
       return disc_lib.generator_loss(self.critic.apply({'params': fixed}, pair(image)))
 
-    value, pull = jax.value_and_grad(reconstruction)(jax.lax.stop_gradient(image))
-    scalars = {'reconstruction': value, 'psnr': common.y_psnr(image, photo).mean()}
+    (value, terms), pull = jax.value_and_grad(reconstruction, has_aux=True)(jax.lax.stop_gradient(image))
+    scalars = {'reconstruction': value, **terms, 'psnr': common.y_psnr(image, photo).mean()}
     total = jnp.zeros(())
     if weights.realism:
       both = jnp.concatenate([pair(photo), pair(jax.lax.stop_gradient(image))])
@@ -181,6 +186,8 @@ class DistillStage(common.SSRStage):
       own['decoder_psnr'] = common.y_psnr(decoded, photo).mean()
     if 'taught' in batch:
       own['taught'] = vae_lib.reconstruction_loss(image, self.target(batch, photo))
+    if self.config.loss.lpips:
+      own['lpips'] = self.lpips(ctx, image, photo)
     return own | {
       'texture': texture_distance(image, photo),
       'psnr': common.y_psnr(image, photo).mean(),

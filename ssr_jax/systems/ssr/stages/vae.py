@@ -15,8 +15,8 @@ from ssr_jax.systems.ssr.stages import common
 from ssr_jax.types import Array
 
 
-class VAEStage(common.SSRStage):
-  """Reconstruction, detail and KL; an adversarial term joins after a fraction of the steps."""
+class VAEStage(common.Perceptual, common.SSRStage):
+  """Reconstruction, detail, LPIPS and KL; an adversarial term joins after a fraction of the steps."""
 
   trains = ('vae',)
   metric = 'objective'
@@ -25,6 +25,7 @@ class VAEStage(common.SSRStage):
   def __init__(self, config: Any, inherited: Inherited):
     """As of `SSRStage`."""
     super().__init__(config, inherited)
+    self.read_perceptual()
     self.critic: Any = disc_lib.Discriminator(dtype=self.dtype)
     self.begin = int(config.loss.adversarial_start * config.train.steps)
 
@@ -57,6 +58,9 @@ class VAEStage(common.SSRStage):
     total = reconstruction + weights.detail * detail + weights.kl * kl
     psnr = common.y_psnr(image, hr).mean()
     scalars = {'reconstruction': reconstruction, 'detail': detail, 'kl': kl, 'psnr': psnr}
+    if weights.lpips:
+      scalars['lpips'] = self.lpips(ctx, image, hr)
+      total += weights.lpips * scalars['lpips']
     if weights.adversarial:
       fixed = jax.lax.stop_gradient(ctx.params['critic'])
       generator = disc_lib.generator_loss(self.critic.apply({'params': fixed}, image))
@@ -78,9 +82,13 @@ class VAEStage(common.SSRStage):
     if weights.latent_noise:  # with the mean amount of training
       noise = weights.latent_noise / 2 * jnp.std(mean) * jax.random.normal(ctx.key, mean.shape)
       scalars['noisy_psnr'] = common.y_psnr(self.apply(ctx, mean + noise, method='decode'), hr).mean()
+    objective = vae_lib.reconstruction_loss(image, hr) + weights.detail * vae_lib.detail_loss(image, hr)
+    if weights.lpips:
+      scalars['lpips'] = self.lpips(ctx, jnp.clip(image, 0, 1), hr)
+      objective += weights.lpips * scalars['lpips']
     return scalars | {
       'psnr': common.y_psnr(image, hr).mean(),
-      'objective': vae_lib.reconstruction_loss(image, hr) + weights.detail * vae_lib.detail_loss(image, hr),
+      'objective': objective,
       'sharpness': energy(jnp.clip(image, 0, 1)) / energy(hr),
       'kl': vae_lib.kl_loss(mean, logvar),
     }

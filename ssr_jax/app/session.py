@@ -201,8 +201,8 @@ def panels(found: Found, model: Restorer) -> dict[str, tuple[np.ndarray, str]]:
   for output in model.system.outputs[:-1]:
     if (array := found.result.outputs.get(output.name)) is not None:
       shown[output.name] = figures.panel(output, array, size)
-  if found.share is not None:
-    invented = found.result.outputs[trust.OUTPUT][..., trust.CHANNELS.index('invented')]
+  if (measured := found.result.outputs.get(trust.OUTPUT)) is not None and found.share is not None:
+    invented = measured[..., trust.CHANNELS.index('invented')]
     picture = Image.fromarray(figures.colour_map(invented)).resize((size[1], size[0]), Image.Resampling.BILINEAR)
     shown[trust.OUTPUT] = np.asarray(picture), f'invented (bright), {100 * found.share:.0f} % on average'
   return shown

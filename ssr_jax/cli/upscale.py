@@ -78,6 +78,13 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     help="also write NAME_figure.png: LR, the model's estimates (depth, kernels, restored image), result",
   )
   up.add_argument(
+    '--keep-defocus',
+    type=float,
+    metavar='K',
+    help='how much of the defocus to keep, 0 to 1: with 1, what lies out of focus stays as in the photo, and the rest '
+    'is restored (default: 0)',
+  )
+  up.add_argument(
     '--trust',
     metavar='PATH',
     help='also draw what was found in the photo and what was invented, and tell the invented share: a folder for '
@@ -227,6 +234,7 @@ def _made_by(model, arguments: argparse.Namespace) -> str:
     'dtype': model.dtype,
     'seed': seed,
     **({} if scale is None else {'scale': scale}),
+    **({'keep_defocus': options['keep_defocus']} if 'keep_defocus' in options else {}),
     **systems.chosen(model.system.Options, plan),
   }
   return f'ssr_jax {ssr_jax.__version__} {json.dumps(said)}'
@@ -283,6 +291,7 @@ def _options(arguments) -> dict:
   options |= {name: value for name, value in given.items() if value is not None}
   options |= {o.name: value for flag, (o, value, _) in _flags_of_systems().items() if _given(arguments, flag)}
   options |= {'trust': True} if arguments.trust else {}
+  options |= {'keep_defocus': arguments.keep_defocus} if arguments.keep_defocus else {}
   return options | ({'tile': arguments.tile} if arguments.tile else {})
 
 

@@ -234,7 +234,8 @@ class Upscaler:
 
   def _options_of_alpha(self, work: Work) -> dict[str, Any]:
     """Those of the system's first variant, which invents the least: texture in transparency would be noise."""
-    return {**work.options, 'trust': False, **next(iter(self.model.system.variants.values())).options}
+    own = {'trust': False, 'keep_defocus': 0.0}  # of colour
+    return {**work.options, **own, **next(iter(self.model.system.variants.values())).options}
 
 
 def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:

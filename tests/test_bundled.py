@@ -10,7 +10,7 @@ from skimage import data
 import ssr_jax
 from ssr_jax import metrics, xla
 from ssr_jax.degrade import Recipe, degrade
-from ssr_jax.image import kernels, resize
+from ssr_jax.image import blur, kernels, resize
 
 PHOTOS = {'astronaut': (0, 180), 'coffee': (60, 160), 'chelsea': (20, 100), 'rocket': (150, 200)}
 
@@ -50,6 +50,26 @@ def test_modes_trade_closeness_to_the_original_for_detail(model):
   assert close[0] > close[1] > close[2] + 0.1, close
   assert sharp == sorted(sharp) and sharp[0] < sharp[1] < sharp[2], sharp
   np.testing.assert_array_equal(found['faithful'].image, found['natural'].restored)
+
+
+def test_defocus_is_kept_and_what_is_in_focus_gains_as_without_it(model):
+  """With the true kernels and depth: a photo in focus at the left, an upright edge out of focus at the right."""
+  hr = data.coffee()[60:316, 160:416].astype(np.float32) / 255
+  hr[:, 128:] = np.where(np.arange(128)[:, None] < 64, 0.3, 0.7)
+  near = np.where(np.arange(64) < 32, 0.9, 0.2)
+  for variance in (4.0, 8.0):
+    of = np.broadcast_to(np.where(near > 0.5, 1.0, variance), (64, 64)).astype(np.float32)
+    known = kernels.gaussian_kernels(of, of, 0.0)
+    lr = np.clip(np.asarray(blur.blur_downsample(hr[None], known[None], 4))[0], 0, 1)
+    depth = np.broadcast_to(near.repeat(4)[None, :, None], (256, 256, 1))
+    given = {'kernels': np.asarray(known), 'depth': depth.astype(np.float32)}
+    without, kept = (model.sample(lr, steps=0, given=given, keep_defocus=keep).image for keep in (0, 1))
+    focus = [metrics.psnr.psnr(_bytes(image[:, :128]), _bytes(hr[:, :128])) for image in (without, kept)]
+    assert abs(focus[0] - focus[1]) < 0.05, focus
+    line = np.diff(kept[40:-40, 168:216, 1].mean(0))
+    place, line = np.arange(len(line)), line / line.sum()
+    spread = np.sqrt((line * (place - (line * place).sum()) ** 2).sum())
+    assert abs(spread / variance**0.5 - 1) < 0.15, (variance, spread)
 
 
 RECIPES = ('smooth/no_noise', 'invariant/no_noise', 'motion/noise_jpeg', 'depth/no_noise', 'depth/isp')

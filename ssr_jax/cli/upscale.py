@@ -69,6 +69,13 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     help="also write NAME_figure.png: LR, the model's estimates (depth, kernels, restored image), result",
   )
   up.add_argument(
+    '--keep-defocus',
+    type=float,
+    metavar='K',
+    help='how much of the defocus to keep, 0 to 1: with 1, what lies out of focus stays as in the photo, and the rest '
+    'is restored (default: 0)',
+  )
+  up.add_argument(
     '--trust',
     metavar='PATH',
     help='also draw what was found in the photo and what was invented, and tell the invented share: a folder for '
@@ -206,6 +213,7 @@ def _options(arguments) -> dict:
   options = {'seed': arguments.seed} | ({} if arguments.scale is None else {'scale': arguments.scale})
   options |= system_options.given(arguments)
   options |= {'trust': True} if arguments.trust else {}
+  options |= {'keep_defocus': arguments.keep_defocus} if arguments.keep_defocus else {}
   return options | ({'tile': arguments.tile} if arguments.tile else {})
 
 

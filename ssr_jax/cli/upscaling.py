@@ -96,6 +96,7 @@ def made_by(model: Any, options: Mapping[str, Any]) -> str:
     'dtype': model.dtype,
     'seed': seed,
     **({} if scale is None else {'scale': scale}),
+    **({'keep_defocus': options['keep_defocus']} if 'keep_defocus' in options else {}),
     **systems.chosen(model.system.Options, plan),
   }
   return f'ssr_jax {ssr_jax.__version__} {json.dumps(said)}'
@@ -261,7 +262,8 @@ class Upscaler:
 
   def _options_of_alpha(self, work: Work) -> dict[str, Any]:
     """Those of the system's first variant, which invents the least: texture in transparency would be noise."""
-    return {**work.options, 'trust': False, **next(iter(self.model.system.variants.values())).options}
+    own = {'trust': False, 'keep_defocus': 0.0}  # of colour
+    return {**work.options, **own, **next(iter(self.model.system.variants.values())).options}
 
 
 def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:

@@ -214,6 +214,11 @@ def given(system: System, values: Any, shape: tuple[int, ...], scale: int, singl
   return found
 
 
+def first(system: System, kind: str) -> str | None:
+  """Name of a system's first output of a kind; None where it has none."""
+  return next((output.name for output in system.outputs if output.kind == kind), None)
+
+
 def kernels(system: System, config: Mapping[str, Any], what: str) -> str:
   """Name of the output that holds the blur kernels.
 
@@ -225,7 +230,7 @@ def kernels(system: System, config: Mapping[str, Any], what: str) -> str:
   Raises:
     SSRError: the system estimates none.
   """
-  name = next((output.name for output in system.outputs if output.kind == 'kernels'), None)
+  name = first(system, 'kernels')
   if name is None:
     raise SSRError(
       f"{what} needs blur kernels, which system '{system.name}' of model '{config['name']}' does not estimate; use a "

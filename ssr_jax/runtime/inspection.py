@@ -89,7 +89,7 @@ def inspect(
     SSRError: a system without kernels, a point outside the photo, or what `Restorer.sample` refuses.
   """
   kernels = inputs.kernels(model.system, model.config, 'inspect')
-  depth = next((output.name for output in model.system.outputs if output.kind == 'depth'), None)
+  depth = inputs.first(model.system, 'depth')
   images = inputs.Images(lr, None)
   if not images.single:
     raise SSRError('inspect: takes one image, not a batch')

@@ -3,7 +3,8 @@
 Images are padded to a few fixed sizes, so that one compiled program serves all images of a size class, or to what the
 system asks for. An image larger than a tile runs as overlapping tiles, row by row, and what no later tile reaches is
 passed on in bands of rows (`bands`), so that memory is that of a row of tiles. Images and tiles run one at a time: a
-result does not depend on the rest of the batch.
+result does not depend on the rest of the batch. The file is above 400 lines, because what `sample` and `stream` take is
+said where they take it.
 """
 
 import collections
@@ -22,7 +23,7 @@ import numpy as np
 from ssr_jax import nn, systems, xla
 from ssr_jax.diffusion.noise import NoiseField
 from ssr_jax.image import opening
-from ssr_jax.runtime import inputs
+from ssr_jax.runtime import defocus, inputs
 from ssr_jax.runtime import trust as trust_lib
 from ssr_jax.runtime.bands import OVERLAP, Band, Layout, Ticks, View, bucket, finished, gathered, pad, resized, sized
 from ssr_jax.runtime.blend import Blend
@@ -69,6 +70,7 @@ class Restorer:
     progress: Callable[[int, int], None] | None = None,
     given: Mapping[str, Any] | None = None,
     trust: bool = False,
+    keep_defocus: float = 0.0,
     **options: Any,
   ) -> Result:
     """Super-resolves images.
@@ -92,6 +94,8 @@ class Restorer:
         among the outputs, depth in the depth net's resolution.
       trust: True also returns `trust` [h, w, 3], what was found and what was invented; see `runtime.trust`. It needs a
         system that estimates kernels.
+      keep_defocus: share of the defocus that is kept, 0 to 1: with 1, what lies out of focus stays as in the photo; see
+        `runtime.defocus`. It needs kernels too. The trust map is that of the result without it.
       **options: fields of the system's `Options`; None takes the model's value. SSR has steps, sampler, start,
         colour_fix, blend, mode and iterations (`ssr_jax.systems.ssr.options.Options` documents them).
 
@@ -101,7 +105,7 @@ class Restorer:
     Raises:
       SSRError: an invalid argument, or a part that the model lacks; the message names it.
     """
-    plan = self.check(scale=scale, size=size, tile=tile, trust=trust, **options)
+    plan = self.check(scale=scale, size=size, tile=tile, trust=trust, keep_defocus=keep_defocus, **options)
     progress, keep_kernels = inputs.progress(progress), inputs.typed('keep_kernels', keep_kernels, bool)
     images = inputs.Images(lr, opening.MAX_PIXELS)
     b, h, w = images.shape
@@ -111,13 +115,14 @@ class Restorer:
     if known:
       plan = dataclasses.replace(plan, given=tuple(sorted(known)))
     layout = self._layout((h, w), tile, plan)
-    ticks = Ticks(progress, b * layout.tiles * self._passes(layout, plan))
+    ticks = Ticks(progress, b * layout.tiles * self._passes(layout, plan, keep_defocus))
+    more = {'trust': trust, 'keep_defocus': keep_defocus}
     kept = self._kept(keep_kernels)
     results = []
     for i, (rows, number) in enumerate(zip(images.rows, seeds, strict=True)):
       its = {name: values[i] for name, values in known.items()}
       shapes = {o.name: (h, w) if o.at_lr else target for o in self.system.outputs} | {trust_lib.OUTPUT: (h, w)}
-      results.append(gathered(self._bands(rows, int(number), layout, plan, kept, ticks, its, target, trust), shapes))
+      results.append(gathered(self._bands(rows, int(number), layout, plan, kept, ticks, its, target, **more), shapes))
     names = [o.name for o in self.system.outputs] + [trust_lib.OUTPUT] * trust
     found = {name: None if results[0].get(name) is None else [r[name] for r in results] for name in names}
     found = {name: x if x is None else x[0] if images.single else np.stack(x) for name, x in found.items()}
@@ -136,6 +141,7 @@ class Restorer:
     tile: int = TILE,
     progress: Callable[[int, int], None] | None = None,
     trust: bool = False,
+    keep_defocus: float = 0.0,
     **options: Any,
   ) -> Iterator[Band]:
     """Super-resolves an image that need not fit into memory, and gives the result in bands of rows.
@@ -153,6 +159,7 @@ class Restorer:
       tile: largest LR side of a tile.
       progress: called after each tile.
       trust: True also gives the whole map, in a band of its own at the end.
+      keep_defocus: as of `sample`; it takes another pass over an image in tiles.
       **options: of the system.
 
     Yields:
@@ -161,14 +168,15 @@ class Restorer:
     Raises:
       SSRError: as of `sample`.
     """
-    plan = self.check(scale=scale, size=size, tile=tile, trust=trust, **options)
+    plan = self.check(scale=scale, size=size, tile=tile, trust=trust, keep_defocus=keep_defocus, **options)
     rows = rows if isinstance(rows, inputs.Rows) else inputs.Rows(rows)
     h, w, _ = rows.shape
     target = inputs.target(scale, size, (h, w), self.config['scale'])
     layout = self._layout((h, w), tile, plan)
-    ticks = Ticks(inputs.progress(progress), layout.tiles * self._passes(layout, plan))
+    ticks = Ticks(inputs.progress(progress), layout.tiles * self._passes(layout, plan, keep_defocus))
+    more = {'trust': trust, 'keep_defocus': keep_defocus}
     kept = self._kept(inputs.typed('keep_kernels', keep_kernels, bool))
-    return self._bands(rows, inputs.seeds(seed, 1)[0], layout, plan, kept, ticks, {}, target, trust)
+    return self._bands(rows, inputs.seeds(seed, 1)[0], layout, plan, kept, ticks, {}, target, **more)
 
   def _kept(self, kernels: bool) -> tuple[str, ...]:
     return tuple(o.name for o in self.system.outputs if kernels or o.kind != 'kernels')
@@ -177,20 +185,23 @@ class Restorer:
     padding = self.system.padding(self.modules, plan)
     return Layout.of(*size, tile, self.system.alignment(self.modules, plan), padding)
 
-  def _bands(self, rows, seed, layout: Layout, plan, kept, ticks, given, target, trust) -> Iterator[Band]:
+  def _bands(self, rows, seed, layout: Layout, plan, kept, ticks, given, target, trust, keep_defocus) -> Iterator[Band]:
     """The outputs of an image, finished, resized, and images in the dtype of `rows`; and the trust map."""
     outputs = {o.name: o for o in self.system.outputs}
     known = {*outputs, trust_lib.OUTPUT}
-    at_lr = {name for name, o in outputs.items() if o.at_lr}
+    at_lr = {name for name, o in outputs.items() if o.at_lr} | {defocus.OUTPUT}
     # Depth and maps keep their range, as bilinear weights are not negative.
     methods = {n: 'bicubic' if o.kind == 'image' else 'bilinear' for n, o in outputs.items() if n not in at_lr}
     height, width = (plan.scale * side for side in layout.size)
     names = trust_lib.Names.of(self.system.outputs) if trust else None
-    bands = self._restored(rows, seed, layout, plan, self._kept(True) if names else kept, ticks, given)
+    wanted = self._kept(True) if names else kept
+    bands = self._restored(rows, seed, layout, plan, wanted, ticks, given, keep_defocus > 0)
     bands = finished(bands, lambda found: self.system.finish(found, plan), self.system.reach(plan), height, at_lr)
     if names:
       gathering = lambda kernels: self.system.gathering(kernels, plan)
       bands = trust_lib.measured(bands, rows, names, plan.scale, names.kernels in kept, gathering)
+    if keep_defocus > 0:
+      bands = defocus.kept(bands, rows, self.system.outputs[-1].name, keep_defocus, plan.scale)
     for band in sized(bands, (height, width), target, methods):
       for name, x in band.items():
         if not np.isfinite(np.sum(x)):  # no copy, as isfinite of each would make
@@ -205,11 +216,14 @@ class Restorer:
     """{output that a tile gets its own piece of, where it is given: pixels of it per LR pixel}."""
     return {o.name: 1 if o.at_lr else plan.scale for o in self.system.outputs if o.at_lr or o.kind == 'image'}
 
-  def _passes(self, layout: Layout, plan: Any) -> int:
-    return self.system.passes(plan) if layout.tiles > 1 else 1
+  def _passes(self, layout: Layout, plan: Any, keep_defocus: float = 0.0) -> int:
+    return self.system.passes(plan) + (keep_defocus > 0) if layout.tiles > 1 else 1
 
-  def _restored(self, lr, seed, layout: Layout, plan, kept, ticks, given) -> Iterator[Band]:
-    """One image, rows [n, w, 3] float32, in tiles; a small image is a single tile, padded."""
+  def _restored(self, lr, seed, layout: Layout, plan, kept, ticks, given, measured: bool = False) -> Iterator[Band]:
+    """One image, rows [n, w, 3] float32, in tiles; a small image is a single tile, padded.
+
+    If `measured`, all of `defocus.OUTPUT` comes before, or, of a single tile, with the first rows.
+    """
     context = None
     variables = {part: self.variables[part] for part in plan.parts}
     view = self.system.view_size(self.modules, plan)
@@ -227,13 +241,16 @@ class Restorer:
         for band in self._pass(lr, seed, layout, context, variables, plan, (), ticks, given):
           seen.add(band['view'])
         context = self._advance(variables, context, seen.result()[None], plan=plan)
-    yield from self._pass(lr, seed, layout, context, variables, plan, kept, ticks, given)
+    arguments = (lr, seed, layout, context, variables, plan)
+    if measured and layout.tiles > 1:
+      yield gathered(self._pass(*arguments, (defocus.OUTPUT,), ticks, given), {defocus.OUTPUT: layout.size})
+    yield from self._pass(*arguments, (*kept, *[defocus.OUTPUT] * (measured and layout.tiles == 1)), ticks, given)
 
   def _pass(self, lr, seed, layout: Layout, context, variables, plan, kept, ticks, given) -> Iterator[Band]:
     """Runs every tile once and blends the results: the outputs `kept`, or, if that is empty, the next pass's view."""
     h, w = layout.size
     large, small = Blend((plan.scale * h, plan.scale * w), plan.scale), Blend((h, w), 1)
-    at_lr = {o.name for o in self.system.outputs if o.at_lr}
+    at_lr = {o.name for o in self.system.outputs if o.at_lr} | {defocus.OUTPUT}
     scales = self._cut(plan)
     for y, columns, end in layout.rows:
       rows = lr[y : min(y + layout.shape[0], h)]
@@ -264,6 +281,10 @@ class Restorer:
       self.traces['restore'] += 1
       more = {'given': given} if given else {}
       found = self.system.restore(self.modules, variables, lr, window, context, noise, plan, last=bool(kept), **more)
+      if defocus.OUTPUT in kept:
+        kernels, depth = inputs.kernels(self.system, self.config, 'keep_defocus'), inputs.first(self.system, 'depth')
+        deep = None if depth is None else found[depth]
+        found = {**found, defocus.OUTPUT: defocus.measured(found[kernels], deep, plan.scale)}
       return {name: value for name, value in found.items() if name in (kept or ('view',))}
 
     return xla.jit(restore, keep=PROGRAMS, identity=self._identity, static_argnames=('plan', 'kept'))
@@ -309,6 +330,7 @@ class Restorer:
     size: tuple[int, int] | None = None,
     tile: int = TILE,
     trust: bool = False,
+    keep_defocus: float = 0.0,
     **options: Any,
   ) -> Any:
     """Checks the options of `sample` without an image.
@@ -322,8 +344,9 @@ class Restorer:
     tile, trust = inputs.typed('tile', tile, int), inputs.typed('trust', trust, bool)
     plan = self.system.plan(self.config, self.modules, self._options(options))
     inputs.target(scale, size, None, self.config['scale'])
-    if trust:
-      inputs.kernels(self.system, self.config, 'trust')
+    defocus.check(inputs.typed('keep_defocus', keep_defocus, float))
+    for what in ['trust'] * trust + ['keep_defocus'] * (keep_defocus > 0):
+      inputs.kernels(self.system, self.config, what)
     if tile != bucket(tile) or tile < 2 * OVERLAP:
       raise SSRError(f'tile {tile}: not a size that tiles have; use {max(bucket(tile), 2 * OVERLAP)}')
     return plan

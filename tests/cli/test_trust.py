@@ -1,4 +1,4 @@
-"""`ssr upscale --trust`: the map's picture and number, where they go, and what they never replace."""
+"""`ssr upscale --trust`: the map's picture and number, where they go, what they never replace; and `--keep-defocus`."""
 
 import re
 import types
@@ -12,6 +12,7 @@ from ssr_jax import cli, runtime
 from ssr_jax.cli import upscaling
 from ssr_jax.runtime import trust
 from ssr_jax.systems.base import Output, Variant
+from tests.runtime.test_trust import _operator_is_compiled  # noqa: F401  # a fixture of every test here
 
 PIXELS = data.chelsea()[100:112, 100:116]
 
@@ -39,8 +40,8 @@ class _Stub:
   def result_size(self, lr, scale, size):
     return 4 * lr[0], 4 * lr[1]
 
-  def sample(self, rgb, trust=False, **_):
-    self.asked.append(trust)
+  def sample(self, rgb, trust=False, keep_defocus=0.0, **_):
+    self.asked.append(keep_defocus or trust)
     found = np.full((*rgb.shape[:2], 3), np.mean(rgb) / 255, np.float32)
     return runtime.Result(rgb.repeat(4, 0).repeat(4, 1), {'trust': found} if trust else {})
 
@@ -130,6 +131,28 @@ def test_a_map_that_cannot_be_drawn_leaves_no_file(ssr, tmp_path, monkeypatch):
   monkeypatch.setattr(figures, 'trusted', lambda *_: 1 / 0)
   code, _, err = ssr(_photo(tmp_path / 'a.png'), '-o', tmp_path / 'b.png', '--trust', tmp_path / 'map.png')
   assert code == 1 and len(err) == 1 and _files(tmp_path) == ['a.png']
+
+
+def test_defocus_is_kept_of_colour_not_of_transparency(ssr, stub, tmp_path):
+  alpha = np.tile(np.linspace(0, 255, 16).astype(np.uint8), (12, 1))
+  Image.fromarray(np.dstack([PIXELS, alpha])).save(tmp_path / 'a.png')
+  assert ssr(tmp_path / 'a.png', '-o', tmp_path / 'b.png', '--keep-defocus', '0.7')[0] == 0
+  assert stub.asked == [0.7, False]
+
+
+def test_the_file_says_how_much_defocus_was_kept(tiny_model_dir, tmp_path, capsys):
+  Image.fromarray(PIXELS).save(tmp_path / 'a.png')
+  arguments = ['upscale', str(tmp_path / 'a.png'), '--model', str(tiny_model_dir), '--restored-only', '-q']
+  made = {}
+  for keep in ((), ('--keep-defocus', '0'), ('--keep-defocus', '0.7')):
+    assert cli.main([*arguments, '-o', str(tmp_path / f'{len(made)}.png'), *keep]) == 0
+    with Image.open(tmp_path / f'{len(made)}.png') as image:
+      made[keep] = image.getexif()[0x000B], np.asarray(image)
+  (said, plain), (zero, same), (kept, _) = made.values()
+  assert said == zero and 'keep_defocus' not in said and '"keep_defocus": 0.7' in kept
+  np.testing.assert_array_equal(plain, same)
+  assert cli.main([*arguments, '-o', str(tmp_path / 'x.png'), '--keep-defocus', '1.5']) == 2
+  assert 'keep_defocus 1.5: must lie in [0, 1]' in capsys.readouterr().err and not (tmp_path / 'x.png').exists()
 
 
 def test_with_a_model(tiny_model_dir, tmp_path, capsys):

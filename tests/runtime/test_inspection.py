@@ -29,7 +29,7 @@ class _Plan:
 
 
 class Optics(System):
-  """Knows the blur and the depth at every place of an image: variance grows to the right, depth downwards."""
+  """Knows the blur and the depth at every place of an image: variance grows to the right and down, depth down."""
 
   name = 'optics'
   outputs = (
@@ -55,16 +55,21 @@ class Optics(System):
   def restore(self, modules, variables, lr, window, context, noise, plan, last=True):
     self.steps.append(plan.steps)
     (y, x), (h, w), (th, tw) = (np.asarray(a) for a in (window.origin, window.size, lr.shape[1:3]))
-    columns = np.broadcast_to(np.arange(x, x + tw), (th, tw))
-    kernels = kernels_at(columns / w)[None]
+    kernels = kernels_at(np.arange(x, x + tw) / w, np.arange(y, y + th)[:, None] / h)[None]
     deep = ((np.arange(SCALE * th) + 0.5) / SCALE + y) / h
     depth = np.broadcast_to(np.minimum(deep, 1)[None, :, None, None], (1, SCALE * th, SCALE * tw, 1))
     return {'depth': depth.astype(np.float32), 'kernels': kernels, 'image': lr.repeat(SCALE, 1).repeat(SCALE, 2)}
 
 
-def kernels_at(right):
-  """Kernels [..., k*k] of places 0 to 1 from left to right: variances 2 + 5 right along 0.5, 2 + 2 right across."""
-  return np.asarray(kernel_lib.gaussian_kernels(2 + 5 * np.asarray(right), 2 + 2 * np.asarray(right), 0.5))
+def variances_at(right, down):
+  """(along 0.5, across it) at places 0 to 1 from left to right and from top to bottom."""
+  right, down = np.broadcast_arrays(right, down)
+  return 2 + 4.5 * right + 0.5 * down, 2 + 1.5 * right + 0.5 * down
+
+
+def kernels_at(right, down):
+  """Kernels [..., k*k] of these variances."""
+  return np.asarray(kernel_lib.gaussian_kernels(*variances_at(right, down), 0.5))
 
 
 def _inspect(lr, **options):
@@ -74,7 +79,7 @@ def _inspect(lr, **options):
     return system, inspection.inspect(model, lr, **options)
 
 
-@pytest.mark.parametrize('shape', [(24, 32), (150, 90), (40, 400)])
+@pytest.mark.parametrize('shape', [(24, 32), (211, 70), (40, 400)])
 def test_blur_depth_and_kernels_are_those_of_every_pixel(shape):
   """In one tile and in several, which are blended; a field of more pixels than the picture needs is thinned."""
   h, w = shape
@@ -82,18 +87,19 @@ def test_blur_depth_and_kernels_are_those_of_every_pixel(shape):
   at = [(0, 0), (w - 1, h - 1), (w // 3, h // 2), (w // 3, h - 1)]
   system, found = _inspect(lr, tile=64, at=at)
   assert set(system.steps) == {0}  # no more than the estimates need
-  right = np.arange(w) / w
+  right, down = np.arange(w) / w, np.arange(h)[:, None] / h
+  along, across = variances_at(right, down)
   long, short, angle = np.moveaxis(found.blur, -1, 0)
   # The support of 18 taps cuts the widest kernels by 2 %.
-  np.testing.assert_allclose(long, np.broadcast_to(np.sqrt(2 + 5 * right) / SCALE, shape), rtol=0.025)
-  np.testing.assert_allclose(short, np.broadcast_to(np.sqrt(2 + 2 * right) / SCALE, shape), rtol=0.025)
+  np.testing.assert_allclose(long, np.sqrt(along) / SCALE, rtol=0.025)
+  np.testing.assert_allclose(short, np.sqrt(across) / SCALE, rtol=0.025)
   np.testing.assert_allclose(angle[:, 2:], np.rad2deg(0.5), atol=2)
   np.testing.assert_allclose(found.depth, np.broadcast_to((np.arange(h)[:, None] + 0.5) / h, shape), atol=2e-2)
-  assert found.spread(w // 3, 1) == pytest.approx(np.sqrt((4 + 7 / 3) / 2) / SCALE, rel=0.02)
+  assert found.spread(w // 3, 1) == pytest.approx(np.sqrt(3) / SCALE, rel=0.03)
   for x, y in at:
-    np.testing.assert_allclose(found.kernels[x, y].ravel(), kernels_at(x / w), atol=1e-5)
+    np.testing.assert_allclose(found.kernels[x, y].ravel(), kernels_at(x / w, y / h), atol=1e-5)
   step = -(-max(shape) // 192)
-  wanted = np.broadcast_to(kernels_at(right)[::step], (len(range(0, h, step)), len(range(0, w, step)), 441))
+  wanted = kernels_at(right[::step], down[::step])
   np.testing.assert_allclose(found.field, wanted, atol=1e-5)
 
 

@@ -18,6 +18,18 @@ LUMA = 219 / 255  # of gray 0 to 1
 FAINT = 2 / 255
 
 
+@pytest.fixture(autouse=True)
+def _operator_is_compiled(monkeypatch):
+  """Also where the stand-in for a system is not: step by step it takes minutes."""
+  operator = trust._blur_downsample()
+
+  def compiled(*arguments, **options):
+    with jax.disable_jit(False):
+      return operator(*arguments, **options)
+
+  monkeypatch.setattr(trust, '_blur_downsample', lambda: compiled)
+
+
 def _waves(h, w, amplitude, period=8):
   """Gray [H, W, 3] around 0.5 with diagonal waves, whose mean square is half the amplitude's square."""
   y, x = np.indices((SCALE * h, SCALE * w))
@@ -60,6 +72,16 @@ def test_change_and_residual_are_in_units_of_local_contrast(invented):
   strength = change**2 + residual**2
   np.testing.assert_allclose(found[right][..., 2], strength / (1 + strength), rtol=0.05)
   assert trust.share(found) == pytest.approx(found[..., 2].mean(), rel=1e-5)
+
+
+def test_a_change_that_blur_does_not_hide_is_residual():
+  """Texture as coarse as the photo's own pixels is in neither photo nor restored image."""
+  h, w = 40, 40
+  restored, kernels = _waves(h, w, 0.1), _kernels(h, w)
+  image = restored + _waves(h, w, 0.1, period=40) - 0.5
+  found = trust.trust_map(_degrade(restored, kernels), restored, image, kernels)
+  wanted = _degrade(image - restored, kernels)[10:-10, 10:-10].std() * LUMA / (LUMA * 0.1 / np.sqrt(2) + FAINT)
+  assert found[10:-10, 10:-10, 1].mean() == pytest.approx(wanted, rel=0.1) and wanted > 0.5
 
 
 def test_nothing_is_invented_where_the_result_explains_the_photo():

@@ -168,9 +168,9 @@ def trusted(image: np.ndarray, found: np.ndarray, side: int = 512) -> Image.Imag
   H, W, _ = image.shape
   size = max(1, round(H * side / max(H, W))), max(1, round(W * side / max(H, W)))
   panels, labels = [_resized(image, size)], [f'result, {100 * trust.share(found):.0f} % invented']
-  for channel, label in enumerate(trust.CHANNELS):
-    panels.append(_resized(colour_map(found[..., channel]), size, Image.Resampling.BILINEAR))
-    labels.append(f'{label}, mean {found[..., channel].mean():.2f}; bright is 1 or more')
+  for channel, (label, most) in enumerate(zip(trust.CHANNELS, (1, 1, 0.5), strict=True)):  # a change of 1 is half
+    panels.append(_resized(colour_map(found[..., channel] / most), size, Image.Resampling.BILINEAR))
+    labels.append(f'{label}, mean {found[..., channel].mean():.2f}; bright is {most:g} or more')
   return side_by_side(panels, labels)
 
 

@@ -1,5 +1,6 @@
 """BlindDiff through the house: options, tiles and padding, training with its restart, export, sampling, its page."""
 
+import dataclasses
 import json
 import shutil
 
@@ -14,6 +15,11 @@ from configs.blinddiff import compact, full, tiny
 import ssr_jax
 from ssr_jax import cli, systems
 from ssr_jax.degrade import Recipe, uniform
+from ssr_jax.image import blur
+from ssr_jax.image.colour import luma
+from ssr_jax.image.kernels import shaped_kernels
+from ssr_jax.image.noise import noise_level
+from ssr_jax.runtime import inspection, trust
 from ssr_jax.systems.blinddiff import core
 from ssr_jax.systems.blinddiff.options import Options
 from ssr_jax.systems.blinddiff.sizes import SIZES
@@ -54,6 +60,31 @@ def test_sample_returns_the_image_and_one_kernel(model):
   np.testing.assert_array_equal(result.kernels, np.broadcast_to(result.kernels[0, 0], result.kernels.shape))
   np.testing.assert_array_equal(model.sample(LR).image, result.image)
   assert np.abs(model.sample(LR, seed=1).image.astype(int) - result.image).max() > 2
+
+
+@pytest.mark.parametrize('down', ['bicubic', 'stride'])
+def test_kernels_explain_a_photo_together_with_the_models_reduction(model, down):
+  plan = dataclasses.replace(model.check(), domain=core.Domain(down=down))
+  image = np.random.default_rng(0).random((1, 96, 112, 3)).astype(np.float32)
+  kernel = np.asarray(shaped_kernels(2.0, 1.0, 0.4, 1.0, False, 21))
+  wanted = np.asarray(blur.blur_reduce(image, kernel[None], 4, down))
+  gathering = model.system.gathering(kernel[None, None, None], plan)
+  found = np.asarray(blur.blur_downsample(image, gathering, 4))
+  np.testing.assert_allclose(found[:, 6:-6, 6:-6], wanted[:, 6:-6, 6:-6], atol=1e-5)
+
+
+def test_a_photo_is_inspected_and_a_result_trusted_as_far_as_its_residual(model):
+  found = inspection.inspect(model, LR, at=[(3, 4)])
+  result = model.sample(LR, trust=True)
+  assert found.depth is None
+  np.testing.assert_allclose(found.kernels[3, 4].ravel(), result.kernels[4, 3], atol=1e-6)
+  photo, image = LR.astype(np.float32) / 255, result.image.astype(np.float32) / 255
+  kernels = model.system.gathering(result.kernels, model.check())
+  noise = float(noise_level(np.asarray(luma(photo))[..., None])[0])
+  np.testing.assert_allclose(result.trust, trust.trust_map(photo, None, image, kernels, noise), atol=0.05)  # of 8 bits
+  assert not result.trust[..., 0].any() and result.trust[..., 1].any()
+  # One kernel: everything is in focus, and nothing of the defocus is kept.
+  np.testing.assert_array_equal(model.sample(LR, keep_defocus=1.0).image, result.image)
 
 
 def test_padding_is_what_the_network_needs_and_no_more(model, monkeypatch):

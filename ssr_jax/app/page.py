@@ -58,6 +58,7 @@ def make(model: Restorer, *, max_pixels: int, folder: str | os.PathLike) -> Any:
         max_pixels=max_pixels,
         progress=lambda done, total: progress((done, total), desc='Restoring', unit='tiles'),
         seed=int(values[seed] or 0),
+        **({'keep_defocus': values[defocus]} if defocus and values[defocus] else {}),
         **({} if values[scale] == model.config['scale'] else {'scale': values[scale]}),
         **options,
       )
@@ -107,6 +108,10 @@ def make(model: Restorer, *, max_pixels: int, folder: str | os.PathLike) -> Any:
           start = gr.Button('Restore', variant='primary', elem_id='start')
           stop = gr.Button('Cancel', elem_id='cancel')
         scale = gr.Slider(1, 8, value=model.config['scale'], step=0.5, label='scale', elem_id='scale')
+        defocus = None
+        if 'kernels' in shown:
+          info = 'how much of the blur of what lies out of focus stays'
+          defocus = gr.Slider(0, 1, value=0, step=0.05, label='keep defocus', info=info, elem_id='defocus')
         with gr.Accordion('Options', open=False, elem_id='options'):
           widgets = [_widget(control) for control in controls]
           seed = gr.Number(0, label='seed', info='of the noise', precision=0, minimum=0)
@@ -127,7 +132,9 @@ def make(model: Restorer, *, max_pixels: int, folder: str | os.PathLike) -> Any:
           kernel = gr.Image(label='kernel', height=260, elem_id='kernel', scale=1, **_PICTURE)
           told = gr.Markdown(elem_id='told')
     results = [slider, words, file, sheet, found, kernel, told, *pictures]
-    running = start.click(upscale, {photo_widget, seed, scale, *widgets}, results, concurrency_limit=1)
+    running = start.click(
+      upscale, {photo_widget, seed, scale, *widgets, *([defocus] if defocus else [])}, results, concurrency_limit=1
+    )
     stop.click(cancel, None, None, queue=False, cancels=[running])
     if 'kernels' in shown:
       pictures[shown.index('kernels')].select(clicked, [found], [kernel, told], queue=False)

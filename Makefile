@@ -20,7 +20,7 @@ LOCKED ?=
 
 TABLES := table1 table2 table3 table4 fig8 fig9 cassr-table1 cassr-table2 cassr-table3
 
-.PHONY: demo $(TABLES) test test-all test-changed lint lock clean
+.PHONY: demo $(TABLES) test test-all test-changed lint docs lock clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python tools/demo.py --output demo
@@ -50,6 +50,10 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check
 	$(BIN)/pyright
 
+# The site, into site/; a warning, such as a link to nothing, is an error.
+docs: $(VENV)/.installed-docs
+	$(BIN)/mkdocs build --strict
+
 # The stamps keep a second `make` from installing again; they are as old as the lists they were made from.
 $(VENV)/.installed: requirements.txt requirements.lock pyproject.toml | $(BIN)/python
 	$(PIP) $(if $(LOCKED),--require-hashes -r requirements.lock,-r requirements.txt)
@@ -66,6 +70,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 $(VENV)/.installed-dev: $(VENV)/.installed-test
 	$(PIP) -e '.[dev]'
+	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(PIP) -e '.[docs]'
 	touch $@
 
 $(VENV)/.installed-parity: $(VENV)/.installed-test
@@ -87,4 +95,4 @@ lock:
 	  --custom-compile-command 'make lock' --upgrade --extra all --extra test --extra dev pyproject.toml -o requirements.lock
 
 clean:
-	rm -rf $(VENV) demo paper build dist *.egg-info .pytest_cache
+	rm -rf $(VENV) demo paper site build dist *.egg-info .pytest_cache

@@ -79,8 +79,9 @@ def test_links_lead_somewhere(path):
 
 
 def _anchor(heading: str) -> str:
-  """As mkdocs and GitHub both make it of headings without punctuation between spaces."""
-  return re.sub(r'[-\s]+', '-', re.sub(r'[^\w\s-]', '', heading.lower())).strip('-')
+  """What GitHub makes of a heading; mkdocs joins neighbouring hyphens, so a heading with some cannot be linked to."""
+  github = re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-')
+  return github if github == re.sub('-+', '-', github).strip('-') else ''
 
 
 # Those of add-a-system.md run in tests/systems/test_add_a_system.py.

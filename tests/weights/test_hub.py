@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import pathlib
 import shutil
 import threading
 
@@ -119,6 +120,9 @@ def test_revisions_and_a_directory_of_the_same_path(server, tiny_model_dir):
     assert store.load_model(name, []).config['name'] == f'net of {revision}'
   shutil.copytree(tiny_model_dir, 'someone/net')
   assert store.load_model('someone/net', []).config['name'] != 'net of main'
+  (pathlib.Path('someone') / 'empty').mkdir()
+  with pytest.raises(SSRError, match=r'has no model\.json'):
+    store.resolve('someone/empty')
 
 
 def test_all_files_are_of_the_commit_that_model_json_is_of(server, monkeypatch):

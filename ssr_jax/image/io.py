@@ -20,7 +20,7 @@ from ssr_jax.image import deep, encoders, metadata, opening
 from ssr_jax.image.files import NewFile, remove_unfinished, write_bytes
 from ssr_jax.types import SSRError
 
-READABLE = ('.png', '.jpg', '.jpeg', '.jfif', '.webp', '.avif', '.bmp', '.tif', '.tiff')
+READABLE = ('.png', '.jpg', '.jpeg', '.jfif', '.webp', '.avif', '.bmp', '.tif', '.tiff', '.heic', '.heif', '.jxl')
 """Suffixes that count as images inside a folder; a file named by itself is recognised by its content."""
 WRITABLE = {
   '.png': 'PNG',
@@ -279,8 +279,8 @@ def _banded(image: Image.Image, path: Any, name: str) -> Picture | None:
 def _picture(image: Image.Image, name: str, max_pixels: int | None) -> Picture:
   """Decodes an image of Pillow's, upright."""
   opening.check_pixels(name, image.height, image.width, max_pixels)
-  # A phone's MPO file is a photo with a preview behind it, not an animation.
-  if getattr(image, 'is_animated', False) and image.format != 'MPO':
+  # A phone's MPO or HEIC file is a photo with a preview or other shots behind it, not an animation.
+  if getattr(image, 'is_animated', False) and image.format not in ('MPO', 'HEIF'):
     frames = getattr(image, 'n_frames', 'several')
     raise SSRError(f'{name}: has {frames} frames; save one frame as a still image')
   notes = []

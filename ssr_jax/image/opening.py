@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import contextlib
 import ctypes
 import functools
+import importlib
 import io
 import logging
 import os
@@ -38,16 +39,20 @@ FORMATS = {
 }
 """{Pillow's name of a format that is read: its suffixes}."""
 
+OPTIONAL = {'HEIF': ('.heic', '.heif', '.hif'), 'JXL': ('.jxl',)}
+"""The same for formats that are read where the extra 'heif' is installed, which brings readers for Pillow."""
+_PLUGINS = {'HEIF': 'pillow_heif', 'JXL': 'pillow_jxl'}
+
 MAX_PIXELS = 2**28
 """Pixels (16384 x 16384) above which a file is taken for an attack on memory, unless a caller allows more."""
 
-_DECODERS = {'PIL', 'pyvips'}
+_DECODERS = {'PIL', 'pyvips', *_PLUGINS.values()}
 # Without a handler Python prints Pillow's messages to stderr, where they name no file.
 logging.getLogger('PIL').addHandler(logging.NullHandler())
 
 
 class UnknownFormat(SSRError):
-  """The file is not of a format in `FORMATS`, or of a variant that Pillow does not know."""
+  """The file is not of a format in `FORMATS` or `OPTIONAL`, or of a variant that Pillow does not know."""
 
 
 @contextlib.contextmanager
@@ -65,9 +70,11 @@ def opened(
     SSRError: no regular file, not an image of a known format, damaged, or too large.
   """
   name = str(source) if name is None else name
-  with guarded(name), _file(source, name) as file, Image.open(file, formats=_formats()) as image:
-    check_pixels(name, image.height, image.width, max_pixels)
-    yield image
+  with guarded(name), _file(source, name) as file:
+    _check_readable(file, name)
+    with Image.open(file, formats=_formats()) as image:
+      check_pixels(name, image.height, image.width, max_pixels)
+      yield image
 
 
 def check_pixels(name: str, height: int, width: int, max_pixels: int | None = None) -> None:
@@ -145,13 +152,28 @@ def _file(source: str | os.PathLike | bytes, name: str) -> io.BytesIO | io.Buffe
   return path.open('rb')
 
 
+def _check_readable(file: io.BytesIO | io.BufferedReader, name: str) -> None:
+  """SSRError for a file of a format in `OPTIONAL` whose reader is not installed."""
+  start = file.read(12)
+  file.seek(0)
+  brand = start[8:12] if start[4:8] == b'ftyp' else b''
+  form = 'HEIF' if brand in (b'heic', b'heix', b'heim', b'heis', b'mif1') else ''
+  form = 'JXL' if start.startswith((b'\xff\x0a', b'\0\0\0\x0cJXL ')) else form
+  if form and form not in _formats() and not (brand == b'mif1' and 'AVIF' in _formats()):  # AVIF can call itself mif1
+    raise SSRError(f"{name}: a {form} file; to read it, pip install 'ssr-jax[heif]', or save it as PNG or JPEG")
+
+
 @functools.cache
 def _formats() -> tuple[str, ...]:
-  """The formats of `FORMATS` that this Pillow has; also keeps libtiff from printing errors, which Pillow raises."""
+  """The formats that this Pillow has and may be read; also keeps libtiff from printing errors, which Pillow raises."""
   Image.init()
+  with contextlib.suppress(ImportError):
+    importlib.import_module('pillow_heif').register_heif_opener(thumbnails=False)
+  with contextlib.suppress(ImportError):
+    importlib.import_module('pillow_jxl')  # registers itself
   with contextlib.suppress(AttributeError, OSError):  # Pillow without libtiff, or linked in another way
     ctypes.CDLL(Image.core.__file__).TIFFSetErrorHandler(None)
-  return tuple(form for form in FORMATS if form in Image.OPEN)
+  return tuple(form for form in (*OPTIONAL, *FORMATS) if form in Image.OPEN)
 
 
 class _WithoutWarnings:

@@ -26,6 +26,9 @@ GUARDS = {
   'tests/test_packaging.py': ('MANIFEST.in', 'pyproject.toml', 'setup.py', 'ssr_jax/cli/scripts.py'),
   'tests/weights/importers/test_ncnn.py': ('ssr_jax/nn/rrdb.py', 'ssr_jax/weights/importers/ncnn.py'),
   'tests/metrics/test_pyiqa.py': ('ssr_jax/metrics/iqa.py',),
+  'tests/app/test_page_browser.py': ('ssr_jax/app',),
+  'tests/runtime/test_exporting.py': ('ssr_jax/runtime/exporting.py',),
+  'tests/test_documents.py': ('README.md', 'docs/figures.md', 'docs/upscale.md', 'ssr_jax/cli/upscale.py'),
   'tests/test_improve.py': ('ssr_jax/training/start.py', 'tools/improve.py'),
   'tests/tools/test_compile_for.py': ('ssr_jax/training/compiled.py', 'ssr_jax/xla.py', 'tools/compile_for.py'),
 }

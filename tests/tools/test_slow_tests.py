@@ -23,7 +23,7 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
 @pytest.mark.parametrize(
   'changed,expected',
   [
-    (['README.md', 'tests/nn/test_unet.py'], []),
+    (['CONTRIBUTING.md', 'tests/nn/test_unet.py'], []),
     (['tools/improve.py'], ['tests/test_improve.py']),
     (['ssr_jax/nn/depth/dpt.py'], ['tests/golden/test_golden.py']),
     (['ssr_jax/nn_other.py'], []),  # a name that begins like a folder's

@@ -186,7 +186,7 @@ def test_what_the_guides_for_users_say_runs(name, tmp_path, monkeypatch, capfd):
     line = ' '.join(words)
     if words[:1] != ['ssr'] or line.startswith(NOT_RUN) or words[1] in ('train', 'evaluate'):
       continue
-    words = ['12,8' if word == '120,80' else word for word in words[1:]]
+    words = [{'120,80': '12,8', '3840x2160': '120x68'}.get(word, word) for word in words[1:]]  # the photos are small
     if words[0] in ('upscale', 'inspect') and '--skip-existing' not in words:
       words.append('--overwrite')
     if words[:2] == ['metrics', 'hr/']:

@@ -6,6 +6,7 @@ are inside. It is what `Restorer.sample` runs for an image of a single tile. Noi
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import logging
 import time
 from typing import Any
 
@@ -120,6 +121,7 @@ def onnx(made: Program) -> bytes:
   # Traced before jax2onnx sees it: it replaces functions of jax.numpy during its own tracing, and not all of their
   # uses survive that.
   traced = jax.make_jaxpr(made.run)(shape)
+  logging.getLogger('onnx_ir').setLevel(logging.ERROR)  # its warnings are of shapes that are forgotten below
 
   def flat(lr):
     return tuple(_evaluate(traced.jaxpr, traced.consts, [lr]))

@@ -57,6 +57,7 @@ from configs import tiny
 from ssr_jax import xla
 from ssr_jax.image import kernels as kernel_maths
 from ssr_jax.weights import format
+from tools.app_screenshot import CHROMIUM_NAMES
 
 # No test uses the network; the hub's client reads this when it is imported.
 os.environ['HF_HUB_OFFLINE'] = '1'
@@ -200,18 +201,15 @@ def products_of():
   return lambda function, *arguments: list(find(jax.make_jaxpr(function)(*arguments).jaxpr))
 
 
-NAMES_OF_CHROMIUM = ('chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome', 'headless_shell')
-
-
 @pytest.fixture(scope='module')
 def browser():
   """A headless Chromium, driven by Playwright, or a skip."""
   sync_api = pytest.importorskip('playwright.sync_api', reason="needs Playwright: pip install -e '.[browser]'")
   with sync_api.sync_playwright() as playwright:
     installed = os.path.exists(playwright.chromium.executable_path)
-    path = os.environ.get('SSR_CHROMIUM') or next(filter(None, map(shutil.which, NAMES_OF_CHROMIUM)), None)
+    path = os.environ.get('SSR_CHROMIUM') or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
     if not path and not installed:
-      pytest.skip(f"no Chromium: neither $SSR_CHROMIUM, nor Playwright's, nor one of {', '.join(NAMES_OF_CHROMIUM)}")
+      pytest.skip(f"no Chromium: neither $SSR_CHROMIUM, nor Playwright's, nor one of {', '.join(CHROMIUM_NAMES)}")
     chromium = playwright.chromium.launch(executable_path=path)
     yield chromium
     chromium.close()

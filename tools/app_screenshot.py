@@ -21,7 +21,8 @@ from PIL import Image
 
 from ssr_jax.image import io as image_io
 
-_CHROMIUM = ('chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome', 'headless_shell')
+CHROMIUM_NAMES = ('chromium-headless-shell', 'chromium', 'chromium-browser', 'google-chrome', 'headless_shell')
+"""What a Chromium of the system is called."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _driven(address: str, photo: str) -> Image.Image:
   from playwright import sync_api  # pyright: ignore[reportMissingImports]
 
-  path = os.environ.get('SSR_CHROMIUM') or next(filter(None, map(shutil.which, _CHROMIUM)), None)
+  path = os.environ.get('SSR_CHROMIUM') or next(filter(None, map(shutil.which, CHROMIUM_NAMES)), None)
   with sync_api.sync_playwright() as playwright:
     browser = playwright.chromium.launch(executable_path=path)
     tab = browser.new_page(viewport={'width': 1280, 'height': 900})

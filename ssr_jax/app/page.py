@@ -94,7 +94,7 @@ def make(model: Restorer, *, max_pixels: int, folder: str | os.PathLike) -> Any:
   def clicked(found, event: gr.SelectData):
     if found is None:
       return None, 'Nothing was restored yet.'
-    h, w, _ = session.panels(found, model)['kernels'][0].shape
+    h, w = session.panel_size(found)
     kernel, words = session.kernel_at(found, event.index[0] / w, event.index[1] / h) or (None, 'No kernels.')
     return kernel, words
 

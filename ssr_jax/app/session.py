@@ -192,11 +192,16 @@ def after(found: Found) -> Image.Image:
   return Image.fromarray(_eight_bits(found.result.image))
 
 
-def panels(found: Found, model: Restorer) -> dict[str, tuple[np.ndarray, str]]:
-  """{output: (picture [H, W, 3] uint8, label)} of all that was found beside the result."""
+def panel_size(found: Found) -> tuple[int, int]:
+  """(height, width) of the pictures of `panels`."""
   h, w, _ = found.result.image.shape
   shrink = min(1.0, _PANEL / max(h, w))
-  size = max(1, round(h * shrink)), max(1, round(w * shrink))
+  return max(1, round(h * shrink)), max(1, round(w * shrink))
+
+
+def panels(found: Found, model: Restorer) -> dict[str, tuple[np.ndarray, str]]:
+  """{output: (picture [H, W, 3] uint8, label)} of all that was found beside the result."""
+  size = panel_size(found)
   shown = {}
   for output in model.system.outputs[:-1]:
     if (array := found.result.outputs.get(output.name)) is not None:

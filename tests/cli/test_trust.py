@@ -12,7 +12,7 @@ from ssr_jax import cli, runtime
 from ssr_jax.cli import upscaling
 from ssr_jax.runtime import trust
 from ssr_jax.systems.base import Output, Variant
-from tests.runtime.test_trust import _operator_is_compiled  # noqa: F401  # a fixture of every test here
+from tests.runtime.standins import compiled_operator  # noqa: F401  a fixture
 
 PIXELS = data.chelsea()[100:112, 100:116]
 

@@ -1,6 +1,5 @@
 """Images that run in bands of rows: the result is that of the whole image, and no band is larger than it must be."""
 
-import dataclasses
 import itertools
 import types
 
@@ -17,20 +16,9 @@ from ssr_jax.runtime import bands
 from ssr_jax.runtime.blend import Blend
 from ssr_jax.runtime.restorer import Restorer
 from ssr_jax.systems.base import Output, System, Variant
+from tests.runtime import standins
 
 LEVELS = 3
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-  steps: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-  parts: tuple = ()
-  steps: int = 1
-  scale: int = 4
 
 
 class Painter(System):
@@ -42,7 +30,7 @@ class Painter(System):
     Output('restored', 'image', 'restored'),
     Output('image', 'image', 'result'),
   )
-  Options = _Options
+  Options = standins.Options
 
   def __init__(self, local=True):
     self.local, self.seen = local, []
@@ -55,7 +43,7 @@ class Painter(System):
     return ()
 
   def plan(self, config, modules, options):
-    return _Plan(steps=1 if options.steps is None else options.steps)
+    return standins.Plan(steps=1 if options.steps is None else options.steps)
 
   def view_size(self, modules, plan):
     return (6, 10)

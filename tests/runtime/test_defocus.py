@@ -1,7 +1,5 @@
 """Defocus that is kept, with a system whose restoration, kernels and depth are known."""
 
-import dataclasses
-
 import jax
 import numpy as np
 import pytest
@@ -9,36 +7,17 @@ from scipy import ndimage
 
 from ssr_jax.image import blur
 from ssr_jax.image import kernels as kernel_lib
-from ssr_jax.runtime import defocus, trust
+from ssr_jax.runtime import defocus
 from ssr_jax.runtime.restorer import Restorer
 from ssr_jax.systems.base import Output, System
 from ssr_jax.types import SSRError
+from tests.runtime import standins
+from tests.runtime.standins import compiled_operator  # noqa: F401  a fixture
 
 SCALE, FOCUS = 4, 1.5  # variance of the kernels in focus
 
 
-@pytest.fixture(autouse=True)
-def _operator_is_compiled(monkeypatch):
-  """Also where the stand-in for a system is not: step by step it takes minutes."""
-  operator = trust._blur_downsample()
-
-  def compiled(*arguments, **options):
-    with jax.disable_jit(False):
-      return operator(*arguments, **options)
-
-  monkeypatch.setattr(trust, '_blur_downsample', lambda: compiled)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-  steps: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-  parts: tuple = ()
-  steps: int = 0
-  scale: int = SCALE
+pytestmark = pytest.mark.usefixtures('compiled_operator')
 
 
 class Lens(System):
@@ -51,7 +30,7 @@ class Lens(System):
     Output('restored', 'image', 'restored'),
     Output('image', 'image', 'result'),
   )
-  Options = _Options
+  Options = standins.Options
 
   def __init__(self, variance, left=1.0, pattern=None, width=40):
     """The right half of a scene is out of focus; `left` is the deviation of the blur that restoring leaves."""
@@ -73,7 +52,7 @@ class Lens(System):
     return ()
 
   def plan(self, config, modules, options):
-    return _Plan()
+    return standins.Plan()
 
   def restore(self, modules, variables, lr, window, context, noise, plan, last=True):
     self.calls += 1

@@ -1,6 +1,5 @@
 """What is found in a photo, with a system whose kernels and depth are known. Nothing compiles."""
 
-import dataclasses
 import math
 
 import jax
@@ -12,20 +11,9 @@ from ssr_jax.runtime import inspection
 from ssr_jax.runtime.restorer import Restorer
 from ssr_jax.systems.base import Output, System
 from ssr_jax.types import SSRError
+from tests.runtime import standins
 
 SCALE = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-  steps: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-  parts: tuple = ()
-  steps: int = 1
-  scale: int = SCALE
 
 
 class Optics(System):
@@ -37,7 +25,7 @@ class Optics(System):
     Output('kernels', 'kernels', 'kernels'),
     Output('image', 'image', 'result'),
   )
-  Options = _Options
+  Options = standins.Options
 
   def __init__(self):
     self.steps = []
@@ -50,7 +38,7 @@ class Optics(System):
     return ()
 
   def plan(self, config, modules, options):
-    return _Plan(steps=1 if options.steps is None else options.steps)
+    return standins.Plan(steps=1 if options.steps is None else options.steps)
 
   def restore(self, modules, variables, lr, window, context, noise, plan, last=True):
     self.steps.append(plan.steps)

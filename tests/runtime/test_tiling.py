@@ -1,7 +1,5 @@
 """The restorer around a system that is a ruler: what its tiles see, and how they are put together. Nothing compiles."""
 
-import dataclasses
-
 import jax
 import numpy as np
 from PIL import Image
@@ -9,20 +7,9 @@ import pytest
 
 from ssr_jax.runtime.restorer import Restorer
 from ssr_jax.systems.base import Output, System
+from tests.runtime import standins
 
 SCALE = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class _Options:
-  steps: int | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class _Plan:
-  parts: tuple = ()
-  steps: int = 0
-  scale: int = SCALE
 
 
 class Ruler(System):
@@ -34,7 +21,7 @@ class Ruler(System):
     Output('coarse', 'kernels', 'coordinates of the LR image'),
     Output('image', 'image', 'result'),
   )
-  Options = _Options
+  Options = standins.Options
 
   def __init__(self, align=1, rounds=1, view=None):
     self.align, self.rounds, self.view = align, rounds, view
@@ -44,7 +31,7 @@ class Ruler(System):
     return ()
 
   def plan(self, config, modules, options):
-    return _Plan()
+    return standins.Plan()
 
   def alignment(self, modules, plan):
     return self.align

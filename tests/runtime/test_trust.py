@@ -12,22 +12,14 @@ from ssr_jax.runtime import trust
 from ssr_jax.runtime.restorer import Restorer
 from ssr_jax.systems.base import Output, System
 from ssr_jax.types import SSRError
+from tests.runtime.standins import compiled_operator  # noqa: F401  a fixture
 
 SCALE = 4
 LUMA = 219 / 255  # of gray 0 to 1
 FAINT = 2 / 255
 
 
-@pytest.fixture(autouse=True)
-def _operator_is_compiled(monkeypatch):
-  """Also where the stand-in for a system is not: step by step it takes minutes."""
-  operator = trust._blur_downsample()
-
-  def compiled(*arguments, **options):
-    with jax.disable_jit(False):
-      return operator(*arguments, **options)
-
-  monkeypatch.setattr(trust, '_blur_downsample', lambda: compiled)
+pytestmark = pytest.mark.usefixtures('compiled_operator')
 
 
 def _waves(h, w, amplitude, period=8):

@@ -57,7 +57,6 @@ from configs import tiny
 from ssr_jax import xla
 from ssr_jax.image import kernels as kernel_maths
 from ssr_jax.weights import format
-from tools.app_screenshot import CHROMIUM_NAMES
 
 # No test uses the network; the hub's client reads this when it is imported.
 os.environ['HF_HUB_OFFLINE'] = '1'
@@ -204,6 +203,8 @@ def products_of():
 @pytest.fixture(scope='module')
 def browser():
   """A headless Chromium, driven by Playwright, or a skip."""
+  from tools.app_screenshot import CHROMIUM_NAMES  # here: a tree that has this file alone must run
+
   sync_api = pytest.importorskip('playwright.sync_api', reason="needs Playwright: pip install -e '.[browser]'")
   with sync_api.sync_playwright() as playwright:
     installed = os.path.exists(playwright.chromium.executable_path)

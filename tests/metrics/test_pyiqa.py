@@ -4,6 +4,7 @@ The published weights cannot be had here. `pyiqa.create_metric` gives, at each c
 """
 
 import importlib
+import importlib.util
 import json
 import types
 
@@ -22,13 +23,14 @@ IMAGES = 3
 @pytest.fixture(scope='module')
 def pyiqa():
   """pyiqa whose metrics have random weights, drawn from one seed, and fewer layers where that changes nothing."""
+  if not importlib.util.find_spec('pyiqa'):
+    pytest.skip('needs pyiqa: pip install -e .[iqa]')
   try:
     importlib.import_module('torchvision')
   except RuntimeError:  # built for another torch, it lacks operators that nothing here calls
     library = torch.library.Library('torchvision', 'DEF')
     for name in ('nms', 'qnms'):
       library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
-  pytest.importorskip('pyiqa', reason='needs pyiqa: pip install -e .[iqa]')
   with pytest.MonkeyPatch.context() as patch:
     yield _random(patch)
 

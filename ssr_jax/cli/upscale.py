@@ -29,9 +29,9 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   up.add_argument(
     '-o',
     '--output',
-    required=True,
     metavar='OUT',
-    help=f'a folder; or, for one input file, a file name ending in {", ".join(io.WRITABLE)}',
+    help=f'a folder; or, for one input file, a file name ending in {", ".join(io.WRITABLE)} (default, for files: '
+    'beside each input, with _upscaled in its name)',
   )
   up.add_argument('-r', '--recursive', action='store_true', help='include subfolders of folders')
   up.add_argument(
@@ -251,8 +251,13 @@ def _jobs(arguments) -> tuple[list[Job], list[str], int]:
 
 def _pairs(arguments) -> tuple[list[tuple[pathlib.Path, pathlib.Path]], list[str]]:
   """(input, output) of all images, and an error line for each folder without any."""
-  output = pathlib.Path(arguments.output)
   inputs = [pathlib.Path(name) for name in arguments.inputs]
+  if arguments.output is None:
+    if folders := list(filter(os.path.isdir, inputs)):
+      raise SSRError(f'{folders[0]}: is a folder; say with -o where the results of a folder go')
+    named = ((given, pathlib.Path(_name(given, arguments.format))) for given in inputs)
+    return [(given, given.with_name(f'{given.stem}_upscaled{name.suffix}')) for given, name in named], []
+  output = pathlib.Path(arguments.output)
   to_file = output.suffix.lower() in io.WRITABLE and not os.path.isdir(output)
   if to_file and (len(inputs) > 1 or os.path.isdir(inputs[0])):
     raise SSRError(f'-o {output}: several inputs need a folder')
@@ -278,15 +283,16 @@ def _trust_target(
   """(path of a result) -> path of its map; None without --trust."""
   if arguments.trust is None:
     return None
-  place, output = pathlib.Path(arguments.trust), pathlib.Path(arguments.output)
+  place = pathlib.Path(arguments.trust)
+  output = None if arguments.output is None else pathlib.Path(arguments.output)
   if place.suffix.lower() == '.png' and not os.path.isdir(place):
     if len(arguments.inputs) > 1 or os.path.isdir(arguments.inputs[0]):
       raise SSRError(f'--trust {place}: several inputs need a folder')
     return lambda target: place
   if os.path.exists(place) and not os.path.isdir(place):
     raise SSRError(f'--trust {place}: not a folder; name a folder, or a file ending in .png')
-  one = all(target == output for _, target in pairs)
-  return lambda target: place / ('.' if one else target.relative_to(output).parent) / f'{target.stem}_trust.png'
+  flat = output is None or all(target == output for _, target in pairs)
+  return lambda target: place / ('.' if flat else target.relative_to(output).parent) / f'{target.stem}_trust.png'
 
 
 def _clash(job: Job, inputs: Mapping[tuple, pathlib.Path], taken: Mapping[tuple, Job]) -> str | None:

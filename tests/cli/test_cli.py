@@ -115,6 +115,22 @@ def test_existing_outputs(ssr, photos, tmp_path, capsys):
   assert 'would replace the input' in capsys.readouterr().err and (photos / 'cat.png').read_bytes() == before
 
 
+def test_without_an_output_results_lie_beside_their_files_and_a_folder_is_asked_where(ssr, photos, capsys):
+  before = {path: path.read_bytes() for path in photos.iterdir() if path.is_file()}
+  assert ssr(photos / 'cat.png', photos / 'cup.JPG', photos / 'old.bmp', '--figures') == 0
+  made = {path.name for path in photos.iterdir() if path.is_file()} - {path.name for path in before}
+  names = {'cat_upscaled.png', 'cup_upscaled.JPG', 'old_upscaled.png'}
+  assert made == names | {f'{name.rpartition(".")[0]}_figure.png' for name in names}
+  assert all(path.read_bytes() == content for path, content in before.items())
+  assert io.read(photos / 'old_upscaled.png').rgb.shape == (80, 100, 3)
+  assert ssr(photos / 'cat.png', '--format', 'webp') == 0 and (photos / 'cat_upscaled.webp').exists()
+  capsys.readouterr()
+  assert ssr(photos / 'cat.png') == 1 and 'cat_upscaled.png exists' in capsys.readouterr().err
+  assert ssr(photos / 'cat.png', photos) == 2
+  line = capsys.readouterr().err
+  assert line.count('\n') == 1 and f'{photos}: is a folder; say with -o' in line
+
+
 def test_two_inputs_for_one_output(ssr, photos, tmp_path, capsys):
   Image.new('RGB', (8, 8)).save(photos / 'old.png')
   assert ssr(photos, '-o', tmp_path / 'out', '-q') == 1
@@ -242,7 +258,7 @@ def test_help_and_version(capsys):
   assert 'examples:' in capsys.readouterr().out
   assert cli.main(['upscale', '--help']) == 0
   assert cli.main(['--version']) == 0
-  assert cli.main([]) == 2 and cli.main(['upscale', 'a.png']) == 2 and cli.main(['nosuch']) == 2
+  assert cli.main([]) == 2 and cli.main(['upscale']) == 2 and cli.main(['nosuch']) == 2
 
 
 def test_as_a_program(tmp_path):

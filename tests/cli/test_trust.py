@@ -75,6 +75,14 @@ def _files(folder):
   return sorted(str(p.relative_to(folder)) for p in folder.rglob('*') if p.is_file())
 
 
+def test_without_an_output_the_map_goes_where_it_was_told(ssr, stub, tmp_path):
+  photos = [_photo(tmp_path / 'in' / name) for name in ('a.png', 'b.png')]
+  code, _, err = ssr(*photos, '--trust', tmp_path / 'maps')
+  assert code == 0 and not err
+  assert _files(tmp_path / 'maps') == ['a_upscaled_trust.png', 'b_upscaled_trust.png']
+  assert _files(tmp_path / 'in') == ['a.png', 'a_upscaled.png', 'b.png', 'b_upscaled.png']
+
+
 def test_a_picture_and_a_number_for_one_file(ssr, stub, tmp_path):
   photo = _photo(tmp_path / 'a.png', 51)
   code, out, err = ssr(photo, '-o', tmp_path / 'b.png', '--trust', tmp_path / 'map.png')

@@ -102,6 +102,20 @@ def test_the_command_writes_only_what_it_has_checked(model, tiny_model_dir, tmp_
 
 
 @pytest.mark.slow
+def test_an_operator_that_resists_is_named_and_goes_out_as_stablehlo(monkeypatch):
+  """jax2onnx has no singular values of matrices above 2 x 2."""
+  pytest.importorskip('jax2onnx', reason='the extra onnx is not installed')
+  run = lambda lr: (jnp.linalg.svd(lr[0, :, :, 0], compute_uv=False)[None],)
+  made = exporting.Program(run, (4, 4), ('values',), {'model': 'm'})
+  with pytest.raises(SSRError, match=r'jax2onnx cannot convert the program \(.*svd.*write a \.stablehlo file'):
+    exporting.onnx(made)
+  monkeypatch.setattr(exporting, 'PLATFORMS', ('cpu',))
+  lr = np.random.default_rng(0).random((1, 4, 4, 3), np.float32)
+  (found,) = exporting.stablehlo_runner(exporting.stablehlo(made))(lr)
+  np.testing.assert_allclose(found[0], np.linalg.svd(lr[0, :, :, 0], compute_uv=False), rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_onnxruntime_gives_what_sample_gives(model, tiny_model_dir, tmp_path, capsys):
   pytest.importorskip('jax2onnx', reason='the extra onnx is not installed')
   onnx = pytest.importorskip('onnx')

@@ -1,15 +1,17 @@
 """What README and docs/ tell a reader to type works: commands exist with these options, links lead somewhere.
 
-Commands of the guides for users run, with small photos and the bundled model, in the slow test at the end. Those for
-TPU pods, trainings of hours and downloads are checked by the parsers of their programs.
+Commands of the guides for users run, with small photos and the bundled model, and those for researchers at a tiny size,
+in the slow tests at the end. Those for TPU pods, whole data sets and downloads are checked by their programs' parsers.
 """
 
 import ast
 import contextlib
+import os
 import pathlib
 import re
 import shlex
 import shutil
+import subprocess
 import sys
 
 from PIL import Image
@@ -196,6 +198,48 @@ def test_what_the_guides_for_users_say_runs(name, tmp_path, monkeypatch, capfd):
     assert code == 0, f'{line}: {capfd.readouterr().err}'
     ran += 1
   assert ran >= 3
+
+
+RESEARCHERS = {
+  # document: (lines that are not run, and why there is no file for them here; how many are)
+  'docs/train.md': (('ssr data check div2k-train', 'ssr data list'), 7),  # names a set that is not here; --root DIR
+  'docs/evaluation.md': ((), 1),
+  'docs/weights.md': (
+    ('ssr weights import', 'ssr weights verify', 'ssr upscale', 'ssr export-onnx compact compact.onnx'),
+    2,
+  ),
+}
+SMALLER = {
+  '--config=configs/compact.py:STAGE': ['--config=configs/tiny.py:nbsr', '--config.parts_from=none'],
+  '128': ['32'],
+  '192x128': ['32'],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', RESEARCHERS)
+def test_what_the_guides_for_researchers_say_runs(name, tmp_path, monkeypatch):
+  """As a program each, with photos of 128x128 in the folders that they name, one step of training, one image."""
+  left_out, wanted = RESEARCHERS[name]
+  photo = skimage.data.astronaut()
+  for folder, count in (('PHOTOS', 3), ('HR_DIR', 1)):
+    (tmp_path / folder).mkdir()
+    for i in range(count):
+      Image.fromarray(photo[100 * i : 100 * i + 128, 200:328]).save(tmp_path / folder / f'{i}.png')
+  Image.fromarray(photo[:128, 200:328]).save(tmp_path / 'photo.jpg')
+  environment = os.environ | {'SSR_WEIGHTS': str(tmp_path / 'home'), 'PYTHONPATH': str(ROOT)}
+  short = {'train': ['--config.train.steps=1', '--config.data.patch=32', '--config.train.batch_size=2']}
+  ran = 0
+  for words in map(_program, _commands(ROOT / name)):
+    line = ' '.join(words)
+    if words[:1] != ['ssr'] or line.startswith(left_out):
+      continue
+    smaller = [small for word in words[1:] for small in SMALLER.get(word, [word])] + short.get(words[1], [])
+    command = [sys.executable, '-m', 'ssr_jax.cli', *smaller]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f'{line}: {done.stderr}'
+    ran += 1
+  assert ran == wanted
 
 
 @pytest.mark.slow

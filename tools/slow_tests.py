@@ -28,7 +28,11 @@ GUARDS = {
   'tests/metrics/test_pyiqa.py': ('ssr_jax/metrics/iqa.py',),
   'tests/app/test_page_browser.py': ('ssr_jax/app',),
   'tests/runtime/test_exporting.py': ('ssr_jax/runtime/exporting.py',),
-  'tests/test_documents.py': ('README.md', 'docs/figures.md', 'docs/upscale.md', 'ssr_jax/cli/upscale.py'),
+  'tests/test_documents.py': (
+    'README.md',
+    *(f'docs/{guide}.md' for guide in ('evaluation', 'figures', 'train', 'upscale', 'weights')),
+    'ssr_jax/cli/upscale.py',
+  ),
   'tests/test_improve.py': ('ssr_jax/training/start.py', 'tools/improve.py'),
   'tests/tools/test_compile_for.py': ('ssr_jax/training/compiled.py', 'ssr_jax/xla.py', 'tools/compile_for.py'),
 }

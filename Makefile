@@ -18,7 +18,7 @@ TESTED := $(VENV)/.installed-test $(if $(PARITY),$(VENV)/.installed-parity)
 # requirements.txt allows.
 LOCKED ?=
 
-TABLES := table1 table2 table3 table4 fig8 fig9 cassr-table1 cassr-table2 cassr-table3
+TABLES := table1 table2 table3 table4 fig8 fig9 kernels cassr-table1 cassr-table2 cassr-table3
 
 .PHONY: demo $(TABLES) test test-all test-changed lint docs lock clean
 

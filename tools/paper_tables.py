@@ -1,10 +1,10 @@
-"""A table or figure of the SSR paper, or a table of CasSR's, ours beside the paper's rows.
+"""A table or figure of the SSR paper, a table of CasSR's, ours beside the paper's rows, or the benchmark of kernels.
 
     python tools/paper_tables.py table1 [--output paper] [--data ROOT] [--model compact] [--limit N] [--seeds 0,1,2]
 
-`make table1` (table2, table3, table4, fig8, fig9; cassr-table1, cassr-table2, cassr-table3) does the same; DATA=ROOT,
-MODEL=..., LIMIT=N and SEEDS=... are the options. Runs on those of the paper's sets that lie below the root (`ssr data
-list` shows them; $SSR_DATA or ./data), names the others with what to do, and goes on where an earlier run was stopped.
+`make table1` (table2, table3, table4, fig8, fig9, kernels; cassr-table1, cassr-table2, cassr-table3) does the same;
+DATA=ROOT, MODEL=..., LIMIT=N and SEEDS=... are the options. Runs on those of the sets that lie below the root (`ssr
+data list` shows them; $SSR_DATA or ./data), names the others with what to do, and goes on where a run was stopped.
 Writes OUTPUT/NAME.md, and to OUTPUT/NAME/SET what evaluate.py writes: numbers of each image, paired tests, pictures.
 """
 
@@ -14,10 +14,10 @@ import sys
 
 import ssr_jax
 from ssr_jax import xla
-from ssr_jax.evaluation import cassr_paper, paper
+from ssr_jax.evaluation import cassr_paper, kernel_benchmark, paper
 from ssr_jax.image import io
 
-EXPERIMENTS = {**paper.EXPERIMENTS, **cassr_paper.EXPERIMENTS}
+EXPERIMENTS = {**paper.EXPERIMENTS, **kernel_benchmark.EXPERIMENTS, **cassr_paper.EXPERIMENTS}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,8 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     'set can be made again. An image depends only on the seed and its file name.',
     epilog='recipes: FIELD/MODE, such as smooth/noise_jpeg, or realesrgan, realesrgan-light, real. Fields: invariant, '
     'smooth, mode1 to mode6, depth, motion, depth_motion, mixed. Modes: no_noise, no_jpeg, noise_jpeg, mixed, and isp '
-    "(what a camera does). 'real' draws among mixed/mixed, mixed/isp and both chains for each image.",
+    '(what a camera does). For benchmarks invariant-L1-L2-DEGREES, noise-SIGMA and jpeg-QUALITY, with numbers. '
+    "'real' draws among mixed/mixed, mixed/isp and both chains for each image.",
   )
   down.add_argument('inputs', nargs='+', metavar='IN', help='image files and folders of images')
   down.add_argument('-o', '--output', required=True, metavar='OUT', help='a folder; with --preview a .png file')

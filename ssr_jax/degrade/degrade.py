@@ -85,6 +85,9 @@ def _draw_field(
     raise SSRError(f"recipe: field '{recipe.field}' needs a depth map; give one, or choose another field")
   if recipe.chain or recipe.mixture or recipe.blur:
     raise SSRError(f"recipe: '{recipe.field}' draws no field before its images; choose a field of Eq. 1")
+  if recipe.kernel:
+    lambda1, lambda2, theta = (jnp.full((height, width), value) for value in recipe.kernel)
+    return (lambda1, lambda2, theta), {'kind': jnp.int32(fields.KINDS.index('invariant'))}
   field_key, period_key, choice_key = jax.random.split(key, 3)
   period = jax.random.uniform(period_key, (), minval=recipe.period[0], maxval=recipe.period[1])
   strength = lambda k: {'period': period, 'strength': fields.motion_strength(jax.random.split(k, 3)[2])}
@@ -189,7 +192,7 @@ def _uniform(keys: Array, hr: Array, recipe: Recipe, family: uniform.Blur, depth
   kernels, draws = jax.vmap(lambda k: uniform.draw(jax.random.split(k, 5)[0], family))(keys)
   clean = blur.blur_reduce(hr, kernels, recipe.scale, family.down)
   lr, sigma, quality, noise_draws = _noisy(keys, clean, recipe)
-  if recipe.mode in ('noise_jpeg', 'mixed', 'isp'):
+  if recipe.coded:
     lr = _coded(lr, quality)
   at_each_pixel = lambda x: jnp.broadcast_to(x[:, None, None], (*clean.shape[:3], *x.shape[1:]))
   return Degraded(
@@ -227,15 +230,15 @@ def from_field(keys: Array, hr: Array, recipe: Recipe, field: fields.Field) -> D
   Args:
     keys: one for each image, [b]; those of `degrade` give its noise and quality.
     hr: [b, H, W, 3] in [0, 1].
-    recipe: of its field only 'invariant' matters: the field is then the same everywhere, which is faster.
+    recipe: of its field only `constant` matters: the field is then the same everywhere, which is faster.
     field: (lambda1, lambda2, theta), each [b, h, w].
 
   Returns:
     A `Degraded` without depth, and without draws other than those of a camera.
   """
-  kernels, clean = _blurred(hr, field, recipe.scale, constant=recipe.field == 'invariant')
+  kernels, clean = _blurred(hr, field, recipe.scale, constant=recipe.constant)
   lr, sigma, quality, draws = _noisy(keys, clean, recipe)
-  if recipe.mode in ('noise_jpeg', 'mixed', 'isp'):
+  if recipe.coded:
     lr = _coded(lr, quality)
   return Degraded(
     lr=lr,
@@ -282,9 +285,13 @@ def _noisy(keys: Array, clean: Array, recipe: Recipe) -> tuple[Array, Array, Arr
   level = jax.vmap(lambda k: jax.random.randint(k, (), 0, 3))(keys[:, 1]) if level is None else jnp.full((b,), level)
   sigma = jnp.where(level >= 1, uniform(keys[:, 2], *recipe.noise), 0.0)
   quality = jnp.where(level >= 2, jnp.round(uniform(keys[:, 3], *recipe.quality)), 0.0)
+  if recipe.fixed:
+    what, value = recipe.fixed
+    sigma = jnp.full((b,), value / 255 if what == 'noise' else 0.0)
+    quality = jnp.full((b,), float(value) if what == 'jpeg' else 0.0)
 
   lr = clean
-  if recipe.mode != 'no_noise':
+  if recipe.mode != 'no_noise' and not (recipe.fixed and recipe.fixed[0] == 'jpeg'):
     noise = jax.vmap(lambda k: jax.random.normal(k, (h, w, channels)))(keys[:, 4])
     lr = lr + sigma[:, None, None, None] * noise
   return jnp.round(jnp.clip(lr, 0, 1) * 255) / 255, sigma, quality, {}

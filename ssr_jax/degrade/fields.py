@@ -5,6 +5,7 @@ A field is (lambda1, lambda2, theta), each [h, w] at LR size: eigenvalues (varia
 """
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -57,6 +58,36 @@ def invariant(key: Array, height: int, width: int, eigenvalues: Eigenvalues) -> 
   theta = jax.random.uniform(k3, (), maxval=jnp.pi)
   lambda1, lambda2, theta = (jnp.broadcast_to(a, (height, width)) for a in (lambda1, lambda2, theta))
   return lambda1, lambda2, theta
+
+
+def known(name: str) -> tuple[float, float, float] | None:
+  """(lambda1, lambda2, theta in radians) of 'invariant-L1-L2-DEGREES', such as invariant-9-1-45; None for other names.
+
+  Variances are above 0 and at most 100, degrees from 0 to 180.
+  """
+  number = r'(\d{1,3}(?:\.\d{1,3})?)'
+  found = re.fullmatch(rf'invariant-{number}-{number}-{number}', name)
+  lambda1, lambda2, degrees = map(float, found.groups()) if found else (0.0, 0.0, 0.0)
+  if not (0 < lambda1 <= 100 and 0 < lambda2 <= 100 and degrees <= 180):
+    return None
+  return lambda1, lambda2, math.radians(degrees)
+
+
+NINE = tuple(
+  f'invariant-{l1}-{l2}-{angle}'
+  for l1, l2, angle in (
+    (1, 1, 0),
+    (5, 1, 0),
+    (5, 1, 45),
+    (5, 5, 0),
+    (9, 1, 0),
+    (9, 1, 45),
+    (9, 5, 0),
+    (9, 5, 45),
+    (9, 9, 0),
+  )
+)
+"""The nine kernels that MANet is tested with at x4: variances 1, 1 + s, 1 + 2 s, at 0 and 45 degrees."""
 
 
 def smooth(key: Array, height: int, width: int, eigenvalues: Eigenvalues, period: Array | float) -> Field:

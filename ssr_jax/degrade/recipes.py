@@ -1,6 +1,7 @@
 """Recipes: named degradations, one registry for configs, command lines, evaluation and contact sheets."""
 
 import dataclasses
+import re
 import zlib
 
 import jax
@@ -12,6 +13,7 @@ MODES = ('no_noise', 'no_jpeg', 'noise_jpeg', 'mixed', 'isp')
 MIXTURES = {'real': {'mixed/mixed': 0.35, 'mixed/isp': 0.4, 'realesrgan-light': 0.15, 'realesrgan': 0.1}}
 """Recipes that draw another recipe for each image: its parts and their probabilities. Parts of Eq. 1 have one field."""
 FIELDS = (*fields.KINDS, *uniform.FIELDS, *realesrgan.CHAINS, *MIXTURES)
+_FIXED = re.compile(r'(noise|jpeg)-(\d{1,3})')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,14 +21,16 @@ class Recipe:
   """What degradation to draw; hashable, so that it can be a static argument of jit.
 
   Attributes:
-    field: kind of kernel field, one of `fields.KINDS`; one kernel for the image at full resolution, one of
+    field: kind of kernel field, one of `fields.KINDS`, or 'invariant-L1-L2-DEGREES', one known kernel (see
+      `fields.known`); one kernel for the image at full resolution, one of
       `uniform.FIELDS` or 'isotropic-SIGMA'; 'realesrgan' or 'realesrgan-light', the second-order chain; or 'real', one
       of `MIXTURES`. 'mixed' draws per image among invariant, smooth and motion, and defocus where a depth
       is given. A chain has blur, noise and JPEG of its own, so that of the other attributes only the scale applies to
       it, and the eigenvalues, to which its effective kernels are clipped. A mixture has no mode: its parts have.
     mode: the paper's Table 3, which does not give its levels (the ranges below are ours): 'no_noise' (blur and
       subsampling alone), 'no_jpeg' (and Gaussian noise), 'noise_jpeg' (and JPEG); 'mixed' draws one per image. And
-      'isp': what a camera does, see `isp`; it has noise and JPEG of its own.
+      'isp': what a camera does, see `isp`; it has noise and JPEG of its own. For benchmarks 'noise-SIGMA', noise of one
+      deviation in gray levels of 255 and no JPEG, and 'jpeg-QUALITY', JPEG of one quality and no noise.
     scale: s.
     eigenvalues: range of the covariance eigenvalues in HR pixels squared; MANet's anisotropic range at x4. Kernels of
       `uniform` have ranges of their own.
@@ -44,10 +48,11 @@ class Recipe:
   quality: tuple[float, float] = (40.0, 95.0)
 
   def __post_init__(self):
-    if self.field not in FIELDS and self.blur is None:
-      raise SSRError(f'recipe: unknown field {self.field!r}; known: {", ".join(FIELDS)}, isotropic-SIGMA')
-    if self.mode not in MODES:
-      raise SSRError(f'recipe: unknown mode {self.mode!r}; known: {", ".join(MODES)}')
+    if self.field not in FIELDS and self.blur is None and self.kernel is None:
+      known = f'{", ".join(FIELDS)}, isotropic-SIGMA, invariant-L1-L2-DEGREES'
+      raise SSRError(f'recipe: unknown field {self.field!r}; known: {known}')
+    if self.mode not in MODES and self.fixed is None:
+      raise SSRError(f'recipe: unknown mode {self.mode!r}; known: {", ".join(MODES)}, noise-SIGMA, jpeg-QUALITY')
     if not 0 < self.eigenvalues[0] <= self.eigenvalues[1]:
       raise SSRError(f'recipe: eigenvalues must be a positive range; got {self.eigenvalues}')
 
@@ -75,6 +80,29 @@ class Recipe:
     return uniform.parse(self.field)
 
   @property
+  def kernel(self) -> tuple[float, float, float] | None:
+    """(lambda1, lambda2, theta) of a field of one known kernel; None for other recipes."""
+    return fields.known(self.field)
+
+  @property
+  def constant(self) -> bool:
+    """Whether the field of Eq. 1 is the same at every pixel."""
+    return self.field == 'invariant' or self.kernel is not None
+
+  @property
+  def fixed(self) -> tuple[str, int] | None:
+    """('noise', deviation in gray levels) or ('jpeg', quality) of a mode with one level; None for other modes."""
+    found = _FIXED.fullmatch(self.mode)
+    if not found or not 1 <= int(found[2]) <= (100 if found[1] == 'jpeg' else 255):
+      return None
+    return found[1], int(found[2])
+
+  @property
+  def coded(self) -> bool:
+    """Whether the mode can end with JPEG."""
+    return self.mode in ('noise_jpeg', 'mixed', 'isp') or (self.fixed is not None and self.fixed[0] == 'jpeg')
+
+  @property
   def mixture(self) -> dict[str, float] | None:
     """The names of a mixture's parts and their probabilities; None for other recipes."""
     return MIXTURES.get(self.field)
@@ -95,7 +123,7 @@ NAMES = (
   *realesrgan.CHAINS,
   *MIXTURES,
 )
-"""Every recipe, but for those with a kernel of one size, 'isotropic-SIGMA/MODE'."""
+"""Every recipe, but for those with numbers in their names."""
 
 
 def image_key(seed: int, name: str) -> Array:

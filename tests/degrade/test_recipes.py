@@ -11,6 +11,8 @@ from skimage import data
 
 from ssr_jax import degrade as degrade_lib
 from ssr_jax.degrade import NAMES, Recipe, fields, realesrgan, uniform
+from ssr_jax.image import blur, jpeg
+from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.types import SSRError
 
 _GOLDEN = pathlib.Path(__file__).with_name('golden.json')
@@ -72,7 +74,16 @@ def test_every_name_is_a_recipe_that_has_that_name():
 
 @pytest.mark.parametrize(
   'name,complaint',
-  [('swirl/no_noise', 'realesrgan-light'), ('smooth/loud', 'no_jpeg'), ('realesrgan/noise_jpeg', 'takes no mode')],
+  [
+    ('swirl/no_noise', 'realesrgan-light'),
+    ('smooth/loud', 'no_jpeg'),
+    ('realesrgan/noise_jpeg', 'takes no mode'),
+    ('invariant-0-1-45', 'invariant-L1-L2-DEGREES'),
+    ('invariant-9-1-181', 'invariant-L1-L2-DEGREES'),
+    ('invariant-9-1', 'invariant-L1-L2-DEGREES'),
+    ('smooth/noise-0', 'noise-SIGMA'),
+    ('smooth/jpeg-101', 'jpeg-QUALITY'),
+  ],
 )
 def test_unknown_names_say_what_is_known(name, complaint):
   with pytest.raises(SSRError, match=complaint):
@@ -91,3 +102,34 @@ if __name__ == '__main__':  # after a change that is meant: python tests/degrade
     'images': {name: _images(name) for name in _IMAGES},
   }
   _GOLDEN.write_text(json.dumps(golden) + '\n')
+
+
+@pytest.mark.parametrize('name', fields.NINE)
+def test_a_known_kernel_has_the_variances_and_direction_of_its_name(name):
+  """At every pixel; the angle is that from the axis of columns to the longer side of the kernel."""
+  l1, l2, degrees = map(float, name.split('-')[1:])
+  assert Recipe.parse(name).name == f'{name}/no_noise'
+  hr = jnp.asarray(data.astronaut()[None, 20:84, 180:260], jnp.float32) / 255
+  made = _degrade(jax.random.key(0), hr, Recipe.parse(name))
+  kernels = np.asarray(made.kernels[0])
+  assert (kernels == kernels[0, 0]).all()
+  _, covariance = kernel_lib.moments(made.kernels[:, :1, :1], 4)
+  c, s = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+  turned = np.array([[c, -s], [s, c]])
+  wanted = (turned @ np.diag([l1, l2]) @ turned.T)[::-1, ::-1]  # of rows and columns, in this order
+  np.testing.assert_allclose(np.asarray(covariance)[0, 0, 0], wanted, atol=0.12 * l1)
+  np.testing.assert_allclose(made.lr_clean, blur.blur_downsample(hr, made.kernels, 4), atol=1e-5)
+
+
+def test_a_fixed_level_of_noise_or_jpeg_is_that_level_and_nothing_else():
+  hr = jnp.full((2, 256, 256, 3), 0.5)
+  keys = jax.random.split(jax.random.key(3), 2)
+  noisy = _degrade(keys, hr, Recipe.parse('invariant-5-5-0/noise-15'))
+  assert np.std(np.asarray(noisy.lr - noisy.lr_clean)) * 255 == pytest.approx(15, rel=0.02)
+  assert np.asarray(noisy.noise_sigma * 255).tolist() == pytest.approx([15, 15]) and not noisy.jpeg_quality.any()
+  photo = jnp.asarray(data.astronaut()[None, 20:148, 180:308], jnp.float32) / 255
+  coded = _degrade(keys[:1], photo, Recipe.parse('invariant-5-5-0/jpeg-75'))
+  rounded = jnp.round(jnp.clip(coded.lr_clean, 0, 1) * 255) / 255
+  np.testing.assert_allclose(coded.lr, jpeg.jpeg(rounded, jnp.array([75.0])), atol=1e-5)
+  assert float(coded.jpeg_quality[0]) == 75 and not coded.noise_sigma.any()
+  assert np.abs(np.asarray(coded.lr - rounded)).mean() > 1e-3

@@ -7,7 +7,7 @@ from skimage import data
 
 from ssr_jax import degrade
 from ssr_jax.data import catalog
-from ssr_jax.evaluation import columns, models, paper, runner
+from ssr_jax.evaluation import columns, kernel_benchmark, models, paper, runner
 from ssr_jax.systems.ssr.system import SYSTEM
 from ssr_jax.types import SSRError
 from tests.evaluation.test_columns import _Model
@@ -28,10 +28,13 @@ def root(tmp_path, monkeypatch):
   return tmp_path
 
 
-@pytest.mark.parametrize('name', list(paper.EXPERIMENTS))
+OURS = {**paper.EXPERIMENTS, **kernel_benchmark.EXPERIMENTS}
+
+
+@pytest.mark.parametrize('name', list(OURS))
 def test_every_table_can_be_asked_for(name):
   """Columns, pairs, sets and recipes exist; a published row is of a set of the table."""
-  experiment = paper.EXPERIMENTS[name]
+  experiment = OURS[name]
   parsed = columns.parse(tuple(experiment.columns.values()), 'compact', lambda model: SYSTEM)
   assert len(parsed) == len(experiment.columns)
   columns.parse_pairs(experiment.compare, [column.name for column in parsed])

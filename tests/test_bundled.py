@@ -38,6 +38,7 @@ def test_restored_images_beat_bicubic(model):
   assert min(gains) > 0.3 and np.mean(gains) > 1.0, gains
 
 
+@pytest.mark.slow
 def test_modes_trade_closeness_to_the_original_for_detail(model):
   """From faithful over natural to detailed, PSNR falls and gradients grow; faithful is the restored image."""
   hr, low = _degraded('smooth/no_noise')
@@ -75,6 +76,7 @@ def test_defocus_is_kept_and_what_is_in_focus_gains_as_without_it(model):
 RECIPES = ('smooth/no_noise', 'invariant/no_noise', 'motion/noise_jpeg', 'depth/no_noise', 'depth/isp')
 
 
+@pytest.mark.slow
 def test_kernels_beat_the_best_constant_kernel(model):
   """The isotropic kernel, one for all of these images, with the highest kernel PSNR on these very images."""
   depth = jnp.asarray(np.stack([_ramp(64, 64), _ramp(64, 64).T, 1 - _ramp(64, 64), 1 - _ramp(64, 64).T]))

@@ -200,6 +200,7 @@ def test_old_programs_are_deleted_and_a_folder_that_cannot_be_written_is_no_erro
   assert _counted()[0]({'x': np.ones(9, np.float32)}, kept=('x',))['x'].sum() == 18
 
 
+@pytest.mark.slow
 def test_another_process_restores_without_tracing(programs, tiny_model_dir):
   """The same image, bit for bit, and another model's program is not taken for it."""
   lr = np.random.default_rng(0).random((32, 32, 3), np.float32)

@@ -59,6 +59,7 @@ def test_a_system_is_described_as_it_is(capsys):
   assert re.search(rf'^  unet +{count:,} ', text, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size, base', [('sd21', 865_910_724), ('sd15', 859_520_964)])
 def test_full_sizes_have_the_published_parameters(size, base, capsys):
   found = _json(capsys, 'ssr', '--size', size)['sizes'][size]

@@ -175,6 +175,7 @@ def test_with_a_model(tiny_model_dir, tmp_path, capsys):
   assert not found.trust[..., 0].any() and found.trust[..., 1].any()  # no diffusion, no change
 
 
+@pytest.mark.slow
 def test_a_large_image_is_measured_in_bands(tmp_path, monkeypatch):
   import jax
 

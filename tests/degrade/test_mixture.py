@@ -109,6 +109,7 @@ def test_an_image_depends_on_its_own_key_and_one_program_serves_all_keys():
   assert len(traced) == 1
 
 
+@pytest.mark.slow
 def test_the_whole_batch_at_once_is_the_images_one_by_one(monkeypatch):
   """An accelerator runs the chain on all images, a CPU on those that need it."""
   keys, hr = jax.random.split(jax.random.key(9), 6), _photos(6)

@@ -45,6 +45,7 @@ def test_sd15s_has_the_published_parameters():
   assert sum(count(v) for k, v in params.items() if k.startswith('zero_')) == 11_479_680
 
 
+@pytest.mark.slow
 def test_its_trunk_has_the_unets_names_and_shapes(fresh):
   unet, control = fresh
   shapes = lambda tree: jax.tree.map(np.shape, tree)
@@ -70,6 +71,7 @@ def test_at_initialisation_it_adds_nothing_and_its_taps_are_the_unets_skips(fres
   np.testing.assert_array_equal(with_control, plain)
 
 
+@pytest.mark.slow
 def test_zero_convolutions_get_gradients_at_initialisation(fresh):
   unet, control = fresh
 

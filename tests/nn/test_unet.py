@@ -96,6 +96,7 @@ def test_heads_that_do_not_divide_are_named():
     jax.eval_shape(Attention(3).init, jax.random.key(0), jnp.zeros((1, 4, 8)), jnp.zeros((1, 4, 8)))
 
 
+@pytest.mark.slow
 def test_unet_uses_every_parameter_time_and_each_image_by_itself():
   unet = UNet(**SMALL)
   z = jax.random.normal(jax.random.key(0), (2, 8, 4, 4))

@@ -18,6 +18,7 @@ def model(tiny_model_dir):
   return ssr_jax.load(tiny_model_dir)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('options', [{'steps': 0}, {'steps': 2, 'colour_fix': 'adain', 'start': 0.5}])
 def test_stablehlo_gives_what_sample_gives(model, options):
   made = exporting.program(model, SIZE, seed=3, **options)
@@ -29,6 +30,7 @@ def test_stablehlo_gives_what_sample_gives(model, options):
     np.testing.assert_allclose(found[name][0], value, atol=2e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_the_seed_and_the_options_are_in_the_program(model):
   made = [exporting.program(model, SIZE, seed=s, steps=2, start=0.5) for s in (0, 1, 1)]
   noises = [[c for c in jax.make_jaxpr(m.run)(m.example).consts if np.shape(c) == (32, 64, 4)] for m in made]
@@ -74,6 +76,7 @@ def test_large_constants_are_not_stored_when_an_operator_makes_them():
   assert not again.consts and 'broadcast_in_dim' in [e.primitive.name for e in again.jaxpr.eqns]
 
 
+@pytest.mark.slow
 def test_comparison_notices_another_program(model):
   made = exporting.program(model, SIZE, steps=0)
   own = jax.jit(made.run)

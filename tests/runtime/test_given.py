@@ -31,6 +31,7 @@ def _kernels(h, w):
   return np.asarray(kernel_maths.gaussian_kernels(variances, variances / 2 + 0.3, 0.4))
 
 
+@pytest.mark.slow
 def test_the_networks_see_what_is_given(model):
   """Independent of the pipeline: NBSR on the given kernels; DKENet and then NBSR on the given depth."""
   lr, depth, kernels = _photo(), _depth(32, 32), _kernels(32, 32)  # a size of the bucket: nothing is padded

@@ -243,6 +243,7 @@ def test_module_level_sample_loads_once(tiny_model_dir, monkeypatch):
   restorer._loaded.cache_clear()
 
 
+@pytest.mark.slow
 def test_bfloat16_is_what_the_networks_compute_in_and_nothing_else(model, tiny_model_dir):
   small = ssr_jax.load(tiny_model_dir, dtype='bfloat16')
   assert small.dtype == 'bfloat16' and all(jnp.dtype(net.dtype).name == 'bfloat16' for net in small.modules.values())
@@ -258,6 +259,7 @@ def test_bfloat16_is_what_the_networks_compute_in_and_nothing_else(model, tiny_m
     assert len(np.unique(inside)) > 2000 and len(inside) > 5000
 
 
+@pytest.mark.slow
 def test_bfloat16_halves_the_memory_of_the_parameters_and_changes_no_result(model, tiny_model_dir):
   """Kept in bfloat16 is what the networks round to it anyway: results are those of float32 parameters, bit for bit."""
   small = ssr_jax.load(tiny_model_dir, dtype='bfloat16')
@@ -308,6 +310,7 @@ def test_a_student_answers_unless_something_is_asked_of_the_unet(with_student, m
   assert np.abs(found.image.astype(int) - model.sample(lr).image).max() > 0
 
 
+@pytest.mark.slow
 def test_a_students_step_is_that_of_its_weights_as_the_unet(with_student, tmp_path):
   """One DDIM step ends at the predicted clean latent, which every sampler does with one step."""
   swapped = tmp_path / 'swapped'
@@ -320,6 +323,7 @@ def test_a_students_step_is_that_of_its_weights_as_the_unet(with_student, tmp_pa
   np.testing.assert_allclose(as_student.image.astype(int), as_unet.image, atol=1)
 
 
+@pytest.mark.slow
 def test_a_student_that_begins_without_noise_draws_none(with_student):
   """Another seed changes nothing then; with some of the noise it changes less than with all of it."""
   changes = []
@@ -347,6 +351,7 @@ def test_blend_is_the_share_of_the_changes_that_stays(with_student):
       ssr.sample(lr, **options)
 
 
+@pytest.mark.slow
 def test_a_student_has_a_decoder_of_its_own_where_there_is_one(with_student):
   """Its image is that of a model whose only autoencoder is that one; the UNet's image is as it was."""
   ssr = ssr_jax.load(with_student)

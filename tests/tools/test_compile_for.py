@@ -69,6 +69,7 @@ def test_the_shapes_are_those_of_a_run(stage, tiny_model_dir, tmp_path):
     assert look((params, stats, frozen['constants'])) == look(built.init(jax.random.key(0)))
 
 
+@pytest.mark.slow
 def test_the_programs_are_lowered_as_they_run():
   """On this machine's own device: what is compiled for a TPU goes the same way up to the compiler."""
   config = tiny.get_config('nbsr')

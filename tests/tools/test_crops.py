@@ -36,6 +36,7 @@ def folders(tmp_path):
   return tmp_path
 
 
+@pytest.mark.slow
 def test_a_sheet_has_all_columns_and_an_empty_cell_where_a_peer_lacks_the_image(folders, tiny_model_dir, capsys):
   command = [str(folders / 'lr'), '--truth', str(folders / 'hr'), '--peer', f'other:{folders / "peer"}']
   command += ['--model', str(tiny_model_dir), '--size', '64', '--zoom', '2', '--output', str(folders / 'out')]

@@ -23,14 +23,30 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
 @pytest.mark.parametrize(
   'changed,expected',
   [
-    (['CONTRIBUTING.md', 'tests/nn/test_unet.py'], []),
+    (['CONTRIBUTING.md', 'tests/nn/test_vae.py'], []),
     (['tools/improve.py'], ['tests/test_improve.py']),
-    (['ssr_jax/nn/depth/dpt.py'], ['tests/golden/test_golden.py']),
+    (['ssr_jax/nn/depth/dpt.py'], ['tests/golden/test_golden.py', 'tests/test_bundled.py']),
     (['ssr_jax/nn_other.py'], []),  # a name that begins like a folder's
-    (['configs/tiny.py', 'ssr_jax/systems/ssr/core.py'], ['tests/golden/test_golden.py']),
+    (
+      ['configs/tiny.py', 'ssr_jax/systems/ssr/svkr.py'],
+      [
+        'tests/golden/test_golden.py',
+        'tests/test_bundled.py',
+        'tests/runtime/test_given.py',
+        'tests/runtime/test_restorer.py',
+        'tests/systems/ssr/test_generation_wiring.py',
+        'tests/systems/ssr/test_svkr.py',
+      ],
+    ),
     (
       ['ssr_jax/training/sharding.py'],
-      ['tests/training/test_sharding.py', 'tests/training/test_processes.py', 'tests/training/test_train.py'],
+      [
+        'tests/systems/blinddiff/test_system.py',
+        'tests/systems/cassr/test_stages.py',
+        'tests/training/test_processes.py',
+        'tests/training/test_sharding.py',
+        'tests/training/test_train.py',
+      ],
     ),
     (['ssr_jax/data/loader.py'], ['tests/training/test_processes.py', 'tests/training/test_train.py']),
     (['tests/training/test_sharding.py'], ['tests/training/test_sharding.py']),

@@ -72,6 +72,7 @@ def _built(tiny_model_dir, **fields):
   return built, *built.prepare(stages.context(params, stats, frozen), None, False), frozen
 
 
+@pytest.mark.slow
 def test_the_critic_pulls_as_hard_as_it_is_told_and_knows_however_steep_it_is(tiny_model_dir, monkeypatch):
   """A hundred times its slope changes the student's gradient hardly; one that is wrong half of the time pulls half as
   hard, one that knows nothing not at all, and so does any before its start."""

@@ -72,6 +72,7 @@ def test_kernels_are_learned_from_chains_and_mixtures_too(stage, tiny_model_dir)
     assert value.shape == ()
 
 
+@pytest.mark.slow
 def test_draws_share_the_work_of_the_frozen_nets(tiny_model_dir):
   """Operations grow by the same amount with each draw, and that amount is the UNet's alone."""
 

@@ -52,7 +52,7 @@ def _config(stage, photos, parts_from, **fields):
 
 
 # Both take minutes to compile; their steps are in tests/golden, their losses in tests/systems/ssr.
-_SLOW = ('diffusion', 'distill')
+_SLOW = ('depth', 'kernel', 'svkr', 'vae', 'diffusion', 'distill')
 
 
 @pytest.mark.parametrize('stage', [pytest.param(s, marks=pytest.mark.slow if s in _SLOW else ()) for s in STAGES])
@@ -95,6 +95,7 @@ def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, 
     np.testing.assert_array_equal(*np.float32(scalings))
 
 
+@pytest.mark.slow
 def test_true_depth_of_rendered_scenes_reaches_the_blur(photos, tiny_model_dir, tmp_path, monkeypatch):
   """A kernel stage with blur by depth, half of whose records are scenes: those, and only those, bring their depth."""
   seen, true_depth = [], base.true_depth
@@ -106,6 +107,7 @@ def test_true_depth_of_rendered_scenes_reaches_the_blur(photos, tiny_model_dir, 
   assert seen and all({'depth', 'has_depth'} <= set(names) for names in seen)
 
 
+@pytest.mark.slow
 def test_photos_with_depth_maps_train_the_depth_net_without_rendering(tiny_model_dir, tmp_path, monkeypatch):
   rng = np.random.default_rng(0)
   for folder in ('photos', 'maps'):
@@ -212,6 +214,7 @@ def test_steps_that_are_not_finite_are_skipped_up_to_a_limit(photos, tiny_model_
     train.main(config, str(tmp_path))
 
 
+@pytest.mark.slow
 def test_starts_from_the_weights_it_is_given(photos, tiny_model_dir, tmp_path):
   """With a learning rate of zero, init_from's weights come out as they went in; another config's are refused."""
   config = _config('vae', photos, tiny_model_dir)
@@ -229,6 +232,7 @@ def test_starts_from_the_weights_it_is_given(photos, tiny_model_dir, tmp_path):
     train.main(wider, str(tmp_path / 'c'))
 
 
+@pytest.mark.slow
 def test_an_autoencoder_keeps_the_scaling_that_its_unet_was_trained_on(photos, tiny_model_dir, tmp_path):
   """A new one's is measured; one that goes on, also after an interruption, keeps that of the weights it began with."""
 

@@ -108,6 +108,7 @@ def test_algorithm_2_is_a_loop_in_numpy():
   np.testing.assert_allclose(image, x, atol=2e-4 * np.abs(x).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('residual', [False, True])
 def test_the_gradient_is_that_of_central_differences(residual):
   """Of MCFormer itself, through its noise and its kernel, in float64: 1e-5 of the largest value."""

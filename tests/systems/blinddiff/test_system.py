@@ -180,6 +180,7 @@ def run(photos, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_training_writes_a_model_that_samples(run):
   summary = json.loads((run / 'summary.json').read_text())
   assert summary['parts'] == ['mcformer'] and summary['step'] == 2
@@ -190,6 +191,7 @@ def test_training_writes_a_model_that_samples(run):
   assert ssr_jax.load(run / 'model').sample(LR[:16, :16]).image.shape == (64, 64, 3)
 
 
+@pytest.mark.slow
 def test_running_again_goes_on_exactly(run, photos, tmp_path):
   """The second step from the checkpoint of the first gives exactly the weights of an uninterrupted run."""
   again = tmp_path / 'run'

@@ -72,6 +72,7 @@ def fresh():
   return {'prior': prior, 'cassr': steering}, {'prior': variables, 'cassr': {'params': own}}
 
 
+@pytest.mark.slow
 def test_at_initialisation_it_is_the_prior_bit_for_bit(fresh):
   modules, variables = fresh
   context = variables['prior']['params']['prompts'][np.array([1, 0])]

@@ -65,6 +65,7 @@ def spied(stage, monkeypatch):
   return seen
 
 
+@pytest.mark.slow
 def test_the_priors_records_have_their_prompt_and_the_image_that_it_says(photos, model_dir, monkeypatch):
   stage = stages.build(config_of('prior', photos, model_dir, loss__degraded=0.4, loss__null=0.3, loss__draws=2))
   seen = spied(stage, monkeypatch)
@@ -146,6 +147,7 @@ def run(photos, model_dir, tmp_path_factory):
   return workdir
 
 
+@pytest.mark.slow
 def test_training_moves_what_steers_and_nothing_else(run, model_dir, photos):
   """The base is no part of a run's state: its file stays, and the model that is written has the one trained part."""
   summary = json.loads((run / 'summary.json').read_text())
@@ -171,6 +173,7 @@ def test_training_moves_what_steers_and_nothing_else(run, model_dir, photos):
       assert np.any(value), name
 
 
+@pytest.mark.slow
 def test_running_again_goes_on_exactly(run, photos, model_dir, tmp_path):
   again = tmp_path / 'run'
   shutil.copytree(run, again)

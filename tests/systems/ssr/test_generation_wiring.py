@@ -67,6 +67,7 @@ def test_the_diffusion_target_is_the_photos_latent_and_the_conditions_are_the_lr
   np.testing.assert_allclose(steer.kernel_code[..., :1], steer.depth, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_students_critic_takes_photos_for_real(tiny_model_dir, monkeypatch):
   """Also: both are judged beside the restored image, and the student's target is the photo."""
   stage = wiring.stage('distill', tiny_model_dir, **{'loss.teacher': 0.0, 'loss.grid': 0.0, 'loss.detail': 0.0})
@@ -88,6 +89,7 @@ def test_the_students_critic_takes_photos_for_real(tiny_model_dir, monkeypatch):
   assert float(jnp.abs(judge(photo) - judge(image)).max()) > 1e-2
 
 
+@pytest.mark.slow
 def test_the_student_takes_its_detail_from_the_teachers_image_and_the_rest_from_the_photo(tiny_model_dir, monkeypatch):
   fields = {'loss.teacher': 0.0, 'loss.realism': 0.0, 'loss.detail': 0.0, 'loss.grid': 0.0, 'loss.taught_levels': 2}
   stage = wiring.stage('distill', tiny_model_dir, **fields)
@@ -122,6 +124,7 @@ def test_the_student_takes_its_detail_from_the_teachers_image_and_the_rest_from_
     stage.inputs(ctx, batch | {'lr': lr[:, ::2, ::2]})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('guided', [False, True])
 def test_the_student_is_trained_on_the_image_that_sampling_shows(guided, tiny_model_dir, tmp_path):
   """`study` and `Restorer.sample` make the same image of the same LR image, up to 8 bits and the noise."""

@@ -58,6 +58,7 @@ def test_rules_and_iterations_matter(parts):
   assert float(jnp.abs(run(iterations=3) - run(iterations=1)).max()) > 1e-8
 
 
+@pytest.mark.slow
 def test_gradient_equals_the_python_loops_whether_unrolled_or_not(parts):
   lr, *functions = parts
   reference = jax.jit(jax.grad(lambda x: (_python_loop(x, *functions, 2, 0.9, 'algorithm1')[2] ** 2).sum()))(lr)

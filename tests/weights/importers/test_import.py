@@ -167,6 +167,7 @@ def test_a_damaged_download_writes_nothing(pipeline, home, network):
   assert not (home / 'big').exists()
 
 
+@pytest.mark.slow
 def test_an_imported_model_runs_end_to_end(pipeline, home, tiny_model_dir):
   """The prompt's embedding comes with the weights: the pipeline knows no text encoder."""
   root, *_ = pipeline

@@ -35,6 +35,8 @@ def base(stage: str) -> ConfigDict:
   config.distill.strength = 1.0  # how much of its changes to the restored image sampling keeps; training sees all
   config.distill.teacher_steps = 20
   config.distill.decoder = False  # whether it gets a decoder of its own, which is trained along
+  # Whether that decoder, which must be guided, begins by giving the restored image instead of the autoencoder's.
+  config.distill.from_restored = False
 
   config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'niqe')
   config.eval.models = ('bicubic', 'restored', 'result')

@@ -175,6 +175,30 @@ class VAE(nn.Module):
     return self.decode(z, x if self.guided else None), mean, logvar
 
 
+def passing_guide(params: Any) -> Any:
+  """A guided decoder's parameters, changed so that its image is the guide, whatever the latent.
+
+  What makes the image begins at zero, and the guide's map to it at the identity: training then adds to the guide
+  instead of making an image of its own first. All other parameters stay, and every one of them learns.
+
+  Args:
+    params: of a `VAE` with `guided`.
+
+  Returns:
+    A tree of the same shapes; the encoder is as it was.
+  """
+  zero = lambda tree: jax.tree.map(jnp.zeros_like, tree)
+  kernel = params['guide_out']['kernel']  # [3, 3, 3 patch^2, 3 patch^2]
+  identity = jnp.zeros_like(kernel).at[1, 1].set(jnp.eye(kernel.shape[-1], dtype=kernel.dtype))
+  changed = {
+    'decoder': {**params['decoder'], 'conv_out': zero(params['decoder']['conv_out'])},
+    'guide_out': {'kernel': identity},
+  }
+  if 'shortcut_out' in params:
+    changed['shortcut_out'] = zero(params['shortcut_out'])
+  return {**params, **changed}
+
+
 def _quiet_posterior(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
   """Initial bias of the moments: logvar starts at -6, since more noise would hide the means in the first samples."""
   del key

@@ -90,6 +90,28 @@ def test_a_guided_decoder_starts_as_one_without_a_guide_and_learns_from_it():
     assert np.abs(through - expected).max() > 1e-3, level
 
 
+@pytest.mark.parametrize('shortcut', [False, True])
+def test_a_decoder_that_passes_its_guide_gives_it_for_every_latent_and_learns(shortcut):
+  vae = VAE(**SMALL, patch=2, guided=True, shortcut=shortcut)
+  x = jax.random.uniform(jax.random.key(0), (1, 16, 24, 3))
+  v = filled(vae, x)
+  params = vae_lib.passing_guide(v['params'])
+  assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, v['params'])
+  decode = jax.jit(lambda params, z, guide: vae.apply({'params': params}, z, guide, method='decode'))
+  for seed in (1, 2):
+    z = 3 * jax.random.normal(jax.random.key(seed), (1, 4, 6, 4))
+    np.testing.assert_allclose(decode(params, z, x), x, atol=1e-6)
+    assert np.abs(decode(v['params'], z, x) - x).max() > 0.05
+  rest = lambda tree: {name: sub for name, sub in tree.items() if name not in ('decoder', 'guide_out', 'shortcut_out')}
+  assert all(map(np.array_equal, *map(jax.tree.leaves, map(rest, (params, v['params'])))))
+  # One step along the gradient of what makes the image, and the layers before it have a gradient too.
+  loss = jax.jit(jax.grad(lambda params: jnp.sum((decode(params, z, x) - 0.5) ** 2)))
+  first = loss(params)
+  assert float(jnp.abs(first['decoder']['conv_out']['kernel']).max()) > 1e-4
+  second = loss(jax.tree.map(lambda p, g: p - 1e-3 * g, params, first))
+  assert min(float(jnp.abs(g).max()) for g in jax.tree.leaves(second['decoder'])) > 0
+
+
 def test_a_guide_of_another_size_is_refused_and_so_is_none():
   x = jnp.zeros((1, 16, 16, 3))
   z = jnp.zeros((1, 4, 4, 4))

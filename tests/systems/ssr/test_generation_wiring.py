@@ -162,6 +162,28 @@ def test_the_student_is_trained_on_the_image_that_sampling_shows(guided, tiny_mo
   assert np.abs(found.image - image).mean() < 0.02 < np.abs(found.image - found.restored).mean()  # weights are float16
 
 
+@pytest.mark.slow
+def test_a_student_that_starts_from_the_restored_image_gives_it(tiny_model_dir):
+  fields = {'distill.noise': 0.0, 'distill.from_restored': True}
+  with pytest.raises(SSRError, match='from_restored needs a guided decoder'):
+    wiring.stage('distill', tiny_model_dir, **fields)
+  stage = wiring.stage('distill', tiny_model_dir, **fields, **{'model.student_vae.guided': True})
+  params, stats, constants = stage.init(jax.random.key(0))
+  frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
+  params, stats = stage.prepare(stages.context(params, stats, frozen), wiring.BATCH, False)
+
+  @jax.jit
+  def study(params):
+    ctx = stages.context(params, stats, frozen, jax.random.key(1))
+    _, _, restored, conditions = stage.inputs(ctx, wiring.BATCH)
+    return restored, stage.study(ctx, restored, conditions)[1]
+
+  restored, image = study(params)
+  np.testing.assert_allclose(image, restored, atol=1e-5)
+  first = params['student_vae']['decoder']['conv_in']['kernel']
+  np.testing.assert_array_equal(first, frozen['vae']['params']['decoder']['conv_in']['kernel'])
+
+
 def _plain(fields):
   return {k: np.asarray(v).tolist() if isinstance(v, jax.Array) else v for k, v in fields.items()}
 

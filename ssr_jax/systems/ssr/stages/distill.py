@@ -56,6 +56,8 @@ class DistillStage(common.Perceptual, common.SSRStage):
       self.autoencoder = 'student_vae'
       self.trains = ('student', 'student_vae')
       guided = bool(config.model.student_vae.get('guided', False))
+      if config.distill.from_restored and not guided:
+        raise SSRError('config.distill.from_restored needs a guided decoder: set config.model.student_vae.guided')
       own = self.modules['vae'].clone(remat=self.modules['student'].remat, guided=guided)
       self.modules = {**self.modules, 'student_vae': own}
       self.measures = {'student_vae': ('scaling_factor',)}
@@ -70,14 +72,15 @@ class DistillStage(common.Perceptual, common.SSRStage):
     return params, stats, constants
 
   def prepare(self, ctx: StepContext, batch: common.Batch, inherited: bool) -> tuple[Tree, Tree]:
-    """Starts student and decoder with the teacher's weights."""
+    """Starts student and decoder with the teacher's weights; the decoder can start from the restored image instead."""
     del batch
     if inherited:
       return ctx.params, ctx.stats
     teacher = ctx.frozen['unet']
     params = {**ctx.params, 'student': {**ctx.params['student'], **teacher['params']}}
     if self.config.distill.decoder:
-      params['student_vae'] = {**ctx.params['student_vae'], **ctx.frozen['vae']['params']}
+      decoder = {**ctx.params['student_vae'], **ctx.frozen['vae']['params']}
+      params['student_vae'] = vae_lib.passing_guide(decoder) if self.config.distill.from_restored else decoder
     return params, {**ctx.stats, 'student': teacher['batch_stats']}
 
   def export(self, ctx: StepContext, batch: common.Batch) -> dict[str, dict[str, Any]]:

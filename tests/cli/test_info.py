@@ -123,6 +123,7 @@ def test_operations_are_those_of_each_call(capsys):
   assert result['unet'] == flops.count(maps, variables, steer) + 8 * each
 
 
+@pytest.mark.slow
 def test_a_models_numbers_are_those_of_its_files(capsys):
   found = _json(capsys, 'compact')
   directory = store.BUNDLED['compact']

@@ -55,6 +55,7 @@ def test_its_trunk_has_the_unets_names_and_shapes(fresh):
   assert shapes({name: fresh_control[name] for name in shared}) == shapes({n: unet['params'][n] for n in shared})
 
 
+@pytest.mark.slow
 def test_at_initialisation_it_adds_nothing_and_its_taps_are_the_unets_skips(fresh):
   unet, control = fresh
   module = UNet(**SIZES)

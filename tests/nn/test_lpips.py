@@ -67,6 +67,7 @@ def test_vectors_have_unit_length_and_a_finite_gradient_where_they_are_zero():
   np.testing.assert_array_equal(gradient[1], 0)
 
 
+@pytest.mark.slow
 def test_the_loss_has_a_finite_gradient_on_flat_images_too_and_none_to_its_own_weights(variables):
   # Biases so low that whole stages are silent.
   silent = jax.tree.map(lambda x: x - 5.0 if x.ndim == 1 else x, variables)

@@ -86,6 +86,7 @@ def test_comparison_notices_another_program(model):
   assert set(found['difference'].values()) == {float('inf')}
 
 
+@pytest.mark.slow
 def test_the_command_writes_only_what_it_has_checked(model, tiny_model_dir, tmp_path, capsys, monkeypatch):
   target = tmp_path / 'net.stablehlo'
   words = ['export-onnx', str(tiny_model_dir), str(target), '--size', '64x32', '--steps', '0']

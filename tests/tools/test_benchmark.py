@@ -34,6 +34,7 @@ def test_the_devices_own_memory_is_told_where_it_has_some(capsys, monkeypatch):
     assert heads.endswith('device MB') == shown == line.endswith('  3400')
 
 
+@pytest.mark.slow
 def test_the_number_of_steps_reaches_the_sampler(tiny_model_dir, capsys):
   arguments = ['--cases=sample', f'--model={tiny_model_dir}', '--side=16', '--repeat=1']
   assert benchmark.main([*arguments, '--steps=3']) == 0
@@ -72,6 +73,7 @@ def test_complaints_about_degradation():
   assert ['99 a second' in lines[0], '3.1 times' in lines[1]] == [True] * 2
 
 
+@pytest.mark.slow
 def test_the_train_case_times_the_step_of_a_stage(capsys):
   small = ['--set=train.batch_size=1', '--set=data.patch=32']
   arguments = ['--cases=train', '--configs=tiny', '--stages=nbsr', '--repeat=1', *small]

@@ -25,7 +25,10 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
   [
     (['CONTRIBUTING.md', 'tests/nn/test_vae.py'], []),
     (['tools/improve.py'], ['tests/test_improve.py']),
-    (['ssr_jax/nn/depth/dpt.py'], ['tests/golden/test_golden.py', 'tests/test_bundled.py']),
+    (
+      ['ssr_jax/nn/depth/dpt.py'],
+      ['tests/golden/test_golden.py', 'tests/test_bundled.py', 'tests/runtime/test_dtype.py'],
+    ),
     (['ssr_jax/nn_other.py'], []),  # a name that begins like a folder's
     (
       ['configs/tiny.py', 'ssr_jax/systems/ssr/svkr.py'],
@@ -34,7 +37,9 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
         'tests/test_bundled.py',
         'tests/runtime/test_given.py',
         'tests/runtime/test_restorer.py',
+        'tests/systems/ssr/test_amf.py',
         'tests/systems/ssr/test_generation_wiring.py',
+        'tests/systems/ssr/test_student_wiring.py',
         'tests/systems/ssr/test_svkr.py',
       ],
     ),

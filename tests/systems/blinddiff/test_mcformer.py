@@ -35,6 +35,7 @@ def _count(variables):
   return sum(x.size for x in jax.tree.leaves(variables['params']))
 
 
+@pytest.mark.slow
 def test_parameters_are_those_of_the_paper_and_of_restormer():
   """BlindDiff's 26.51 M (Figure 1), and Restormer's published 26,126,644 with its own depths."""
   for size, count in {'released': 26_509_267, 'full': 26_506_675, 'compact': 4_723_466}.items():

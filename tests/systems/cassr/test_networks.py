@@ -82,6 +82,7 @@ def test_at_initialisation_it_is_the_prior_bit_for_bit(fresh):
   np.testing.assert_array_equal(steered, alone)
 
 
+@pytest.mark.slow
 def test_at_initialisation_what_is_zero_has_a_gradient(fresh):
   """The output layers of attention and the zero convolutions, each kernel and bias."""
   modules, variables = fresh

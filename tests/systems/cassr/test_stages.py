@@ -185,6 +185,7 @@ def test_running_again_goes_on_exactly(run, photos, model_dir, tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_a_trained_part_joins_the_model_of_the_others(run, model_dir, tmp_path):
   shutil.copytree(model_dir, tmp_path / 'whole')
   format.copy_part(run / 'model', 'cassr', tmp_path / 'whole')

@@ -193,6 +193,7 @@ def test_bfloat16_keeps_parameters_and_statistics_in_float32():
   assert jax.eval_shape(module.apply, v, *inputs()).dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_full_and_compact_sizes():
   full = AMFUNet()
   z, t, c = inputs(b=1, size=64, lr_size=128)

@@ -43,3 +43,11 @@ def context(key=0, step=0, **trees):
   frozen['constants'] = {'nbsr': {'pca': jnp.eye(441, 15)}}
   frozen['nbsr'] = {'constants': {'pca': jnp.eye(441, 15)}}
   return stages.context(given['params'], given['stats'], frozen, jax.random.key(key), step)
+
+
+class Critic:
+  """Scores by brightness, with one weight; against that of the image beside it where there is one."""
+
+  def apply(self, variables, image):
+    beside = 2 * image[..., 3:].mean((1, 2, 3)) if image.shape[-1] == 6 else 1
+    return variables['params'] * image[..., :3].mean((1, 2, 3)) - beside

@@ -177,6 +177,7 @@ def test_what_the_guides_for_users_say_runs(name, tmp_path, monkeypatch, capfd):
   monkeypatch.chdir(tmp_path)
   monkeypatch.setenv('SSR_WEIGHTS', str(tmp_path / 'home'))
   photo = skimage.data.astronaut()
+  Image.fromarray(photo[:16, :16]).save('moving.gif', save_all=True, append_images=[Image.fromarray(photo[-16:, :16])])
   for file in ('photo.jpg', 'scan.tif', 'photos/b.jpg', 'more/a.png', 'hr/c.png'):
     pathlib.Path(file).parent.mkdir(exist_ok=True)
     size = 128 if file.startswith('hr') else 32

@@ -5,7 +5,6 @@ import dataclasses
 import os
 import pathlib
 import threading
-import types
 from typing import Any
 
 import numpy as np
@@ -162,10 +161,8 @@ class Visitor:
     job = upscaling.Job(source, target, folder / f'{source.stem}_figure.png')
     if any(output.kind == 'kernels' for output in model.system.outputs):
       options['trust'] = True
-    arguments = types.SimpleNamespace(
-      max_pixels=max_pixels, size=None, tile=None, quality=95, overwrite=True, no_metadata=False
-    )
-    upscaler = upscaling.Upscaler(model, arguments, options, upscaling.made_by(model, options))
+    settings = upscaling.Settings(max_pixels=max_pixels, overwrite=True)
+    upscaler = upscaling.Upscaler(model, settings, options, upscaling.made_by(model, options))
     work = upscaler.read(job)
     if work.banded:
       raise SSRError(f'{source.name}: too large for this page; `ssr upscale` takes images of any size')

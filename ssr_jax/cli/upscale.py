@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -89,6 +90,11 @@ def add(commands, common: argparse.ArgumentParser) -> None:
   up.add_argument(
     '--quality', type=int, default=95, metavar='Q', help='quality of JPEG, WebP and AVIF, 1 to 100 (default: 95)'
   )
+  up.add_argument(
+    '--frames',
+    action='store_true',
+    help='do animated images frame by frame, into an animated .png or .webp; without it they are refused',
+  )
   up.add_argument('--tile', type=int, metavar='N', help='largest LR side without tiling; smaller needs less memory')
   up.add_argument(
     '--max-pixels',
@@ -127,6 +133,8 @@ def _size(text: str) -> tuple[int, int]:
 def _upscale(arguments: argparse.Namespace) -> int:
   if arguments.scale is not None and arguments.size:
     raise SSRError('--scale and --size exclude each other; give one')
+  if arguments.frames and (arguments.figures or arguments.trust):
+    raise SSRError('--frames makes neither --figures nor --trust, which show one image; leave them out')
   if not 1 <= arguments.quality <= 100:
     raise SSRError(f'--quality {arguments.quality}: must be from 1 to 100')
   if not 1 <= arguments.jobs <= 64:
@@ -169,7 +177,8 @@ def _upscale(arguments: argparse.Namespace) -> int:
     bar.set_description(one_line(job.source.name[-24:]), refresh=False)
     bar.update(max(ends[job] - pixels[job] * (tiles - tiles_done) / tiles - bar.n, 0))
 
-  upscaler = upscaling.Upscaler(model, arguments, options, made_by)
+  settings = upscaling.Settings(**{f.name: getattr(arguments, f.name) for f in dataclasses.fields(upscaling.Settings)})
+  upscaler = upscaling.Upscaler(model, settings, options, made_by)
   begun = time.monotonic()  # images a second are those of a model that is loaded
   try:
     with bar:
@@ -291,8 +300,9 @@ def _trust_target(
     return lambda target: place
   if os.path.exists(place) and not os.path.isdir(place):
     raise SSRError(f'--trust {place}: not a folder; name a folder, or a file ending in .png')
-  flat = output is None or all(target == output for _, target in pairs)
-  return lambda target: place / ('.' if flat else target.relative_to(output).parent) / f'{target.stem}_trust.png'
+  if output is None or all(target == output for _, target in pairs):
+    return lambda target: place / f'{target.stem}_trust.png'
+  return lambda target: place / target.relative_to(output).parent / f'{target.stem}_trust.png'
 
 
 def _clash(job: Job, inputs: Mapping[tuple, pathlib.Path], taken: Mapping[tuple, Job]) -> str | None:

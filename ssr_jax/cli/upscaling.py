@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ssr_jax import systems
-from ssr_jax.image import io, transparency
+from ssr_jax.image import frames, io, transparency
 from ssr_jax.types import SSRError
 
 BANDED = 2**26
@@ -43,16 +43,31 @@ class Job:
     return {what: path for what, path in named.items() if path is not None}
 
 
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """Options of `ssr upscale` about files and memory, by their names there; see its help."""
+
+  max_pixels: int | None = None
+  size: tuple[int, int] | None = None
+  tile: int | None = None
+  quality: int = 95
+  overwrite: bool = False
+  no_metadata: bool = False
+  frames: bool = False
+
+
 @dataclasses.dataclass
 class Work:
   """An image on its way.
 
   Attributes:
     job: its files.
-    picture: what was read.
+    picture: what was read; of an animated file its first frame.
     size: (height, width) of the result.
     options: of `Restorer.sample`.
     banded: whether it runs in bands of rows.
+    moving: an animated file's frames, or None.
+    images: their results, [h, w, 3 or 4] uint8.
     result: of `Restorer.sample`; None before, and where the result was written in bands.
     alpha: the result's transparency, or None.
     trust: its map, of `runtime.trust`, or None.
@@ -67,6 +82,8 @@ class Work:
   size: tuple[int, int]
   options: dict[str, Any]
   banded: bool
+  moving: frames.Frames | None = None
+  images: list[np.ndarray] = dataclasses.field(default_factory=list)
   result: Any = None
   alpha: np.ndarray | None = None
   trust: np.ndarray | None = None
@@ -109,16 +126,16 @@ class Upscaler:
     written: number of results that are there.
   """
 
-  def __init__(self, model: Any, arguments: Any, options: dict[str, Any], made_by: str | None):
+  def __init__(self, model: Any, settings: Settings, options: dict[str, Any], made_by: str | None):
     """Stores its arguments.
 
     Args:
       model: of `runtime.load`.
-      arguments: of the command line.
+      settings: about files and memory.
       options: of `Restorer.sample`.
       made_by: what the results say of what made them, or None.
     """
-    self.model, self.arguments, self.options, self.made_by = model, arguments, dict(options), made_by
+    self.model, self.settings, self.options, self.made_by = model, settings, dict(options), made_by
     self.written, self._lock = 0, threading.Lock()
 
   def read(self, job: Job) -> Work:
@@ -127,18 +144,20 @@ class Upscaler:
 
     start = time.monotonic()
     options = dict(self.options)
-    scale = inputs.SCALES[1] if self.arguments.size else options.get('scale') or self.model.config['scale']
+    scale = inputs.SCALES[1] if self.settings.size else options.get('scale') or self.model.config['scale']
     most = int(BANDED / scale**2)
-    picture = io.read(job.source, max_pixels=self.arguments.max_pixels, banded=most)
+    moving = frames.read(job.source, self.settings.max_pixels, most) if self.settings.frames else None
+    picture = moving.pictures[0] if moving else io.read(job.source, self.settings.max_pixels, banded=most)
     lr = picture.rgb.shape[:2]
-    if self.arguments.size:
-      options['size'] = _fitted(lr, self.arguments.size)
+    if self.settings.size:
+      options['size'] = _fitted(lr, self.settings.size)
     size = self.model.result_size(lr, options.get('scale'), options.get('size'))
-    io.check_format(job.target, *size)  # fail before the model runs
+    (frames.check if moving else io.check_format)(job.target, *size)  # fail before the model runs
     banded = lr[0] * lr[1] > most
     if job.figure and banded:
       raise SSRError(f'{job.source}: too large for --figures, which show the whole image; leave that out')
-    return Work(job, picture, size, options, banded, notes=list(picture.notes), seconds=time.monotonic() - start)
+    notes, seconds = list(picture.notes), time.monotonic() - start
+    return Work(job, picture, size, options, banded, moving, notes=notes, seconds=seconds)
 
   def restore(self, work: Work, progress: Callable[[int, int], None]) -> None:
     """Runs the model, in the main thread; of a large image also writes the result, as it comes.
@@ -156,7 +175,7 @@ class Upscaler:
         if smaller is None:
           raise
       self.options['tile'] = work.options['tile'] = smaller
-    if 'tile' in self.options and not self.arguments.tile:
+    if 'tile' in self.options and not self.settings.tile:
       work.notes.append(f'tiles of {self.options["tile"]} pixels, for lack of memory; --tile chooses')
     work.seconds += time.monotonic() - start
 
@@ -164,7 +183,7 @@ class Upscaler:
     """The next smaller tile after an error that says that memory does not suffice; None where there is none."""
     from ssr_jax import runtime
 
-    if self.arguments.tile or not (isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)):
+    if self.settings.tile or not (isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)):
       return None
     now = self.options.get('tile', runtime.TILE)
     return next((tile for tile in (128, 64) if tile < now), None)
@@ -174,31 +193,54 @@ class Upscaler:
     if 'tile' in self.options:
       work.options['tile'] = self.options['tile']  # it may have been read before another image found too little memory
     of_alpha = self._options_of_alpha(work) if picture.alpha is not None else {}
-    if work.banded:
+    if work.moving:
+      self._restore_frames(work, work.moving, progress)
+    elif work.banded:
       self._restore_in_bands(work, of_alpha, progress)
     else:
       figures = work.job.figure is not None
       work.result = self.model.sample(picture.rgb, progress=progress, keep_kernels=figures, **work.options)
-      if picture.alpha is not None:
-        gray = transparency.Gray(picture.alpha)[:]
-        found = self.model.sample(gray, keep_kernels=False, **of_alpha).image[..., 0]
-        work.alpha = transparency.limited(found, 0, work.size, picture.alpha)
+      work.alpha = self._alpha(work, picture, of_alpha)
       work.trust = work.result.outputs.get('trust')
     if work.trust is not None:
       from ssr_jax.runtime import trust
 
       work.invented = trust.share(work.trust)
 
+  def _alpha(self, work: Work, picture: io.Picture, options: dict[str, Any]) -> np.ndarray | None:
+    """A result's transparency; None where the picture has none."""
+    if picture.alpha is None:
+      return None
+    gray = transparency.Gray(picture.alpha)[:]
+    found = self.model.sample(gray, keep_kernels=False, **options).image[..., 0]
+    return transparency.limited(found, 0, work.size, picture.alpha)
+
+  def _restore_frames(self, work: Work, moving: frames.Frames, progress: Callable[[int, int], None]) -> None:
+    """Each frame as if it were alone; all have the seed's noise, so that what stands still does not flicker."""
+    count, work.images = len(moving.pictures), []
+    translucent = any(picture.alpha is not None for picture in moving.pictures)
+    for i, picture in enumerate(moving.pictures):
+      of_frame = lambda done, total, i=i: progress(i * total + done, count * total)
+      image = self.model.sample(picture.rgb, progress=of_frame, keep_kernels=False, **work.options).image
+      if translucent:
+        alpha = self._alpha(work, picture, self._options_of_alpha(work))
+        image = np.dstack([image, np.full(work.size, 255, np.uint8) if alpha is None else alpha])
+      work.images.append(image)
+
   def write(self, work: Work) -> None:
     """Writes a result that has not been written yet; any thread may."""
     start = time.monotonic()
     sheets = self._sheets(work)  # drawn before anything is written, so that a failure writes no file
-    if work.result is not None:
+    if work.moving:
+      about = self._described(work.picture)
+      frames.write(work.job.target, work.images, work.moving, about, self.settings.quality, self.settings.overwrite)
+    elif work.result is not None:
       larger = dataclasses.replace(self._described(work.picture), rgb=work.result.image, alpha=work.alpha)
-      work.notes += io.write(work.job.target, larger, self.arguments.quality, replace=self.arguments.overwrite)
+      work.notes += io.write(work.job.target, larger, self.settings.quality, replace=self.settings.overwrite)
     for path, sheet in sheets.items():
-      io.write_bytes(path, sheet, replace=self.arguments.overwrite)
-    work.result = work.alpha = work.trust = work.small = None
+      io.write_bytes(path, sheet, replace=self.settings.overwrite)
+    work.result = work.alpha = work.trust = work.small = work.moving = None
+    work.images = []
     with self._lock:
       self.written += 1
     work.seconds += time.monotonic() - start
@@ -244,7 +286,7 @@ class Upscaler:
       limits = picture.alpha.again() if hasattr(picture.alpha, 'again') else picture.alpha
       bands = self.model.stream(transparency.Gray(picture.alpha), **of_alpha)
       alpha = runtime.Feed(band[answer][..., 0] for band in bands)
-    options = (self._described(picture), work.size, self.arguments.quality, self.arguments.overwrite)
+    options = (self._described(picture), work.size, self.settings.quality, self.settings.overwrite)
     with io.Writer(work.job.target, *options) as writer:
       for first in range(0, work.size[0], _ROWS):
         rows = colour.take(_ROWS)
@@ -258,7 +300,7 @@ class Upscaler:
   def _described(self, picture: io.Picture) -> io.Picture:
     """What a result holds beside its pixels."""
     picture = dataclasses.replace(picture, made_by=self.made_by)
-    return dataclasses.replace(picture, exif=None, xmp=None, dpi=None) if self.arguments.no_metadata else picture
+    return dataclasses.replace(picture, exif=None, xmp=None, dpi=None) if self.settings.no_metadata else picture
 
   def _options_of_alpha(self, work: Work) -> dict[str, Any]:
     """Those of the system's first variant, which invents the least: texture in transparency would be noise."""

@@ -35,8 +35,8 @@ WRITABLE = {
 _LONGEST = {'JPEG': 65500, 'WEBP': 16383, 'AVIF': 65536}
 _WIDTH, _HEIGHT = 256, 257  # TIFF's tags
 _BITS_HELD = {'PNG': 16, 'TIFF': 32}  # of a sample; the others hold 8
-__all__ = ['READABLE', 'WRITABLE', 'NewFile', 'Picture', 'Writer', 'check_format', 'convert', 'decode', 'read']
-__all__ += ['remove_unfinished', 'size', 'write', 'write_bytes']
+__all__ = ['READABLE', 'WRITABLE', 'NewFile', 'Picture', 'Writer', 'animated', 'check_format', 'convert', 'decode']
+__all__ += ['read', 'remove_unfinished', 'size', 'write', 'write_bytes']
 _GRAY = np.array([0.299, 0.587, 0.114], np.float32)  # any weights would do for an image that is gray up to rounding
 
 
@@ -241,6 +241,14 @@ def check_format(path: str | os.PathLike, height: int, width: int) -> str:
   return form
 
 
+def animated(image: Image.Image) -> bool:
+  """Whether an image that Pillow has opened has several frames.
+
+  A phone's MPO or HEIC file is a photo with a preview or other shots behind it, not an animation.
+  """
+  return bool(getattr(image, 'is_animated', False)) and image.format not in ('MPO', 'HEIF')
+
+
 def _read(source: str | os.PathLike | bytes, name: str, max_pixels: int | None, banded: int | None = None) -> Picture:
   try:
     with opening.opened(source, name, max_pixels) as image:
@@ -279,10 +287,9 @@ def _banded(image: Image.Image, path: Any, name: str) -> Picture | None:
 def _picture(image: Image.Image, name: str, max_pixels: int | None) -> Picture:
   """Decodes an image of Pillow's, upright."""
   opening.check_pixels(name, image.height, image.width, max_pixels)
-  # A phone's MPO or HEIC file is a photo with a preview or other shots behind it, not an animation.
-  if getattr(image, 'is_animated', False) and image.format not in ('MPO', 'HEIF'):
+  if animated(image):
     frames = getattr(image, 'n_frames', 'several')
-    raise SSRError(f'{name}: has {frames} frames; save one frame as a still image')
+    raise SSRError(f'{name}: has {frames} frames; save one as a still image, or use `ssr upscale --frames`')
   notes = []
   if image.mode == 'F' or (image.mode in ('RGB', 'RGBA', 'LA', 'CMYK') and deep.is_deep(image)):
     file = getattr(image, 'fp', None)

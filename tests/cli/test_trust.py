@@ -186,7 +186,7 @@ def test_a_large_image_is_measured_in_bands(tmp_path, monkeypatch):
   alpha = np.full(values.shape[:2], 200, np.uint8)
   Image.fromarray(np.dstack([values, alpha])).save(tmp_path / 'in.png')
   monkeypatch.setattr(upscaling, 'BANDED', 1600)
-  arguments = types.SimpleNamespace(max_pixels=None, size=None, tile=64, quality=95, overwrite=True, no_metadata=False)
+  arguments = upscaling.Settings(tile=64, overwrite=True)
   upscaler = upscaling.Upscaler(model, arguments, {'tile': 64, 'plant': True, 'trust': True}, None)
   job = upscaling.Job(tmp_path / 'in.png', tmp_path / 'out.png', trust=tmp_path / 'map.png')
   with jax.disable_jit():

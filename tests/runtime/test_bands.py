@@ -1,7 +1,6 @@
 """Images that run in bands of rows: the result is that of the whole image, and no band is larger than it must be."""
 
 import itertools
-import types
 
 import jax
 import numpy as np
@@ -185,7 +184,7 @@ def test_transparency_stays_within_its_neighbours():
 
 
 def _upscale(monkeypatch, source, target, banded, size=None, **options):
-  arguments = types.SimpleNamespace(max_pixels=None, size=size, tile=64, quality=95, overwrite=True, no_metadata=False)
+  arguments = upscaling.Settings(size=size, tile=64, overwrite=True)
   monkeypatch.setattr(upscaling, 'BANDED', 1600 if banded else 2**40)
   made_by = 'ssr_jax, some settings'
   upscaler = upscaling.Upscaler(_model(), arguments, {'tile': 64, **options}, made_by)
@@ -231,9 +230,7 @@ def test_a_figure_of_a_large_image_is_refused_before_the_model_runs(tmp_path, mo
   Image.fromarray(_lr(20, 30, np.uint8)).save(tmp_path / 'in.png')
   monkeypatch.setattr(upscaling, 'BANDED', 1600)
   monkeypatch.setattr(Restorer, 'stream', lambda *_, **__: pytest.fail('must not run'))
-  arguments = types.SimpleNamespace(
-    max_pixels=None, size=None, tile=None, quality=95, overwrite=True, no_metadata=False
-  )
+  arguments = upscaling.Settings(overwrite=True)
   upscaler = upscaling.Upscaler(_model(), arguments, {}, None)
   job = upscaling.Job(tmp_path / 'in.png', tmp_path / 'out.png', tmp_path / 'figure.png')
   ((_, error),) = upscaling.run(upscaler, [job], 1, lambda *_: None)
@@ -247,9 +244,7 @@ def test_too_little_memory_makes_smaller_tiles_unless_the_user_named_them(tmp_pa
   for name in ('a', 'b'):
     Image.fromarray(_lr(150, 70, np.uint8)).save(tmp_path / f'{name}.png')
   monkeypatch.setattr(upscaling, 'BANDED', 1600 if banded else 2**40)
-  arguments = types.SimpleNamespace(
-    max_pixels=None, size=None, tile=tile, quality=95, overwrite=True, no_metadata=False
-  )
+  arguments = upscaling.Settings(tile=tile, overwrite=True)
   model, calls = _model(), []
   restore = Painter.restore
 
@@ -284,9 +279,7 @@ def test_results_do_not_depend_on_what_is_read_and_written_beside(tmp_path, monk
     Image.fromarray(_lr(20 + i, 30, np.uint8)).save(tmp_path / f'{i}.png')
   (tmp_path / '5.png').write_bytes(b'no picture')
   monkeypatch.setattr(upscaling, 'BANDED', 16 * 29 * 30)  # some run in bands
-  arguments = types.SimpleNamespace(
-    max_pixels=None, size=None, tile=None, quality=95, overwrite=True, no_metadata=False
-  )
+  arguments = upscaling.Settings(overwrite=True)
   contents = []
   for threads in (1, 5):
     out = tmp_path / f'out{threads}'

@@ -371,9 +371,10 @@ def _save(path: pathlib.Path, values: dict[str, Any]) -> None:
 def _load(path: pathlib.Path) -> dict[str, Any] | None:
   """The content of a JSON file; None where there is none, or a damaged one."""
   try:
-    return json.loads(path.read_text())
-  except (OSError, ValueError):
+    found = json.loads(path.read_text())
+  except (OSError, ValueError, RecursionError):
     return None
+  return found if isinstance(found, dict) else None
 
 
 def _sha256(path: pathlib.Path) -> str | None:

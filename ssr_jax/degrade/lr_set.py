@@ -173,14 +173,17 @@ class LRSet:
 
 def read_manifest(path: str | os.PathLike) -> dict[str, Any]:
   """Reads a manifest. SSRError: not a manifest, or one of another format."""
+  data = opening.read_bytes(path)
   try:
-    manifest = json.loads(pathlib.Path(path).read_text())
+    manifest = json.loads(data)
     known = manifest['format']
     # A KeyError if one is absent.
-    _ = manifest['recipe']['name'], manifest['seed'], manifest['images'], manifest['versions']
-  except OSError as error:
-    raise SSRError(f'{path}: cannot be read ({error.strerror})') from error
-  except (ValueError, KeyError, TypeError) as error:
+    _ = manifest['recipe']['name'], manifest['seed'], dict(manifest['versions'])
+    for name, entry in manifest['images'].items():
+      parts = [entry[part]['file'] for part in ('lr', 'kernels', 'depth', 'hr') if part in entry or part == 'lr']
+      if not all(isinstance(text, str) for text in (entry['source']['sha256'], *parts)):
+        raise TypeError(name)
+  except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise SSRError(f'{path}: not the manifest of an LR set; give the manifest.json that `ssr degrade` wrote') from error
   if known != FORMAT:
     raise SSRError(f'{path}: format {known}, but this version reads {FORMAT}; use the version that wrote it')

@@ -87,12 +87,12 @@ class Ledger:
   def _take(self, number: int, line: bytes, settings: Mapping[str, str]) -> None:
     try:
       content = json.loads(line)
-      found = content['settings'] if number == 0 else None
+      found = dict(content['settings']) if number == 0 else None
       if number:
         index, recipe = content['case']
         rows = [{name: _decoded(name, value) for name, value in row.items()} for row in content['rows']]
         self.rows[int(index), str(recipe)] = rows
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
       raise SSRError(f'{self._path}: line {number + 1} is damaged; remove the file to start anew') from error
     if found is not None and found != settings:
       names = [name for name in {**settings, **found} if found.get(name) != settings.get(name)]

@@ -3,25 +3,28 @@
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import itertools
-import logging
 import pathlib
 import shutil
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from ssr_jax.training import distributed, manifest
+from ssr_jax.training import disk, distributed, manifest
 from ssr_jax.types import SSRError
 
 Tree = Any
 
 PREEMPTED = 75
 """Exit code of a run that was stopped and saved its state (EX_TEMPFAIL): run the same command again."""
+
+
+_PATIENCE = 10.0  # seconds for the other arrays' writers, once one has failed
 
 
 class Checkpoints:
@@ -49,7 +52,7 @@ class Checkpoints:
     self._latest: int | None = distributed.agreed(lambda: _set_aside(directory))
     self._unverified: int | None = None
     self._waiting = False
-    logging.getLogger('absl').addFilter(_not_told)
+    disk.tell_once()
     self._manager = ocp.CheckpointManager(
       directory,
       # This class deletes old checkpoints: orbax does it before anything has read the new one.
@@ -204,6 +207,10 @@ class Checkpoints:
     """Removes what a failed save has written, which takes up the room."""
     with contextlib.suppress(Exception):  # the failure is being told
       self._manager.wait_until_finished()
+    end = time.monotonic() + _PATIENCE
+    for thread in threading.enumerate():  # which the manager does not know where `save` itself failed
+      if type(thread).__module__.startswith('orbax.'):
+        threading.Thread.join(thread, max(0.0, end - time.monotonic()))  # its own would raise the thread's error
     if jax.process_index() == 0:
       for path in self._directory.glob('*.orbax-checkpoint-tmp*'):
         shutil.rmtree(path, ignore_errors=True)
@@ -215,7 +222,7 @@ class Checkpoints:
       yield
     except Exception as error:
       self._unverified = None
-      if not _no_room(error):
+      if not disk.no_room(error):
         raise
       self._withdraw()
       reason = ' '.join(str(error).split())[:200]
@@ -230,12 +237,6 @@ _opened: set[Checkpoints] = set()
 def busy() -> bool:
   """Whether this process is writing, verifying or deleting a checkpoint, which should not be cut short."""
   return any(store.busy for store in tuple(_opened))
-
-
-def _not_told(record: logging.LogRecord) -> bool:
-  """Whether a record of the writer's should be logged: not a full disk or Ctrl-C, which are told in one line."""
-  error = record.exc_info[1] if record.exc_info else None
-  return not (isinstance(error, KeyboardInterrupt) or _no_room(error))
 
 
 def _steps(directory: pathlib.Path) -> list[int]:
@@ -300,16 +301,6 @@ def _set_aside(directory: pathlib.Path) -> int | None:
 
 def _say(line: str) -> None:
   print(line, file=sys.stderr, flush=True)
-
-
-def _no_room(error: BaseException | None) -> bool:
-  """Whether a full disk, a quota or a size limit caused an error, which the writer wraps several times."""
-  words = ('no space left', 'disk quota', 'file too large', 'enospc', 'edquot', 'efbig', 'resource_exhausted')
-  while error is not None:
-    if any(word in str(error).lower() for word in words):
-      return True
-    error = error.__cause__ or error.__context__
-  return False
 
 
 def read_weights(run: pathlib.Path, step: int | None = None) -> tuple[dict[str, Any], dict[str, Any], int]:

@@ -13,6 +13,9 @@ from ssr_jax.training import distributed
 from ssr_jax.types import SSRError, one_line
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+FILES = ('config.json', 'scalars.jsonl', 'before.json', 'summary.json')
+FOLDERS = ('checkpoints', 'pictures', 'tensorboard', 'model')
+"""What a run writes into its workdir, besides the lock."""
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 """What flock says on a file system that has no locks, or whose server for them is away."""
 
@@ -26,12 +29,13 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
   train there at all otherwise, and the file still says who was there last.
 
   Raises:
-    SSRError: another process trains there, the workdir cannot be written, or its disk is full in the body of the
-      `with`.
+    SSRError: another process trains there, the workdir cannot be written, something that is no file of a run lies where
+      one should be, or the disk is full in the body of the `with`.
   """
   opened: list[int] = []
   try:
     distributed.agreed(lambda: opened.append(_take(workdir)))
+    distributed.agreed(lambda: _check_kinds(workdir))
     yield
   except OSError as error:
     if error.errno not in _FULL:
@@ -40,6 +44,14 @@ def held(workdir: pathlib.Path) -> Iterator[None]:
   finally:
     for descriptor in opened:
       os.close(descriptor)
+
+
+def _check_kinds(workdir: pathlib.Path) -> None:
+  """SSRError where a folder, a pipe or a device has the name of a file of a run: a pipe would be waited for."""
+  for names, fits, what in ((FILES, pathlib.Path.is_file, 'file'), (FOLDERS, pathlib.Path.is_dir, 'folder')):
+    for path in (workdir / name for name in names):
+      if os.path.lexists(path) and not fits(path):
+        raise SSRError(f'{path}: not a {what}, which a run writes there; move it away, or name another --workdir')
 
 
 def _take(workdir: pathlib.Path) -> int:

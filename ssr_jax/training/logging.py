@@ -9,6 +9,8 @@ import time
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ssr_jax.image import files
+
 
 class Scalars:
   """Scalars and pictures of a run: JSON lines {"step": ..., "name": value}, PNG files, and TensorBoard's events."""
@@ -21,9 +23,9 @@ class Scalars:
     self._pictures = workdir / 'pictures'
     self._pictures.mkdir(parents=True, exist_ok=True)
     if self._path.exists():
-      lines = self._path.read_text().splitlines()
-      lines = [line for line in lines if _whole(line) and json.loads(line)['step'] <= start]
-      self._path.write_text(''.join(line + '\n' for line in lines))
+      lines = self._path.read_bytes().split(b'\n')
+      kept = [line + b'\n' for line in lines if (figures(line) or {}).get('step', start + 1) <= start]
+      files.write_bytes(self._path, b''.join(kept))
     self._events = SummaryWriter(str(workdir / 'tensorboard'), purge_step=start + 1 if start else None)
 
   def write(self, step: int, values: Mapping[str, float], prefix: str = '') -> None:
@@ -54,12 +56,14 @@ class Nothing:
   picture = close = write
 
 
-def _whole(line: str) -> bool:
-  """Whether a line is complete: a killed process may have written only its beginning."""
+def figures(line: bytes) -> dict[str, float] | None:
+  """{name: number} of a line of JSON; None where it is damaged, such as one that a killed process did not finish."""
   try:
-    return isinstance(json.loads(line), dict)
-  except json.JSONDecodeError:
-    return False
+    found = json.loads(line)
+  except (ValueError, RecursionError):
+    return None
+  whole = isinstance(found, dict) and all(isinstance(value, int | float) for value in found.values())
+  return found if whole else None
 
 
 def image_grid(columns: Mapping[str, np.ndarray], rows: int = 4) -> Image.Image:

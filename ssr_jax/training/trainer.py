@@ -16,6 +16,7 @@ import numpy as np
 
 from ssr_jax import xla
 from ssr_jax.data import loader
+from ssr_jax.image import files
 from ssr_jax.systems.base import Stage, Tree
 from ssr_jax.training import (
   checkpoint,
@@ -147,7 +148,7 @@ class Run:
     settings, workdir = self.config.train, self.workdir
     if self.is_primary:
       workdir.mkdir(parents=True, exist_ok=True)
-      (workdir / 'config.json').write_text(self.config.to_json_best_effort(indent=2) + '\n')
+      _write(workdir / 'config.json', self.config.to_json_best_effort(indent=2))
       photos = len(self.data.photos)
       where = f'{parameters:,} parameters from {self.start.origin}; {photos} photos; step {self.first_step}'
       print(f'{self.config.stage}: {where}', flush=True)
@@ -180,9 +181,11 @@ class Run:
       before = self.validate()
       self.scalars.write(0, before, 'validation/')
     elif self.resumed and file.exists():
-      before = json.loads(file.read_text())
+      before = logging.figures(file.read_bytes())
+      if before is None and self.is_primary:
+        print(f'{file}: damaged; not compared with the weights that the run started from', file=sys.stderr, flush=True)
     if before and self.is_primary:
-      file.write_text(json.dumps(before) + '\n')
+      _write(file, json.dumps(before))
       print('before: ' + _words(before), flush=True)
     return before
 
@@ -337,13 +340,17 @@ class Run:
     self.store.close()
     if self.is_primary:
       export.write(checkpoint.collect(params, stats, self.constants, parts), about, self.workdir / 'model')
-      (self.workdir / 'summary.json').write_text(json.dumps(summary, indent=2) + '\n')
+      _write(self.workdir / 'summary.json', json.dumps(summary, indent=2))
       print(json.dumps(summary))
 
 
 def _due(step: int, last: bool, fresh: bool, every: int) -> bool:
   """Whether an action is due that runs every `every` steps and after the last one."""
   return not fresh and (last or step % every == 0)
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+  files.write_bytes(path, f'{text}\n'.encode())
 
 
 def _words(values: Mapping[str, float]) -> str:

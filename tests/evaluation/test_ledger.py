@@ -167,3 +167,7 @@ def test_a_damaged_file_and_a_second_run_are_one_clear_line(tmp_path):
   (tmp_path / FILE).write_bytes((tmp_path / FILE).read_bytes().replace(b'"case"', b'"cas'))
   with pytest.raises(SSRError, match='line 2 is damaged; remove the file to start anew'):
     Ledger(tmp_path, {})
+  for line in (b'{"settings": [1]}', b'{"settings": null}', b'{}', b'[]', b'[' * 10**5, b'\xff'):
+    (tmp_path / FILE).write_bytes(line + b'\n')
+    with pytest.raises(SSRError, match='line 1 is damaged; remove the file to start anew'):
+      Ledger(tmp_path, {})

@@ -1,5 +1,6 @@
 """`ssr upscale` on folders with pipes, devices, loops of links and many files: it never waits, loops or grows."""
 
+import json
 import os
 import pathlib
 import signal
@@ -104,6 +105,50 @@ def test_a_file_that_becomes_a_pipe_is_refused(ssr, tmp_path, monkeypatch):
   monkeypatch.setattr(runtime, 'load', replace)
   code, _, lines = ssr(photo, '-o', tmp_path / 'out')
   assert code == 1 and len(lines) == 1 and 'a pipe or a device' in lines[0]
+
+
+_MANIFEST = {
+  'format': 1,
+  'recipe': {'name': 'smooth/no_noise'},
+  'seed': 0,
+  'versions': {},
+  'images': {'a.png': {'source': {'sha256': 'x'}, 'lr': {'file': 'lr/a.png'}}},
+}
+
+
+@pytest.mark.parametrize(
+  'change',
+  [
+    {'images': []},
+    {'images': {'a.png': None}},
+    {'images': {'a.png': {'source': {}, 'lr': {'file': 'a'}}}},
+    {'images': {'a.png': {'source': {'sha256': 'x'}, 'lr': 7}}},
+    {'images': {'a.png': {'source': {'sha256': 'x'}}}},
+    {'recipe': 'smooth'},
+    {'versions': 7},
+    None,
+  ],
+)
+def test_a_damaged_manifest_of_degrade_is_one_line(tmp_path, capsys, change):
+  """Of a set that goes on, and of one that is made again."""
+  photo, out = _photo(tmp_path / 'a.png'), tmp_path / 'out'
+  out.mkdir()
+  (out / 'manifest.json').write_text('[' * 10**5 if change is None else json.dumps(_MANIFEST | change))
+  for options in (
+    ['--recipe', 'smooth/no_noise', '-o', out],
+    ['--remake', out / 'manifest.json', '-o', tmp_path / 'b'],
+  ):
+    assert cli.main(['degrade', str(photo), *map(str, options)]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and 'manifest.json: not the manifest of an LR set' in lines[0]
+
+
+def test_a_pipe_for_a_manifest_is_not_waited_for(tmp_path, capsys):
+  os.mkfifo(tmp_path / 'pipe.json')
+  code = cli.main(
+    ['degrade', str(_photo(tmp_path / 'a.png')), '-o', str(tmp_path), '--remake', f'{tmp_path}/pipe.json']
+  )
+  assert code == 2 and 'pipe.json: a pipe or a device' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('jobs', [1, 4])

@@ -5,6 +5,7 @@ import errno
 import fcntl
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from skimage import data
 from configs import common, tiny
 from ssr_jax import systems
 from ssr_jax.data import sources
-from ssr_jax.training import fields, lock, resume, trainer
+from ssr_jax.training import fields, lock, logging, resume, trainer
 from ssr_jax.types import SSRError
 from tests.systems.toy import config as toy_config
 from tests.systems.toy import network
@@ -129,6 +130,41 @@ def test_a_full_disk_is_one_line_wherever_it_shows(tmp_path):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), 'scalars.jsonl')
   with pytest.raises(FileNotFoundError), lock.held(tmp_path):  # other errors are what they are
     (tmp_path / 'nothing').read_bytes()
+
+
+@pytest.mark.parametrize('name', [*lock.FILES, *lock.FOLDERS, 'lock'])
+def test_what_is_no_file_of_a_run_is_not_waited_for_or_written_to(name, tmp_path):
+  """A pipe, and a folder for a file or a file for a folder; `FILES` and `FOLDERS` are all that a run writes, below."""
+  other = (lambda path: path.write_text('mine')) if name in lock.FOLDERS else pathlib.Path.mkdir
+  for make in (os.mkfifo, other):
+    place = tmp_path / make.__name__
+    place.mkdir()
+    make(place / name)
+    with pytest.raises(SSRError, match=rf'({name}: not a|cannot be written).*name another') as caught, lock.held(place):
+      pytest.fail('it is used')
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize('line', [b'{}', b'[1]', b'{"step": "x"}', b'\xff\xfe', b'[' * 10**5, b'{"step": 1', b'', b'7'])
+def test_a_damaged_line_of_the_scalars_is_dropped(line, tmp_path):
+  whole = [b'{"step": 1, "psnr": NaN}', b'{"step": 2, "psnr": 30.5}']
+  (tmp_path / 'scalars.jsonl').write_bytes(b'\n'.join([whole[0], line, whole[1], b'{"step": 3}', b'{"st']))
+  logging.Scalars(tmp_path, 2).close()
+  assert (tmp_path / 'scalars.jsonl').read_bytes().split(b'\n') == [*whole, b'']
+  assert not list(tmp_path.glob('.*'))
+
+
+def test_scalars_are_whole_at_every_moment(tmp_path, monkeypatch):
+  """A full disk while they are written anew."""
+  (tmp_path / 'scalars.jsonl').write_text('{"step": 1}\n{"step": 9}\n')
+
+  def full(*unused):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+  monkeypatch.setattr(os, 'fsync', full)
+  with pytest.raises(SSRError, match='scalars.jsonl: cannot be written .No space left'):
+    logging.Scalars(tmp_path, 1)
+  assert (tmp_path / 'scalars.jsonl').read_text() == '{"step": 1}\n{"step": 9}\n'
 
 
 # -- Fields ------------------------------------------------------------------------------------------------------------
@@ -316,7 +352,11 @@ def test_ctrl_c_during_a_save_leaves_whole_checkpoints_and_the_run_goes_on(photo
   assert [p.name for p in (place / 'checkpoints').iterdir()] == ['2']
   with pytest.raises(SSRError, match=r'data.holdout=3 \(was 2\)'):
     trainer.train(_config(photos, **fields_, data__holdout=3), str(place))
+  (place / 'before.json').write_text('{"psnr": ')  # a damaged one does not stop the run
   capsys.readouterr()
   assert trainer.train(_config(photos, **fields_ | {'train__steps': 4}), str(place)) == 0
-  assert 'goes on with train.steps=4 (was 3)' in capsys.readouterr().out
+  out, err = capsys.readouterr()
+  assert 'goes on with train.steps=4 (was 3)' in out and f'{place}/before.json: damaged; not compared with' in err
+  assert json.loads((place / 'summary.json').read_text())['before'] is None
+  assert {path.name for path in place.iterdir()} == {'lock', *lock.FILES, *lock.FOLDERS}
   assert '"step 2: train.steps=4 (was 3)"' in (place / 'model' / 'model.json').read_text()

@@ -6,13 +6,14 @@ import resource
 import signal
 import subprocess
 import sys
+import types
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssr_jax.training import checkpoint
+from ssr_jax.training import checkpoint, disk
 from ssr_jax.types import SSRError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -70,14 +71,17 @@ import jax.numpy as jnp
 import numpy as np
 from ssr_jax.training import checkpoint
 from ssr_jax.types import SSRError
+count, limit = int(sys.argv[2]), int(sys.argv[3])
 store = checkpoint.Checkpoints(pathlib.Path(sys.argv[1]), 2, 'psnr', True)
-noise = jnp.asarray(np.random.default_rng(0).normal(size=(1 << 18,)), jnp.float32)  # 1 MB that does not compress
-store.save(1, {'w': noise}, {}, {}, {})
+# 1 MB that does not compress, in so many arrays: each one fails
+noise = {f'w{i}': jnp.asarray(np.random.default_rng(i).normal(size=((1 << 18) // count,)), jnp.float32)
+         for i in range(count)}
+store.save(1, noise, {}, {}, {})
 store.wait()
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 try:
-  store.save(2, {'w': noise + 1}, {}, {}, {})
+  store.save(2, {name: array + 1 for name, array in noise.items()}, {}, {}, {})
   store.wait()
 except SSRError as error:
   print(error)
@@ -87,17 +91,34 @@ except SSRError as error:
 @pytest.mark.skipif(
   not hasattr(resource, 'RLIMIT_FSIZE') or not hasattr(signal, 'SIGXFSZ'), reason='no file size limit'
 )
-def test_a_full_disk_is_one_line_and_keeps_the_last_good_one(tmp_path):
+@pytest.mark.parametrize('count, limit', [(1, 100_000), (64, 1_000), (64, 10_000)])
+def test_a_full_disk_is_one_line_and_keeps_the_last_good_one(tmp_path, count, limit):
   """A limit on the size of files stands for the full disk: the same system call fails, for a like reason."""
   env = {**os.environ, 'PYTHONPATH': str(ROOT)}
-  done = subprocess.run([sys.executable, '-c', _FULL, str(tmp_path / 'c')], capture_output=True, text=True, env=env)
+  done = subprocess.run(
+    [sys.executable, '-c', _FULL, str(tmp_path / 'c'), str(count), str(limit)], capture_output=True, text=True, env=env
+  )
   assert 'could not be written' in done.stdout and 'step 1 is the last good one' in done.stdout, done.stderr[-2000:]
-  assert 'Traceback' not in done.stderr and [p.name for p in (tmp_path / 'c').iterdir()] == ['1']
+  assert 'Traceback' not in done.stderr and 'Error' not in done.stderr, done.stderr[-2000:]
+  assert [p.name for p in (tmp_path / 'c').iterdir()] == ['1']
   store = _open(tmp_path / 'c')
   assert store.latest() == 1
-  state, *_ = store.restore(1, {'w': jax.ShapeDtypeStruct((1 << 18,), jnp.float32)}, {})
-  np.testing.assert_array_equal(state['w'], np.random.default_rng(0).normal(size=(1 << 18,)).astype(np.float32))
+  size = (1 << 18) // count
+  state, *_ = store.restore(1, {f'w{i}': jax.ShapeDtypeStruct((size,), jnp.float32) for i in range(count)}, {})
+  for i in range(count):
+    np.testing.assert_array_equal(state[f'w{i}'], np.random.default_rng(i).normal(size=size).astype(np.float32))
   store.close()
+
+
+def test_other_errors_in_callbacks_are_told(monkeypatch):
+  told = []
+  monkeypatch.setattr(sys, 'unraisablehook', told.append)
+  disk.tell_once()
+  disk.tell_once()
+  kept = [RuntimeError('another'), ValueError('Event loop is closed')]
+  for error in (kept[0], RuntimeError('Event loop is closed'), kept[1]):
+    sys.unraisablehook(types.SimpleNamespace(exc_value=error))
+  assert [found.exc_value for found in told] == kept
 
 
 def test_sigterm_is_a_mark_that_the_loop_reads():

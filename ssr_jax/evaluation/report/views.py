@@ -144,7 +144,7 @@ def read(folder: pathlib.Path, rows: Sequence[Mapping[str, Any]] = ()) -> Views:
     if any(view.kind not in _KINDS or pathlib.PurePath(view.file).name != view.file for view in views):
       raise ValueError('a view of an unknown kind, or outside the folder')
     return Views(str(index['image']), str(index['recipe']), size, shown, folder, views, rows)  # pyright: ignore[reportArgumentType]  (two sides each)
-  except (OSError, ValueError, KeyError, TypeError) as error:
+  except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
     raise SSRError(f'{folder / INDEX}: cannot be read ({error}); delete {folder} and evaluate again') from error
 
 

@@ -18,7 +18,15 @@ _STEP = ('configs/common.py', 'configs/ssr', 'configs/tiny.py', 'ssr_jax/trainin
 
 # Every stage on every mesh takes long, so it is asked for by what splits a step alone.
 GUARDS = {
-  'tests/golden/test_golden.py': (*_NETWORKS, *_STEP, 'ssr_jax/degrade', 'ssr_jax/image', 'tests/golden'),
+  'tests/golden/test_golden.py': (
+    *_NETWORKS,
+    *_STEP,
+    'configs/compact.py',
+    'ssr_jax/degrade',
+    'ssr_jax/image',
+    'ssr_jax/weights/bundled',
+    'tests/golden',
+  ),
   'tests/training/test_sharding.py': ('ssr_jax/training/sharding.py', 'ssr_jax/training/state.py'),
   'tests/training/test_processes.py': ('ssr_jax/data/loader.py', 'ssr_jax/training'),
   'tests/training/test_train.py': ('ssr_jax/data/loader.py', 'ssr_jax/systems/ssr/stages', 'ssr_jax/training'),

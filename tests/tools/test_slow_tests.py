@@ -27,6 +27,7 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
     (['tools/improve.py'], ['tests/test_improve.py']),
     (['ssr_jax/nn/depth/dpt.py'], ['tests/golden/test_golden.py']),
     (['ssr_jax/nn_other.py'], []),  # a name that begins like a folder's
+    (['ssr_jax/weights/bundled/model.json'], ['tests/golden/test_golden.py']),
     (['configs/tiny.py', 'ssr_jax/systems/ssr/core.py'], ['tests/golden/test_golden.py']),
     (
       ['ssr_jax/training/sharding.py'],

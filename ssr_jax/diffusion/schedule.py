@@ -80,13 +80,6 @@ class Schedule:
     alpha, sigma = self._like(z_t, t)
     return (z_t - sigma * prediction) / alpha if self.prediction == 'eps' else alpha * z_t - sigma * prediction
 
-  def to_eps(
-    self, prediction: Float[Array, ' b *rest'], z_t: Float[Array, ' b *rest'], t: Steps
-  ) -> Float[Array, ' b *rest']:
-    """Noise that a prediction [b, ...] at z_t [b, ...], t [b] implies."""
-    alpha, sigma = self._like(z_t, t)
-    return prediction if self.prediction == 'eps' else alpha * prediction + sigma * z_t
-
   def _like(self, z: ArrayLike, t: Steps) -> tuple[Array, Array]:
     """Coefficients that broadcast against z [b, ...]."""
     shape = jnp.shape(t) + (1,) * (z.ndim - jnp.ndim(t)) if jnp.ndim(t) else ()

@@ -15,8 +15,6 @@ DIV2K = Set('DIV2K-val', 'div2k-val', ('realesrgan',), "Real-ESRGAN's chain; the
 DREALSR = Set('DRealSR', 'drealsr-crops', note='centre crops of 128x128, as in the paper')
 REALSR = Set('RealSR', 'realsr-crops', note='centre crops of 128x128, as in the paper')
 
-_NONE = (None, None)  # PSNR and SSIM
-
 
 def _rows(title: str, *rows: tuple[str, tuple[float | None, ...]]) -> dict[tuple[str, str], Values]:
   return {(title, name): (*values, *[None] * (len(METRICS) - len(values))) for name, values in rows}

@@ -50,6 +50,21 @@ def test_a_perfect_predictor_of_a_point_recovers_it(name, steps):
 
 
 @pytest.mark.parametrize('name', SAMPLERS)
+def test_a_correction_sees_the_predicted_clean_latent_and_its_step_and_its_result_is_followed(name):
+  other, seen = TARGET[::-1] - 2, []
+
+  def correct(x0, t):
+    seen.append((x0, t))
+    return other
+
+  z = sample(point(S), S, KEYS, latent=TARGET + 1, steps=3, start=0.4, sampler=name, correct=correct, unroll=True)
+  np.testing.assert_allclose(z, other, atol=2e-4)
+  for (x0, t), step in zip(seen, S.timesteps(3, 0.4), strict=True):
+    np.testing.assert_allclose(x0, TARGET, atol=2e-3)
+    np.testing.assert_array_equal(t, np.full(3, step))
+
+
+@pytest.mark.parametrize('name', SAMPLERS)
 def test_v_and_eps_give_the_same_image(name):
   v = Schedule(prediction='v')
   a = sample(gaussian(S), S, KEYS, shape=SHAPE, steps=6, sampler=name)

@@ -1,10 +1,12 @@
 """What the golden test pins: sampling, the first loss and the first step of each stage, as dictionaries of numbers.
 
-python -m tests.golden.programs            # writes tests/golden/outputs.npz anew
+python -m tests.golden.programs                            # writes tests/golden/outputs.npz anew
+python -m tests.golden.programs --only compact/step/vae    # this case of it; the other numbers stay, to the bit
 python -m tests.golden.programs FILE.npz   # writes another file, to compare two versions of the code to the bit
 """
 
-from collections.abc import Iterator
+import argparse
+from collections.abc import Iterator, Sequence
 import importlib
 import pathlib
 import sys
@@ -51,16 +53,22 @@ def sample(model: str, how: str) -> dict[str, np.ndarray]:
   return {key: np.asarray(value)[::5, ::5, ::7] for key, value in found.items()}
 
 
-def step(size: str, stage: str, model: str, moves: bool) -> dict[str, np.ndarray]:
-  """Scalars of a stage's first loss and of its validation; or also of its first step, and norms after two."""
-  from ssr_jax import xla
-  from ssr_jax.training import sharding, stages
-  from ssr_jax.training import state as state_lib
+def begun(size: str, stage: str, model: str, **fields):
+  """A stage before its first step: its config and the stage, a batch of two photos, parameters, statistics, frozen.
+
+  Args:
+    size: a file of configs/.
+    stage: of SSR.
+    model: where the frozen parts come from.
+    **fields: of the config's section `train`.
+  """
+  from ssr_jax.training import stages
   from ssr_jax.weights import store
 
   config = importlib.import_module(f'configs.{size}').get_config(stage)
   config.parts_from = model
   config.train.warmup = 1
+  config.train.update(fields)
   built = stages.build(config)
   side = config.data.patch = 64
   photo = skimage.data.coffee()
@@ -75,6 +83,16 @@ def step(size: str, stage: str, model: str, moves: bool) -> dict[str, np.ndarray
   frozen = dict(store.load_model(model, parts=built.needs).variables) if built.needs else {}
   frozen['constants'] = constants
   params, stats = built.prepare(stages.context(params, stats, frozen), batch, False)
+  return config, built, batch, params, stats, frozen
+
+
+def step(size: str, stage: str, model: str, moves: bool) -> dict[str, np.ndarray]:
+  """Scalars of a stage's first loss and of its validation; or also of its first step, and norms after two."""
+  from ssr_jax import xla
+  from ssr_jax.training import sharding, stages
+  from ssr_jax.training import state as state_lib
+
+  config, built, batch, params, stats, frozen = begun(size, stage, model)
   found = {}
   context = stages.context(params, stats, frozen, jax.random.key(1))
   if not moves:
@@ -98,17 +116,25 @@ def step(size: str, stage: str, model: str, moves: bool) -> dict[str, np.ndarray
   return {key: np.asarray(value) for key, value in found.items()}
 
 
-def main() -> None:
-  """Writes every case's outputs."""
+def main(arguments: Sequence[str] | None = None) -> None:
+  """Writes the cases' outputs."""
   sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
   from tests import conftest
 
-  target = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else OUTPUTS
+  parser = argparse.ArgumentParser(description=__doc__.split('\n')[0])
+  parser.add_argument('file', nargs='?', type=pathlib.Path, default=OUTPUTS)
+  parser.add_argument('--only', action='append', choices=list(names()), metavar='CASE', help='may be given again')
+  options = parser.parse_args(arguments)
+  found = {}
+  if options.only:
+    with np.load(options.file) as stored:
+      found = {key: x for key, x in stored.items() if key.split(':')[0] not in options.only}
   with tempfile.TemporaryDirectory() as directory:
     model = conftest.write_tiny_model(pathlib.Path(directory) / 'tiny')
-    found = {f'{name}:{key}': x for name in names() for key, x in run(name, model).items()}
-  np.savez_compressed(target, **found)
-  print(f'{len(found)} arrays, {sum(x.size for x in found.values())} numbers: {target}')
+    for name in options.only or names():
+      found |= {f'{name}:{key}': x for key, x in run(name, model).items()}
+  np.savez_compressed(options.file, **found)
+  print(f'{len(found)} arrays, {sum(x.size for x in found.values())} numbers: {options.file}')
 
 
 if __name__ == '__main__':

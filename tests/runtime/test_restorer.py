@@ -1,4 +1,4 @@
-"""The pipeline with a tiny random model: shapes, types, sizes, seeds, tiles, compilation."""
+"""The restorer with a tiny random model: shapes, types, sizes, seeds, tiles, compilation."""
 
 import shutil
 
@@ -51,8 +51,8 @@ def test_result_has_the_inputs_dtype_and_rank(model, dtype, batched):
     assert result.image.min() >= 0 and result.image.max() <= 1
 
 
-def test_restored_is_svkr_on_the_padded_image(model):
-  """Independent of the pipeline: Algorithm 1 by hand on the reflected image."""
+def test_restored_is_algorithm_1_by_hand(model):
+  """With the model's networks, but none of the code between them."""
   lr = _photo(32, 32).astype(np.float32) / 255  # a size of the bucket: nothing is padded
   apply = {part: model.modules[part].apply for part in ('depth', 'dkenet', 'nbsr')}
   image = resize.upscale(jnp.asarray(lr)[None], 4)

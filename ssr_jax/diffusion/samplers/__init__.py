@@ -60,7 +60,7 @@ def sample(
     start: fraction of the schedule to begin at, in (0, 1]; below 1 only with a latent.
     noise: factor of the noise that is added to the latent; a student may use 0.
     sampler: a key of SAMPLERS.
-    **options: of that sampler: spacing, clip, eta, unroll.
+    **options: of that sampler: spacing, clip, eta, correct, unroll.
 
   Returns:
     [b, h, w, c] float32.

@@ -22,8 +22,6 @@ from ssr_jax.types import Array, Float
 Modules = Mapping[str, Any]
 Variables = Mapping[str, Any]
 
-ENLARGEMENTS = ('antialiased', 'torch')
-"""How u is made. Both are bicubic: with a = -0.5 as MATLAB's and Pillow's, or -0.75 as the released weights saw it."""
 OPERATORS = ('estimated', 'bicubic', 'true')
 _UNIT = 12288  # values of an LR image of 64 x 64 pixels
 _FLOOR = 1e-12  # under a square root, whose gradient at 0 is not finite
@@ -36,7 +34,8 @@ class Domain:
   Attributes:
     residual: x is gain * (image - u) instead of the image; noise then covers the detail alone.
     gain: of the residual, which brings its deviation nearer to that of noise.
-    up: how the LR image is enlarged to u, one of `ENLARGEMENTS`.
+    up: how the LR image is enlarged to u, bicubically: 'antialiased' with a = -0.5 as MATLAB and Pillow do it, 'torch'
+      with -0.75 as the released weights saw it.
     down: how the blurred image is reduced, one of `blur.REDUCTIONS`.
     scale: s.
   """

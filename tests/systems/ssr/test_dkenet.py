@@ -65,18 +65,41 @@ def test_estimates_are_distributions_at_any_size(size):
   assert float(kernels.min()) >= 0
 
 
-def test_depth_reaches_the_estimate_and_far_pixels_do_not():
-  """The receptive field is local (MANet's point), and depth conditions the estimate."""
+def _steered_by(variables, levels, depth_features):
+  """The variables with the weights of the depth's features at zero in every SFT of the image branch but these."""
+
+  def leaf(path, x):
+    names = [entry.key for entry in path]
+    if 'sft' not in names or names[-1] != 'kernel' or not any(name in names for name in ('mul_1', 'add_1')):
+      return x
+    level = int(next(name for name in names if name.startswith('image_block_'))[-1])
+    channels = depth_features * (2 if level == 2 else 1)  # the middle level is the coarse one
+    return x if level in levels else x.at[:, :, -channels:].set(0)
+
+  return jax.tree_util.tree_map_with_path(leaf, variables)
+
+
+def test_depth_steers_the_estimate_at_each_level_and_far_pixels_do_not_reach_it():
+  """Another depth moves the logits by a share of their spread, by each SFT alone; the receptive field is MANet's."""
   module = DKENet(features=8, depth_features=4)
   rng = np.random.default_rng(0)
   lr = jnp.asarray(rng.random((1, 64, 64, 3)), jnp.float32)
   depth = jnp.asarray(rng.random((1, 64, 64, 1)), jnp.float32)
   v = jax.jit(module.init)(jax.random.key(1), lr, depth)
   run = jax.jit(module.apply)
+
+  def moved(levels):
+    steered = _steered_by(v, levels, 4)
+    one, other = (jnp.log(run(steered, lr, d)) for d in (depth, depth[:, ::-1]))
+    return float(jnp.abs(one - other).mean() / one.std((1, 2)).mean())
+
+  assert moved(()) == 0
+  shares = {level: moved((level,)) for level in (1, 2, 3)}
+  assert min(shares.values()) > 0.02, shares
   base = run(v, lr, depth)
-  assert float(jnp.abs(run(v, lr, depth[:, ::-1]) - base).max()) > 1e-7
   far = run(v, lr.at[:, :20].set(0.5), depth)
   np.testing.assert_allclose(far[:, 44:], base[:, 44:], atol=1e-7)
+  assert float(jnp.abs(jnp.log(far[:, :20]) - jnp.log(base[:, :20])).mean()) > 0.01
   with pytest.raises(ValueError, match='depth must be'):
     module.apply(v, lr, None)
 

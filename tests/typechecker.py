@@ -7,7 +7,14 @@ import beartype
 CHECKED = ('ssr_jax.image', 'ssr_jax.diffusion', 'ssr_jax.metrics')
 """Modules and packages whose calls are checked in every run: arguments and results, shapes included."""
 
-ALSO = ('ssr_jax.degrade', 'ssr_jax.nn', 'ssr_jax.runtime', 'ssr_jax.systems.ssr.core')
+ALSO = (
+  'ssr_jax.degrade',
+  'ssr_jax.nn',
+  'ssr_jax.runtime',
+  'ssr_jax.systems.blinddiff.core',
+  'ssr_jax.systems.cassr.core',
+  'ssr_jax.systems.ssr.core',
+)
 """Checked too with SSR_TYPECHECK=all."""
 
 _check = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))  # an int will do for a float

@@ -67,6 +67,7 @@ GUARDS = {
   'tests/tools/test_compile_for.py': ('ssr_jax/training/compiled.py', 'ssr_jax/xla.py', 'tools/compile_for.py'),
   'tests/tools/test_crops.py': ('tools/crops.py',),
   'tests/training/test_distill.py': ('ssr_jax/nn/discriminator.py', 'ssr_jax/systems/ssr/stages'),
+  'tests/training/test_learning.py': (*_NETWORKS, *_STEP),
   'tests/training/test_processes.py': ('ssr_jax/data/loader.py', 'ssr_jax/training'),
   'tests/training/test_sharding.py': ('ssr_jax/training/sharding.py', 'ssr_jax/training/state.py'),
   'tests/training/test_stages.py': ('ssr_jax/systems/ssr/stages',),

@@ -19,7 +19,7 @@ from ssr_jax.degrade.recipes import Recipe
 from ssr_jax.image import blur
 from ssr_jax.image import jpeg as jpeg_lib
 from ssr_jax.image import kernels as kernel_lib
-from ssr_jax.types import Array, SSRError
+from ssr_jax.types import Array, Bool, Float, SSRError
 
 _FieldAndDraws = tuple[fields.Field, dict[str, Array]]
 
@@ -61,7 +61,9 @@ class Degraded(flax.struct.PyTreeNode):
   draws: dict[str, Array]
 
 
-def kernel_field(key: Array, recipe: Recipe, height: int, width: int, depth: Array | None = None) -> fields.Field:
+def kernel_field(
+  key: Array, recipe: Recipe, height: int, width: int, depth: Float[Array, 'h w'] | None = None
+) -> fields.Field:
   """Draws the field of one image.
 
   Args:
@@ -123,7 +125,13 @@ def _draw_field(
   return (lambda1, lambda2, theta), draws | {'kind': kinds[choice]}
 
 
-def degrade(key: Array, hr: Array, recipe: Recipe, depth: Array | None = None, known: Array | None = None) -> Degraded:
+def degrade(
+  key: Array,
+  hr: Float[Array, 'b H W 3'],
+  recipe: Recipe,
+  depth: Float[Array, 'b h w *one'] | None = None,
+  known: Bool[Array, ' b'] | None = None,
+) -> Degraded:
   """Degrades a batch; image i depends only on key i.
 
   Args:
@@ -224,7 +232,7 @@ def _fields(keys: Array, hr: Array, recipe: Recipe, depth: Array | None, known: 
   return jax.vmap(lambda k, d, real: _draw_field(k, recipe, h, w, d, real))(keys, depth, known)
 
 
-def from_field(keys: Array, hr: Array, recipe: Recipe, field: fields.Field) -> Degraded:
+def from_field(keys: Array, hr: Float[Array, 'b H W 3'], recipe: Recipe, field: fields.Field) -> Degraded:
   """Eq. 1 with a given field: blur, then noise and JPEG as the recipe's mode says.
 
   Args:

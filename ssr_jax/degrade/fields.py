@@ -10,9 +10,9 @@ import re
 import jax
 import jax.numpy as jnp
 
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float
 
-Field = tuple[Array, Array, Array]
+Field = tuple[Float[Array, '*b h w'], Float[Array, '*b h w'], Float[Array, '*b h w']]
 Eigenvalues = tuple[Array | float, Array | float]
 """(low, high): a range of variances, HR pixels squared."""
 
@@ -23,7 +23,7 @@ _BLOCK = 40  # HR pixels, side of the blocks of MANet's test modes.
 _SHORTEST_PERIOD = 12.0  # LR pixels, least distance between the nodes of a smooth field.
 
 
-def smooth_noise(key: Array, height: int, width: int, period: Array | float) -> Array:
+def smooth_noise(key: Array, height: int, width: int, period: Array | float) -> Float[Array, '{height} {width}']:
   """Value noise in [0, 1]: uniform draws at the nodes of a lattice, interpolated with a smooth step.
 
   Args:
@@ -113,12 +113,12 @@ def motion(key: Array, height: int, width: int, eigenvalues: Eigenvalues, period
   return lambda1, jnp.full((height, width), low), jnp.arctan2(dy, dx)
 
 
-def motion_strength(key: Array) -> Array:
+def motion_strength(key: Array) -> Float[Array, '']:
   """The factor with which `motion` multiplies the variance along the motion."""
   return jax.random.uniform(key, (), minval=0.5, maxval=1.5)
 
 
-def defocus(key: Array, depth: Array, eigenvalues: Eigenvalues) -> Field:
+def defocus(key: Array, depth: Float[Array, 'h w'], eigenvalues: Eigenvalues) -> Field:
   """Depth-dependent defocus: a thin lens' circle of confusion, c ~ |1/d - 1/d_focus| on inverse depth.
 
   The focus is drawn between the scene's smallest and largest inverse depth. The aperture is drawn so that the variance
@@ -139,7 +139,7 @@ def defocus(key: Array, depth: Array, eigenvalues: Eigenvalues) -> Field:
   return variance, variance, jnp.zeros_like(variance)
 
 
-def lens(key: Array, depth: Array, eigenvalues: Eigenvalues) -> tuple[Array, Array]:
+def lens(key: Array, depth: Float[Array, 'h w'], eigenvalues: Eigenvalues) -> tuple[Float[Array, ''], Float[Array, '']]:
   """What `defocus` draws: the inverse depth in focus, and the variance of the most blurred part."""
   low, high = eigenvalues
   k1, k2 = jax.random.split(key)
@@ -148,7 +148,7 @@ def lens(key: Array, depth: Array, eigenvalues: Eigenvalues) -> tuple[Array, Arr
 
 
 def depth_motion(
-  key: Array, depth: Array, eigenvalues: Eigenvalues, period: Array | float
+  key: Array, depth: Float[Array, 'h w'], eigenvalues: Eigenvalues, period: Array | float
 ) -> tuple[Field, dict[str, Array]]:
   """Defocus followed by motion jitter: the covariances of the two Gaussians add.
 

@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssr_jax.image import colour
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +108,9 @@ def draw(key: Array, camera: Camera = CAMERA) -> dict[str, Array]:
   return draws | {'quality': jnp.where(coded, jnp.round(quality), 0.0)}
 
 
-def apply(keys: Array, image: Array, draws: dict[str, Array]) -> tuple[Array, Array]:
+def apply(
+  keys: Array, image: Float[Array, 'b h w 3'], draws: dict[str, Array]
+) -> tuple[Float[Array, 'b h w 3'], Float[Array, ' b']]:
   """Runs the steps before JPEG.
 
   Args:
@@ -136,7 +138,7 @@ def _apply(key: Array, image: Array, d: dict[str, Array]) -> tuple[Array, Array]
   return jnp.round(jnp.clip(out, 0, 1) * 255) / 255, rms
 
 
-def sensor_noise(key: Array, linear: Array, draws: dict[str, Array]) -> Array:
+def sensor_noise(key: Array, linear: Float[Array, 'h w 3'], draws: dict[str, Array]) -> Float[Array, 'h w 3']:
   """Shot and read noise of a Bayer sensor after bilinear demosaicking.
 
   Each pixel has the noise of the one colour that the sensor measures there; the other two are averages over neighbours,
@@ -167,7 +169,9 @@ def sensor_noise(key: Array, linear: Array, draws: dict[str, Array]) -> Array:
   return at(0, 0) + cross * (0.25 + 0.25 * diagonal) + corners * 0.25 * diagonal
 
 
-def chroma_noise(key: Array, size: tuple[int, int], deviation: Array, radius: Array) -> Array:
+def chroma_noise(
+  key: Array, size: tuple[int, int], deviation: Float[Array, ''], radius: Float[Array, '']
+) -> Float[Array, 'h w 3']:
   """Low-frequency colour noise with constant luma, like the blotches that denoisers leave.
 
   Args:
@@ -185,7 +189,7 @@ def chroma_noise(key: Array, size: tuple[int, int], deviation: Array, radius: Ar
   return jnp.stack([1.402 * cr, -0.344136 * cb - 0.714136 * cr, 1.772 * cb], -1)  # BT.601
 
 
-def bilateral(image: Array, range_sigma: Array) -> Array:
+def bilateral(image: Float[Array, 'h w 3'], range_sigma: Float[Array, '']) -> Float[Array, 'h w 3']:
   """Bilateral filter over 5x5 pixels whose weights compare the luma, so that colour is smoothed most.
 
   Args:
@@ -210,7 +214,9 @@ def bilateral(image: Array, range_sigma: Array) -> Array:
   return total / norm
 
 
-def unsharp_mask(image: Array, radius: Array, amount: Array) -> Array:
+def unsharp_mask(
+  image: Float[Array, 'h w 3'], radius: Float[Array, ''], amount: Float[Array, '']
+) -> Float[Array, 'h w 3']:
   """Adds `amount` times the luma's difference from its Gaussian blur to each channel.
 
   Args:

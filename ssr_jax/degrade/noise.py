@@ -8,14 +8,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Bool, Float, Int
 
 _EXACT_BELOW = 4.0  # Poisson rates; above, a Cornish-Fisher expansion finds the count
 _TERMS = 20  # P(X >= 20) at rate 4 is 1e-8, below what a float32 uniform resolves
 _GRAY = (0.299, 0.587, 0.114)
 
 
-def noise(key: Array, image: Array, inside: Array, gaussian: Array, level: Array, gray: Array) -> Array:
+def noise(
+  key: Array,
+  image: Float[Array, '3 H W'],
+  inside: Bool[Array, 'H W'],
+  gaussian: Bool[Array, ''],
+  level: Float[Array, ''],
+  gray: Bool[Array, ''],
+) -> Float[Array, '3 H W']:
   """Noise for one image, not added to it.
 
   Poisson noise follows the published chain: the image is rounded to 8 bits and counted in units of 1/n, n being the
@@ -45,7 +52,9 @@ def noise(key: Array, image: Array, inside: Array, gaussian: Array, level: Array
   return jnp.where(gaussian, level * normal, level * (counts / units - rounded / 255))
 
 
-def poisson(uniform: Array, normal: Array, rate: Array) -> Array:
+def poisson(
+  uniform: Float[Array, '*shape'], normal: Float[Array, '*shape'], rate: Float[Array, '*#shape']
+) -> Float[Array, '*shape']:
   """Poisson variates by inversion: the smallest count whose distribution function reaches `uniform`.
 
   Below a rate of 4 by summing the probabilities; above by the Cornish-Fisher expansion to third order, corrected for a
@@ -74,7 +83,7 @@ def poisson(uniform: Array, normal: Array, rate: Array) -> Array:
   return jnp.where(rate < _EXACT_BELOW, count, jnp.maximum(jnp.round(expanded), 0))
 
 
-def distinct_levels(levels: Array, inside: Array) -> Array:
+def distinct_levels(levels: Int[Array, 'c H W'], inside: Bool[Array, 'H W']) -> Int[Array, '']:
   """How many of the values 0 to 255 occur in [c, H, W] int32 where inside [H, W]; a scalar, at least 1."""
   zero = np.uint32(0)
   levels = levels.astype(jnp.uint32)

@@ -18,7 +18,7 @@ from ssr_jax.degrade import noise as noise_lib
 from ssr_jax.image import blur, resize, sharpen
 from ssr_jax.image import jpeg as jpeg_lib
 from ssr_jax.image import kernels as kernel_lib
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Bool, Float
 
 KINDS = ('iso', 'aniso', 'generalized_iso', 'generalized_aniso', 'plateau_iso', 'plateau_aniso', 'sinc', 'none')
 """Kinds of kernel; draws hold their index."""
@@ -159,12 +159,8 @@ def kernels(draws: dict[str, Array]) -> dict[str, Array]:
 
 
 def effective_field(
-  draws: dict[str, Array],
-  chain: Chain,
-  size: tuple[int, int],
-  scale: int,
-  eigenvalues: tuple[float, float],
-) -> tuple[Array, Array, Array]:
+  draws: dict[str, Array], chain: Chain, size: tuple[int, int], scale: int, eigenvalues: tuple[float, float]
+) -> tuple[Float[Array, ' b'], Float[Array, ' b'], Float[Array, ' b']]:
   """The Gaussian blur that a chain amounts to, as a field of one value for each image.
 
   Covariances of filters in a row add. Those of both blurs are measured on their taps, those of the three resizes on
@@ -213,8 +209,8 @@ def effective_field(
 
 
 def apply_where(
-  wanted: Array, key: Array, hr: Array, chain: Chain, scale: int, draws: dict[str, Array]
-) -> tuple[Array, Array]:
+  wanted: Bool[Array, ' b'], key: Array, hr: Float[Array, 'b H W 3'], chain: Chain, scale: int, draws: dict[str, Array]
+) -> tuple[Float[Array, 'b h w 3'], Float[Array, ' b']]:
   """`apply` for some images of a batch, the others being 0.
 
   On a CPU the images are taken one by one and the others cost nothing. An accelerator runs the chain on the whole
@@ -254,7 +250,9 @@ def apply_where(
   return jax.lax.platform_dependent(wanted, key, hr, draws, cpu=one_by_one, default=whole)
 
 
-def apply(key: Array, hr: Array, chain: Chain, scale: int, draws: dict[str, Array]) -> tuple[Array, Array, Array]:
+def apply(
+  key: Array, hr: Float[Array, 'b H W 3'], chain: Chain, scale: int, draws: dict[str, Array]
+) -> tuple[Float[Array, 'b h w 3'], Float[Array, 'b H W 3'], Float[Array, ' b']]:
   """Runs the chain.
 
   Args:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from ssr_jax.image import kernels as kernel_lib
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def parse(field: str) -> Blur | None:
   return dataclasses.replace(blur, sigma=(sigma, sigma))
 
 
-def draw(key: Array, blur: Blur) -> tuple[Array, dict[str, Array]]:
+def draw(key: Array, blur: Blur) -> tuple[Float[Array, ' taps'], dict[str, Float[Array, '']]]:
   """One kernel.
 
   Returns:

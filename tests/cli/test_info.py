@@ -90,7 +90,7 @@ def test_full_sizes_have_the_published_parameters(size, base, capsys):
 
 
 def test_operations_are_those_of_each_call(capsys):
-  """SVKR of three rounds calls depth and DKENet four times and NBSR three times; the UNet runs once a step."""
+  """SVKR of three rounds calls depth, DKENet and NBSR three times; the UNet runs once a step."""
   found = _json(capsys, 'ssr', '--size', 'tiny')['sizes']['tiny']['restoring']
   fields = systems.get('ssr').sizes['tiny']
   lr = jnp.zeros((1, 128, 128, 3))
@@ -101,8 +101,8 @@ def test_operations_are_those_of_each_call(capsys):
     return flops.count(lambda v, *a: module.apply(v, *a, method=method), variables, *inputs)
 
   restored = found['restored']['flops']
-  assert restored['depth'] == 4 * one('depth', jnp.zeros((1, 32, 32, 3)))
-  assert restored['dkenet'] == 4 * one('dkenet', lr, jnp.zeros((1, 128, 128, 1)))
+  assert restored['depth'] == 3 * one('depth', jnp.zeros((1, 32, 32, 3)))
+  assert restored['dkenet'] == 3 * one('dkenet', lr, jnp.zeros((1, 128, 128, 1)))
   assert restored['nbsr'] == 3 * one('nbsr', lr, jnp.zeros((1, 128, 128, 441)))
   assert set(restored) == {'depth', 'dkenet', 'nbsr', 'other'} and found['restored']['options']['steps'] == 0
   result = found['result']['flops']

@@ -27,7 +27,12 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
     (['tools/improve.py'], ['tests/test_improve.py']),
     (
       ['ssr_jax/nn/depth/dpt.py'],
-      ['tests/golden/test_golden.py', 'tests/test_bundled.py', 'tests/runtime/test_dtype.py'],
+      [
+        'tests/golden/test_golden.py',
+        'tests/test_bundled.py',
+        'tests/runtime/test_dtype.py',
+        'tests/training/test_learning.py',
+      ],
     ),
     (['ssr_jax/nn_other.py'], []),  # a name that begins like a folder's
     (['ssr_jax/weights/bundled/model.json'], ['tests/golden/test_golden.py', 'tests/test_bundled.py']),
@@ -42,6 +47,7 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
         'tests/systems/ssr/test_generation_wiring.py',
         'tests/systems/ssr/test_student_wiring.py',
         'tests/systems/ssr/test_svkr.py',
+        'tests/training/test_learning.py',
       ],
     ),
     (

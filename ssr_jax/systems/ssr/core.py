@@ -138,7 +138,7 @@ def refine(
     return svkr(estimate_depth, estimate_kernels, restore, lr, **options)
   if iterations:  # unrolled, so that each round takes the next of the given depths
     options |= {'iterations': len(depths), 'unroll': True}
-  given = iter([depths[0], *depths])
+  given = iter(depths)
   return svkr(lambda image: next(given), estimate_kernels, restore, lr, **options)
 
 

@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 
 from ssr_jax.image.resize import upscale
 from ssr_jax.types import Array
 
 RULES = ('algorithm1', 'eq2')
+
+Kept = tuple[Array, Array, Array]
 
 
 @flax.struct.dataclass
@@ -71,28 +74,31 @@ def svkr(
   if iterations < 0:
     raise ValueError(f'SVKR iterations must be 0 or more; got {iterations}')
   image = upscale(lr, scale)
-  depth = estimate_depth(image)
-  first = estimate_kernels(lr, depth)
   if iterations == 0:
-    return SVKR(depth=depth, kernels=first, image=image)
+    depth = estimate_depth(image)
+    return SVKR(depth=depth, kernels=estimate_kernels(lr, depth), image=image)
 
-  def step(carry, _):
-    _, kernels, image, newer, older = carry
+  def refined(image: Array, kept: Kept, first: bool | Array) -> tuple[Array, Array, Kept]:
+    """D, I and (K, the newest estimate, the one before) of the next round."""
     depth = estimate_depth(image)
     estimate = estimate_kernels(lr, depth)
-    if rule == 'algorithm1':
-      kernels = gamma * estimate + (1 - gamma) * kernels
-    else:
-      kernels = gamma * newer + (1 - gamma) * older
-      newer, older = estimate, newer
-    return (depth, kernels, restore(lr, kernels), newer, older), None
+    kernels, newer, older = kept
+    new, old = (estimate, kernels) if rule == 'algorithm1' else (newer, older)
+    kernels = gamma * new + (1 - gamma) * old
+    # The first round sees the image of the initial estimate: all three are that estimate, which is not made twice.
+    kernels, newer, older = (jnp.where(first, estimate, x) for x in (kernels, estimate, newer))
+    return depth, restore(lr, kernels), (kernels, newer, older)
 
-  # Under 'algorithm1' the last two entries of the carry are not read, and XLA drops them.
-  carry = (depth, first, image, first, first)
   if unroll is True:
-    for _ in range(iterations):
-      carry, _ = step(carry, None)
-  else:
-    carry, _ = jax.lax.scan(step, carry, length=iterations, unroll=unroll)
-  depth, kernels, image, _, _ = carry
-  return SVKR(depth=depth, kernels=kernels, image=image)
+    depth, kept = image, (jnp.zeros(()),) * 3  # not used by the first round
+    for t in range(iterations):
+      depth, image, kept = refined(image, kept, t == 0)
+    return SVKR(depth=depth, kernels=kept[0], image=image)
+
+  # Under 'algorithm1' the last two of what is kept are not used, and XLA drops them.
+  seen = jax.eval_shape(estimate_depth, image)
+  depth, estimate = (jnp.zeros(x.shape, x.dtype) for x in (seen, jax.eval_shape(estimate_kernels, lr, seen)))
+  step = lambda carry, t: (refined(*carry[1:], t == 0), None)
+  carry = (depth, image, (estimate,) * 3)
+  (depth, image, kept), _ = jax.lax.scan(step, carry, jnp.arange(iterations), unroll=unroll)
+  return SVKR(depth=depth, kernels=kept[0], image=image)

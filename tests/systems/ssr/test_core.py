@@ -96,8 +96,7 @@ def test_dkenet_sees_the_depth_of_the_restored_image_at_lr_size():
   modules, lr = _modules(), _photo()
   refined = core.refine(modules, VARIABLES, lr, iterations=2, unroll=True)
   depths = [arguments[1] for _, _, arguments, _ in modules['dkenet'].seen]
-  bicubic, again, restored = depths  # of the bicubic image twice, then of the first restored one
-  np.testing.assert_array_equal(bicubic, again)
+  bicubic, restored = depths  # of the bicubic image, then of the first restored one
   np.testing.assert_allclose(bicubic, lr.mean(-1, keepdims=True), atol=0.03)
   assert np.abs(np.asarray(restored) - np.asarray(bicubic)).mean() > 0.02
   kernels = 0.9 * restored + 0.1 * bicubic
@@ -115,13 +114,12 @@ def test_a_tile_with_the_wholes_depths_is_the_crop_of_the_whole(iterations, rule
   spied.apply = lambda v, image, seen=seen: seen.append(image.mean(-1, keepdims=True)) or seen[-1]
   options = {'iterations': iterations, 'rule': rule, 'gamma': 0.7, 'unroll': True}
   whole = core.refine(whole_modules, VARIABLES, lr, window=_window(24, 32), **options)
-  depths = seen[:1] if iterations == 0 else seen[1:]
   y, x = 8, 12
   # An NBSR without the field's mean, which a tile cannot know.
   for m in (whole_modules, modules):
     m['nbsr'] = Spy(__call__=lambda lr, kernels: 0.9 * resize_lib.upscale(lr, 4))
   tile = core.refine(
-    modules, VARIABLES, lr[:, y : y + 16, x : x + 16], window=_window(24, 32, y, x), depths=depths, **options
+    modules, VARIABLES, lr[:, y : y + 16, x : x + 16], window=_window(24, 32, y, x), depths=seen, **options
   )
   np.testing.assert_allclose(tile.kernels, whole.kernels[:, y : y + 16, x : x + 16], atol=1e-6)
   np.testing.assert_array_equal(tile.depth, whole.depth)
@@ -159,13 +157,14 @@ def _refined(h=16, w=24):
 def test_conditions_are_the_code_the_depth_the_lr_image_and_its_latent():
   lr, refined = _photo(), _refined()
   basis = jax.random.normal(jax.random.key(4), (441, 15))
-  steer = core.conditions({'nbsr': {'constants': {'pca': basis}}}, lr, refined.kernels, refined.depth, 'its latent')
+  latent = jax.random.normal(jax.random.key(5), (1, 16, 24, 4))
+  steer = core.conditions({'nbsr': {'constants': {'pca': basis}}}, lr, refined.kernels, refined.depth, latent)
   code = np.asarray(refined.kernels, np.float64) @ np.asarray(basis, np.float64)
   np.testing.assert_allclose(steer.kernel_code, code, atol=1e-5)
   np.testing.assert_allclose(steer.depth, jax.image.resize(refined.depth, (1, 16, 24, 1), 'linear'), atol=1e-6)
-  assert steer.lr is lr and steer.lr_latent == 'its latent'
+  assert steer.lr is lr and steer.lr_latent is latent
   window = _window(32, 48, 7, 5)
-  tile = core.conditions({'nbsr': {'constants': {'pca': basis}}}, lr, refined.kernels, refined.depth, None, window)
+  tile = core.conditions({'nbsr': {'constants': {'pca': basis}}}, lr, refined.kernels, refined.depth, latent, window)
   whole = jax.image.resize(refined.depth, (1, 32, 48, 1), 'linear')
   np.testing.assert_allclose(tile.depth, whole[:, 7:23, 5:29], atol=1e-6)
 
@@ -181,9 +180,10 @@ def test_training_sees_the_latent_of_the_lr_image_and_not_of_the_restored_one():
 def test_the_autoencoder_sees_images_in_their_range_and_whose_it_is():
   modules = _modules() | {'student_vae': Spy(to_latents=lambda image, key: 2 * image, from_latents=lambda z: 3 * z)}
   image = jnp.array([-0.5, 0.25, 1.5]).reshape(1, 1, 1, 3)
-  found = core.encode(modules, VARIABLES | {'student_vae': 'own'}, image, 'key', 'student_vae')
+  key = jax.random.key(0)
+  found = core.encode(modules, VARIABLES | {'student_vae': 'own'}, image, key, 'student_vae')
   np.testing.assert_allclose(found, 2 * np.array([0, 0.25, 1]).reshape(1, 1, 1, 3))
-  assert modules['student_vae'].seen[0][0] == 'own' and modules['student_vae'].seen[0][2][1] == 'key'
+  assert modules['student_vae'].seen[0][0] == 'own' and modules['student_vae'].seen[0][2][1] is key
   # A decoder's overshoot stays: the colour fix comes before the clip.
   np.testing.assert_allclose(core.decode(modules, VARIABLES | {'student_vae': 'own'}, image, 'student_vae'), 3 * image)
 

@@ -71,8 +71,10 @@ class Settings:
         'a,b' or ('a,b',); a recipe may also be (field, mode).
 
     Raises:
-      SSRError: an unknown metric, or seeds that are no numbers.
+      SSRError: an unknown metric, a negative number of pictures, or seeds that are no numbers.
     """
+    if fields.pictures < 0:
+      raise SSRError(f'eval.pictures={fields.pictures}: must be a number of images, or 0 for none')
     recipes = [recipe if isinstance(recipe, str) else '/'.join(recipe) for recipe in _as_list(fields.recipes)]
     return cls(
       dataset=fields.dataset,

@@ -17,7 +17,7 @@ import zipfile
 import numpy as np
 from scipy import ndimage, special
 
-from ssr_jax.image import io
+from ssr_jax.image import io, opening
 from ssr_jax.metrics.base import Inputs, Metric
 from ssr_jax.types import ArrayLike, SSRError, one_line
 
@@ -85,12 +85,12 @@ def load_pristine(path: str | os.PathLike) -> Pristine:
     SSRError: the file does not exist, or is not a pristine model.
   """
   try:
-    with np.load(path) as file:
+    with np.load(iolib.BytesIO(opening.read_bytes(path))) as file:
       mean, covariance, window = (
         file[key].astype(np.float64) for key in ('mu_pris_param', 'cov_pris_param', 'gaussian_window')
       )
       name = str(file['name']) if 'name' in file else pathlib.Path(path).stem
-  except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+  except (OSError, EOFError, KeyError, TypeError, ValueError, SSRError, zipfile.BadZipFile) as error:
     raise SSRError(
       f'{os.fspath(path)}: no pristine model of NIQE '
       f'(.npz with mu_pris_param, cov_pris_param, gaussian_window): {error}'

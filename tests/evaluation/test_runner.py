@@ -288,6 +288,7 @@ def test_one_bad_image_costs_no_other_and_any_name_is_written(photos, tmp_path):
     (dict(recipes=()), 'eval.recipes is empty'),
     (dict(dataset='folder:absent'), 'absent is not a folder'),
     (dict(limit=-3), 'eval.limit=-3: must be a number of photos'),
+    (dict(pictures=-3), 'eval.pictures=-3: must be a number of images'),
     (dict(metrics=('niqe',), niqe_params='absent.npz'), 'no pristine model'),
     (dict(sampling={'step': 3}), "eval.sampling: unknown 'step'; known: steps"),
     (dict(models=('bicubic,result',)), "'result' needs the part vae, unet, which model 'double' lacks"),

@@ -1,5 +1,7 @@
 """NIQE against published values, and its parts against other formulations."""
 
+import os
+
 import numpy as np
 import pytest
 from scipy import ndimage, stats
@@ -130,6 +132,9 @@ def test_bytes_and_floats_agree_and_flat_blocks_are_left_out(pristine):
 def test_a_file_that_is_no_model_is_one_clear_line(tmp_path):
   with pytest.raises(SSRError, match='absent.npz: no pristine model'):
     niqe_lib.load_pristine(tmp_path / 'absent.npz')
+  os.mkfifo(tmp_path / 'pipe.npz')
+  with pytest.raises(SSRError, match='pipe.npz: no pristine model.*: a pipe or a device'):  # and it is not waited for
+    niqe_lib.load_pristine(tmp_path / 'pipe.npz')
   (tmp_path / 'text.npz').write_text('not an archive')
   with pytest.raises(SSRError, match='no pristine model'):
     niqe_lib.load_pristine(tmp_path / 'text.npz')

@@ -1,11 +1,10 @@
-"""Atomic, asynchronous checkpoints with orbax, and stopping on preemption."""
+"""Atomic, asynchronous checkpoints with orbax."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 import contextlib
 import itertools
 import pathlib
 import shutil
-import signal
 import sys
 import threading
 import time
@@ -15,14 +14,10 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from ssr_jax.training import disk, distributed, manifest
+from ssr_jax.training import disk, distributed, manifest, signals
 from ssr_jax.types import SSRError
 
 Tree = Any
-
-PREEMPTED = 75
-"""Exit code of a run that was stopped and saved its state (EX_TEMPFAIL): run the same command again."""
-
 
 _PATIENCE = 10.0  # seconds for the other arrays' writers, once one has failed
 
@@ -111,7 +106,7 @@ class Checkpoints:
       **{manifest.NAME: ocp.args.JsonSave(facts)},
     )
     self._unverified = step
-    with self._one_line_errors():
+    with signals.uninterrupted(), self._one_line_errors():
       self._manager.save(step, args=arguments)
 
   def restore(self, step: int, state: Tree, constants: Tree) -> tuple[Tree, Tree, dict[str, Any], dict[str, Any]]:
@@ -356,36 +351,3 @@ def collect(params: Tree, stats: Tree, constants: Tree, parts) -> dict[str, Any]
     }
     for part in parts
   }
-
-
-class Preemption:
-  """Detects preemption: SIGTERM on this process or on any process of the run.
-
-  Use as a context. The signal only sets a flag; the loop asks `reached` between steps, saves and exits with
-  `PREEMPTED`.
-  """
-
-  def __init__(self):
-    self._asked = False
-    self._former: Callable | int | None = None
-
-  def __enter__(self) -> 'Preemption':
-    # With several processes jax's coordination service handles the signal and agrees on a step for all of them.
-    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-      self._former = signal.signal(signal.SIGTERM, self._mark)
-    return self
-
-  def __exit__(self, *unused) -> None:
-    if self._former is not None:
-      signal.signal(signal.SIGTERM, self._former)
-
-  def _mark(self, *unused) -> None:
-    self._asked = True
-
-  def reached(self, step: int) -> bool:
-    """Whether to save and stop before this step; the same on all processes."""
-    if jax.process_count() > 1:
-      from jax.experimental import multihost_utils
-
-      return multihost_utils.reached_preemption_sync_point(step)
-    return self._asked

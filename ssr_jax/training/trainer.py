@@ -30,6 +30,7 @@ from ssr_jax.training import (
   manifest,
   resume,
   sharding,
+  signals,
   stages,
 )
 from ssr_jax.training import state as state_lib
@@ -38,7 +39,7 @@ from ssr_jax.types import SSRError
 
 
 def train(config: Any, workdir: str) -> int:
-  """Trains one stage; returns the exit code: 0, or `checkpoint.PREEMPTED` if it was stopped by a signal.
+  """Trains one stage; returns the exit code: 0, or `signals.PREEMPTED` if it was stopped by a signal.
 
   Args:
     config: an ml_collections config with the fields of `configs.common.base`.
@@ -67,7 +68,7 @@ def train(config: Any, workdir: str) -> int:
     try:
       # -- Loop --------------------------------------------------------------------------------------------------------
       if not run.loop():
-        return checkpoint.PREEMPTED
+        return signals.PREEMPTED
 
       # -- Export ------------------------------------------------------------------------------------------------------
       run.export()
@@ -273,7 +274,7 @@ class Run:
       iterator.set_state(self.position)
     pending, stopped, step = None, False, self.first_step
     profile = tuple(config.profile)
-    with checkpoint.Preemption() as preemption, jax.transfer_guard('disallow'):
+    with signals.Preemption() as preemption, jax.transfer_guard('disallow'):
       for step in range(self.first_step, settings.steps + 1):
         last, fresh = step == settings.steps, step == self.first_step
         due = functools.partial(_due, step, last, fresh)

@@ -11,9 +11,10 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 
-from ssr_jax.training import checkpoint, disk
+from ssr_jax.training import checkpoint, disk, signals
 from ssr_jax.types import SSRError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -41,6 +42,30 @@ def test_the_last_ones_and_the_best_stay_and_come_back(tmp_path):
   assert data == {'next_index': 5} and int(state['step']) == 5
   np.testing.assert_array_equal(state['w'], np.full(4, 5.0))
   np.testing.assert_array_equal(constants['pca'], np.arange(3.0))
+  store.close()
+
+
+def test_ctrl_c_inside_of_a_save_lets_the_checkpoint_be_finished(tmp_path, monkeypatch):
+  """In the writer's own code, where it would leave half of the checkpoint and a thread that waits for the rest."""
+  store = _open(tmp_path / 'c')
+  parts = []
+
+  def interrupted(self, *arguments, **options):
+    os.kill(os.getpid(), signal.SIGINT)
+    parts.append(self)
+    return save(self, *arguments, **options)
+
+  save = ocp.CompositeCheckpointHandler.async_save
+  handler = signal.getsignal(signal.SIGINT)
+  with monkeypatch.context() as patch:
+    patch.setattr(ocp.CompositeCheckpointHandler, 'async_save', interrupted)
+    with pytest.raises(KeyboardInterrupt):
+      store.save(1, _state(1), {}, {'next_index': 1}, {})
+  assert parts and signal.getsignal(signal.SIGINT) is handler
+  store.close()
+  assert [path.name for path in (tmp_path / 'c').iterdir()] == ['1']
+  store = _open(tmp_path / 'c')
+  assert int(store.restore(store.latest(), _state(0), {})[0]['step']) == 1
   store.close()
 
 
@@ -122,7 +147,7 @@ def test_other_errors_in_callbacks_are_told(monkeypatch):
 
 
 def test_sigterm_is_a_mark_that_the_loop_reads():
-  with checkpoint.Preemption() as preemption:
+  with signals.Preemption() as preemption:
     assert not preemption.reached(1)
     os.kill(os.getpid(), signal.SIGTERM)
     assert preemption.reached(2)

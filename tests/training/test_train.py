@@ -20,8 +20,7 @@ from configs import common, tiny
 from ssr_jax import cli
 from ssr_jax.data import records
 from ssr_jax.systems.ssr.stages import common as base
-from ssr_jax.training import checkpoint as train_checkpoint
-from ssr_jax.training import stages, start
+from ssr_jax.training import signals, stages, start
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format, store
 import train
@@ -271,7 +270,7 @@ def test_weights_are_not_read_as_what_they_are_not(photos, tiny_model_dir):
 
 
 def test_asked_to_stop_before_the_first_step_it_claims_nothing(photos, tiny_model_dir, tmp_path, monkeypatch, capsys):
-  monkeypatch.setattr(train_checkpoint.Preemption, 'reached', lambda self, step: True)
+  monkeypatch.setattr(signals.Preemption, 'reached', lambda self, step: True)
   assert train.main(_config('nbsr', photos, tiny_model_dir), str(tmp_path)) == 75
   assert 'nothing was trained yet' in capsys.readouterr().out
   assert not [p for p in (tmp_path / 'checkpoints').iterdir() if p.name.isdigit()]

@@ -250,7 +250,11 @@ def _one(equation: Any, inputs: list[Any]) -> Sequence[Any]:
 
 def _scan(parameters: Any, inputs: list[Any]) -> Sequence[Any]:
   """A scan whose body is simplified too; one of a single step becomes that step."""
-  body, constants, carried = parameters['jaxpr'], parameters['num_consts'], parameters['num_carry']
+  body, constants = parameters['jaxpr'], parameters.get('num_consts')
+  if constants is None:  # jax 0.12 has groups instead of numbers
+    constants, carried, _ = map(len, parameters['ft_in'].unpack())
+  else:
+    carried = parameters['num_carry']
   fixed, carry, xs = inputs[:constants], inputs[constants : constants + carried], inputs[constants + carried :]
 
   def step(carry, xs):

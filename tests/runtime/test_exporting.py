@@ -53,8 +53,13 @@ def _all_kinds(x):
   x = jnp.pad(x, ((0, 0), (2, 2), (0, 0)), mode='edge')  # joins empty arrays on the axes that are not padded
   x = jax.nn.relu(x) + jax.jit(lambda y: jax.nn.gelu(y) * table)(x)
   once, _ = jax.lax.scan(lambda c, y: (c * y, c), x, jnp.array([2.0]))
-  carry, ys = jax.lax.scan(lambda c, y: (jnp.sin(c) + y, c.sum()), once, table[:3], reverse=True)
-  return carry, ys, jax.lax.fori_loop(0, 3, lambda i, c: c + i, carry)
+
+  def scaled(c, y):  # also with a constant, and with trees
+    (one, two), three = c
+    return ((jnp.sin(one) + y['a'] * table, two + 1), (one, two)), three[0].sum() * y['b']
+
+  (carry, _), ys = jax.lax.scan(scaled, ((once,) * 2, (once,) * 2), {'a': table[:3], 'b': table[1:4]}, reverse=True)
+  return carry[0], ys, jax.lax.fori_loop(0, 3, lambda i, c: c + i, carry[1])
 
 
 def test_simplified_programs_compute_the_same():

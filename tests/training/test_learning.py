@@ -15,11 +15,11 @@ RUNS = {
   'kernel': (40, 1e-2, 0.3),
   'nbsr': (40, 1e-2, 0.02),
   'svkr': (20, 1e-2, 0.02),
-  'vae': (40, 1e-2, 0.3),
+  'vae': (40, 1e-2, 0.1),
   'diffusion': (40, 1e-2, 0.1),
   'distill': (20, 1e-3, 0.02),
 }
-_SLOW = ('svkr', 'vae', 'diffusion', 'distill')
+_SLOW = ('depth', 'kernel', 'svkr', 'vae', 'diffusion', 'distill')
 
 
 @pytest.mark.parametrize('stage', [pytest.param(s, marks=pytest.mark.slow if s in _SLOW else ()) for s in RUNS])

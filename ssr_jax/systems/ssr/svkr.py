@@ -90,7 +90,8 @@ def svkr(
     return depth, restore(lr, kernels), (kernels, newer, older)
 
   if unroll is True:
-    depth, kept = image, (jnp.zeros(()),) * 3  # not used by the first round
+    unused = jnp.zeros(())  # by the first round
+    depth, kept = unused, (unused, unused, unused)
     for t in range(iterations):
       depth, image, kept = refined(image, kept, t == 0)
     return SVKR(depth=depth, kernels=kept[0], image=image)
@@ -98,7 +99,11 @@ def svkr(
   # Under 'algorithm1' the last two of what is kept are not used, and XLA drops them.
   seen = jax.eval_shape(estimate_depth, image)
   depth, estimate = (jnp.zeros(x.shape, x.dtype) for x in (seen, jax.eval_shape(estimate_kernels, lr, seen)))
-  step = lambda carry, t: (refined(*carry[1:], t == 0), None)
-  carry = (depth, image, (estimate,) * 3)
+
+  def step(carry: tuple[Array, Array, Kept], t: Array) -> tuple[tuple[Array, Array, Kept], None]:
+    _, image, kept = carry
+    return refined(image, kept, t == 0), None
+
+  carry = (depth, image, (estimate, estimate, estimate))
   (depth, image, kept), _ = jax.lax.scan(step, carry, jnp.arange(iterations), unroll=unroll)
   return SVKR(depth=depth, kernels=kept[0], image=image)

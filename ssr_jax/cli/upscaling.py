@@ -192,27 +192,26 @@ class Upscaler:
     picture = work.picture
     if 'tile' in self.options:
       work.options['tile'] = self.options['tile']  # it may have been read before another image found too little memory
-    of_alpha = self._options_of_alpha(work) if picture.alpha is not None else {}
     if work.moving:
       self._restore_frames(work, work.moving, progress)
     elif work.banded:
-      self._restore_in_bands(work, of_alpha, progress)
+      self._restore_in_bands(work, progress)
     else:
       figures = work.job.figure is not None
       work.result = self.model.sample(picture.rgb, progress=progress, keep_kernels=figures, **work.options)
-      work.alpha = self._alpha(work, picture, of_alpha)
+      work.alpha = self._alpha(work, picture)
       work.trust = work.result.outputs.get('trust')
     if work.trust is not None:
       from ssr_jax.runtime import trust
 
       work.invented = trust.share(work.trust)
 
-  def _alpha(self, work: Work, picture: io.Picture, options: dict[str, Any]) -> np.ndarray | None:
+  def _alpha(self, work: Work, picture: io.Picture) -> np.ndarray | None:
     """A result's transparency; None where the picture has none."""
     if picture.alpha is None:
       return None
     gray = transparency.Gray(picture.alpha)[:]
-    found = self.model.sample(gray, keep_kernels=False, **options).image[..., 0]
+    found = self.model.sample(gray, keep_kernels=False, **self._options_of_alpha(work)).image[..., 0]
     return transparency.limited(found, 0, work.size, picture.alpha)
 
   def _restore_frames(self, work: Work, moving: frames.Frames, progress: Callable[[int, int], None]) -> None:
@@ -223,7 +222,7 @@ class Upscaler:
       of_frame = lambda done, total, i=i: progress(i * total + done, count * total)
       image = self.model.sample(picture.rgb, progress=of_frame, keep_kernels=False, **work.options).image
       if translucent:
-        alpha = self._alpha(work, picture, self._options_of_alpha(work))
+        alpha = self._alpha(work, picture)
         image = np.dstack([image, np.full(work.size, 255, np.uint8) if alpha is None else alpha])
       work.images.append(image)
 
@@ -232,8 +231,8 @@ class Upscaler:
     start = time.monotonic()
     sheets = self._sheets(work)  # drawn before anything is written, so that a failure writes no file
     if work.moving:
-      about = self._described(work.picture)
-      frames.write(work.job.target, work.images, work.moving, about, self.settings.quality, self.settings.overwrite)
+      about, how = self._described(work.picture), (self.settings.quality, self.settings.overwrite)
+      work.notes += frames.write(work.job.target, work.images, work.moving, about, *how)
     elif work.result is not None:
       larger = dataclasses.replace(self._described(work.picture), rgb=work.result.image, alpha=work.alpha)
       work.notes += io.write(work.job.target, larger, self.settings.quality, replace=self.settings.overwrite)
@@ -263,7 +262,7 @@ class Upscaler:
       sheets[path] = buffer.getvalue()
     return sheets
 
-  def _restore_in_bands(self, work: Work, of_alpha: dict[str, Any], progress: Callable[[int, int], None]) -> None:
+  def _restore_in_bands(self, work: Work, progress: Callable[[int, int], None]) -> None:
     from ssr_jax import runtime
 
     picture, answer = work.picture, self.model.system.outputs[-1].name
@@ -284,7 +283,7 @@ class Upscaler:
     if picture.alpha is not None:
       # Two readers: one goes ahead by a row of tiles.
       limits = picture.alpha.again() if hasattr(picture.alpha, 'again') else picture.alpha
-      bands = self.model.stream(transparency.Gray(picture.alpha), **of_alpha)
+      bands = self.model.stream(transparency.Gray(picture.alpha), **self._options_of_alpha(work))
       alpha = runtime.Feed(band[answer][..., 0] for band in bands)
     options = (self._described(picture), work.size, self.settings.quality, self.settings.overwrite)
     with io.Writer(work.job.target, *options) as writer:

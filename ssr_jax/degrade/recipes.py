@@ -22,11 +22,11 @@ class Recipe:
 
   Attributes:
     field: kind of kernel field, one of `fields.KINDS`, or 'invariant-L1-L2-DEGREES', one known kernel (see
-      `fields.known`); one kernel for the image at full resolution, one of
-      `uniform.FIELDS` or 'isotropic-SIGMA'; 'realesrgan' or 'realesrgan-light', the second-order chain; or 'real', one
-      of `MIXTURES`. 'mixed' draws per image among invariant, smooth and motion, and defocus where a depth
-      is given. A chain has blur, noise and JPEG of its own, so that of the other attributes only the scale applies to
-      it, and the eigenvalues, to which its effective kernels are clipped. A mixture has no mode: its parts have.
+      `fields.known`); one kernel for the image at full resolution, one of `uniform.FIELDS` or 'isotropic-SIGMA';
+      'realesrgan' or 'realesrgan-light', the second-order chain; or 'real', one of `MIXTURES`. 'mixed' draws per image
+      among invariant, smooth and motion, and defocus where a depth is given. A chain has blur, noise and JPEG of its
+      own, so that of the other attributes only the scale applies to it, and the eigenvalues, to which its effective
+      kernels are clipped. A mixture has no mode: its parts have.
     mode: the paper's Table 3, which does not give its levels (the ranges below are ours): 'no_noise' (blur and
       subsampling alone), 'no_jpeg' (and Gaussian noise), 'noise_jpeg' (and JPEG); 'mixed' draws one per image. And
       'isp': what a camera does, see `isp`; it has noise and JPEG of its own. For benchmarks 'noise-SIGMA', noise of one

@@ -23,7 +23,7 @@ class Frames:
   """The content of an animated file.
 
   Attributes:
-    pictures: each frame as a whole, also where the file stores only what changed.
+    pictures: each frame as a whole, also where the file stores only what changed; 8 bits.
     durations: of each, in milliseconds.
     loop: how often it plays; 0 for ever.
   """
@@ -58,8 +58,17 @@ def read(path: str | os.PathLike, max_pixels: int | None = None, most: int | Non
       image.seek(i)
       image.load()
       durations.append(float(image.info.get('duration') or _DURATION))
-      pictures.append(io.convert(image.copy(), name, max_pixels))
+      pictures.append(_eight_bits(io.convert(image.copy(), name, max_pixels)))
   return Frames(tuple(pictures), tuple(durations), int(loop))
+
+
+def _eight_bits(picture: io.Picture) -> io.Picture:
+  """The picture with the bits that `write` writes."""
+  if picture.bits == 8:
+    return picture
+  bytes_of = lambda plane: None if plane is None else np.rint(255 * plane).astype(np.uint8)
+  notes = [*picture.notes, f'{picture.bits} bits were read as 8']
+  return dataclasses.replace(picture, rgb=bytes_of(picture.rgb), alpha=bytes_of(picture.alpha), bits=8, notes=notes)
 
 
 def check(path: str | os.PathLike, height: int, width: int) -> None:
@@ -71,7 +80,7 @@ def check(path: str | os.PathLike, height: int, width: int) -> None:
 
 def write(
   path: str | os.PathLike, images: Sequence[np.ndarray], like: Frames, about: io.Picture, quality: int, replace: bool
-) -> None:
+) -> list[str]:
   """Writes an animated file.
 
   Args:
@@ -82,6 +91,9 @@ def write(
     quality: of WebP, 1 to 100.
     replace: as of `write_bytes`.
 
+  Returns:
+    what could not be kept, one line each.
+
   Raises:
     SSRError: it cannot be written.
   """
@@ -89,17 +101,25 @@ def write(
   check(path, height, width)
   form = WRITABLE[pathlib.Path(path).suffix.lower()]
   first, *others = map(Image.fromarray, images)
-  options = {'icc_profile': about.icc, 'exif': metadata.exif_of_size(about.exif, width, height, about.made_by)}
+  notes, exif = [], None
+  try:
+    exif = metadata.exif_of_size(about.exif, width, height, about.made_by)
+  except Exception:  # of many types, where the block is damaged
+    notes.append('its EXIF block is damaged and was dropped')
+  options = {'icc_profile': about.icc, 'exif': exif}
   options |= {'xmp': about.xmp, 'quality': quality} if form == 'WEBP' else {}
-  durations = [round(duration) for duration in like.durations]
   buffer = iolib.BytesIO()
-  first.save(
-    buffer,
-    form,
-    save_all=True,
-    append_images=others,
-    duration=durations,
-    loop=like.loop,
-    **{name: value for name, value in options.items() if value is not None},
-  )
+  try:
+    first.save(
+      buffer,
+      form,
+      save_all=True,
+      append_images=others,
+      duration=[round(duration) for duration in like.durations],
+      loop=like.loop,
+      **{name: value for name, value in options.items() if value is not None},
+    )
+  except Exception as error:  # an encoder's, of whatever type
+    raise SSRError(f'{path}: cannot be encoded as {form} ({opening.first_line(error)}); write a .png') from error
   write_bytes(path, buffer.getvalue(), replace=replace)
+  return notes

@@ -1,6 +1,7 @@
 """`ssr upscale --frames`: every frame is restored as a still image is, and the file plays as the input did."""
 
-import types
+import struct
+import zlib
 
 import numpy as np
 from PIL import Image
@@ -10,38 +11,20 @@ from skimage import data
 from ssr_jax import cli, runtime
 from ssr_jax.cli import upscaling
 from ssr_jax.image import frames, io
-from ssr_jax.systems.base import Output, Variant
 from ssr_jax.types import SSRError
+from tests.cli.standins import Enlarger
 
 CAT = data.chelsea()[100:112, 100:116]
 
 
-class _Stub:
-  """Enlarges by repetition and inverts."""
-
-  config = types.MappingProxyType({'name': 'stub', 'scale': 4, 'parts': {}})
-  system = types.SimpleNamespace(
-    outputs=(Output('image', 'image', 'result'),),
-    Options=type('Options', (), {'__dataclass_fields__': {}}),
-    variants={'result': Variant('image')},
-  )
-  dtype = 'float32'
-
-  def check(self, **options):
-    pass
-
-  def required(self, **_):
-    return ()
-
-  def result_size(self, lr, scale, size):
-    return 4 * lr[0], 4 * lr[1]
+class _Stub(Enlarger):
+  """Also inverts, and tells of two tiles."""
 
   def sample(self, rgb, progress=None, **_):
     for done in (1, 2):
       progress and progress(done, 2)
     values = rgb if rgb.dtype == np.uint8 else np.rint(255 * rgb).astype(np.uint8)
-    image = (255 - values).repeat(4, 0).repeat(4, 1)
-    return runtime.Result(image, {})
+    return super().sample(255 - values)
 
 
 @pytest.fixture
@@ -162,6 +145,47 @@ def test_a_damaged_frame_is_a_line_that_names_the_file(tmp_path):
   with pytest.raises(SSRError, match='cut.png'):
     frames.read(tmp_path / 'cut.png')
   assert frames.read(_still(tmp_path / 'still.png')) is None
+
+
+def test_sixteen_bits_become_eight_with_a_note(ssr, tmp_path):
+  """Pillow reads an animated gray PNG with 16 bits as such; the file is written by hand."""
+  values = np.arange(16 * 12, dtype=np.uint16).reshape(12, 16) * 300
+  (tmp_path / 'a.png').write_bytes(_deep_animation([values, 65535 - values]))
+  with Image.open(tmp_path / 'a.png') as image:
+    assert image.mode == 'I;16' and image.n_frames == 2
+  code, lines = ssr(tmp_path / 'a.png', '-o', tmp_path / 'out.png', '--frames')
+  assert code == 0 and [line for line in lines if '16 bits were read as 8' in line]
+  first, second = _played(tmp_path / 'out.png')[0]
+  for image, frame in ((first, values), (second, 65535 - values)):
+    np.testing.assert_array_equal(image[::4, ::4, 0], 255 - np.rint(frame / 65535 * 255).astype(np.uint8))
+
+
+def _deep_animation(planes):
+  """An APNG of gray planes [h, w] uint16, each shown for 50 ms."""
+  chunk = lambda kind, body: struct.pack('>I', len(body)) + kind + body + struct.pack('>I', zlib.crc32(kind + body))
+  h, w = planes[0].shape
+  parts = [b'\x89PNG\r\n\x1a\n', chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 16, 0, 0, 0, 0))]
+  parts.append(chunk(b'acTL', struct.pack('>II', len(planes), 0)))
+  for i, plane in enumerate(planes):
+    rows = plane.astype('>u2').view(np.uint8).reshape(h, -1)
+    packed = zlib.compress(np.pad(rows, ((0, 0), (1, 0))).tobytes())
+    parts.append(chunk(b'fcTL', struct.pack('>IIIIIHHBB', 2 * i - (i > 0), w, h, 0, 0, 50, 1000, 0, 0)))
+    parts.append(chunk(b'IDAT', packed) if i == 0 else chunk(b'fdAT', struct.pack('>I', 2 * i) + packed))
+  return b''.join([*parts, chunk(b'IEND', b'')])
+
+
+def test_what_an_encoder_refuses_is_one_line_and_a_damaged_exif_block_is_dropped(tmp_path, monkeypatch):
+  moving = frames.Frames(tuple(io.Picture(frame) for frame in _moving()), (1.0,) * 3, 0)
+  notes = frames.write(tmp_path / 'a.png', _moving(), moving, io.Picture(CAT, exif=b'Exif\0\0II*\0\xff'), 95, True)
+  assert notes == ['its EXIF block is damaged and was dropped'] and len(_played(tmp_path / 'a.png')[0]) == 3
+
+  def refuse(*_, **__):
+    raise ValueError('no such thing\nat all')
+
+  monkeypatch.setattr(Image.Image, 'save', refuse)
+  with pytest.raises(SSRError, match=r'b.webp: cannot be encoded as WEBP \(no such thing\)'):
+    frames.write(tmp_path / 'b.webp', _moving(), moving, io.Picture(CAT), 95, True)
+  assert [path.name for path in tmp_path.iterdir()] == ['a.png']
 
 
 def _still(path):

@@ -1,7 +1,6 @@
 """`ssr upscale --trust`: the map's picture and number, where they go, what they never replace; and `--keep-defocus`."""
 
 import re
-import types
 
 import numpy as np
 from PIL import Image
@@ -11,39 +10,25 @@ from skimage import data
 from ssr_jax import cli, runtime
 from ssr_jax.cli import upscaling
 from ssr_jax.runtime import trust
-from ssr_jax.systems.base import Output, Variant
+from ssr_jax.systems.base import Output
+from tests.cli.standins import Enlarger
 from tests.runtime.standins import compiled_operator  # noqa: F401  a fixture
 
 PIXELS = data.chelsea()[100:112, 100:116]
 
 
-class _Stub:
-  """Enlarges by repetition; what it says of an image was invented is the image's mean."""
+class _Stub(Enlarger):
+  """What it says of an image was invented is the image's mean."""
 
-  config = types.MappingProxyType({'name': 'stub', 'scale': 4, 'parts': {}})
-  system = types.SimpleNamespace(
-    outputs=(Output('kernels', 'kernels', 'kernels'), Output('image', 'image', 'result')),
-    Options=type('Options', (), {'__dataclass_fields__': {}}),
-    variants={'result': Variant('image')},
-  )
-  dtype = 'float32'
+  outputs = (Output('kernels', 'kernels', 'kernels'), *Enlarger.outputs)
 
   def __init__(self):
     self.asked = []
 
-  def check(self, **options):
-    pass
-
-  def required(self, **_):
-    return ()
-
-  def result_size(self, lr, scale, size):
-    return 4 * lr[0], 4 * lr[1]
-
   def sample(self, rgb, trust=False, keep_defocus=0.0, **_):
     self.asked.append(keep_defocus or trust)
     found = np.full((*rgb.shape[:2], 3), np.mean(rgb) / 255, np.float32)
-    return runtime.Result(rgb.repeat(4, 0).repeat(4, 1), {'trust': found} if trust else {})
+    return runtime.Result(super().sample(rgb).image, {'trust': found} if trust else {})
 
 
 @pytest.fixture

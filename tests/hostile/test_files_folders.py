@@ -11,7 +11,7 @@ import pytest
 
 from ssr_jax import cli, runtime
 from ssr_jax.cli import console
-from tests.hostile.test_files_upscale import _Stub
+from tests.cli.standins import Enlarger
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='this system has no named pipes')
 
@@ -33,7 +33,7 @@ def _seconds():
 @pytest.fixture
 def ssr(monkeypatch, capfd):
   """Runs `ssr upscale` with a model that repeats pixels: (exit code, stdout, lines of stderr)."""
-  monkeypatch.setattr(runtime, 'load', lambda *_, **__: _Stub())
+  monkeypatch.setattr(runtime, 'load', lambda *_, **__: Enlarger())
 
   def run(*arguments):
     code = cli.main(['upscale', *map(str, arguments)])

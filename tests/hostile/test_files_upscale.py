@@ -3,14 +3,12 @@
 A stub stands for the model, so that a run takes milliseconds; real processes where a pipe must be real.
 """
 
-import dataclasses
 import json
 import os
 import pathlib
 import shutil
 import subprocess
 import sys
-import types
 import warnings
 
 import numpy as np
@@ -18,42 +16,17 @@ from PIL import Image
 import pytest
 
 from ssr_jax import cli, runtime
-from ssr_jax.systems.base import Output
 from ssr_jax.types import SSRError, one_line
+from tests.cli.standins import Enlarger
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _PIXELS = np.random.default_rng(0).integers(0, 256, (8, 10, 3), np.uint8)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Options:
-  steps: int | None = None
-
-
-class _Stub:
-  """Enlarges by repetition."""
-
-  config = types.MappingProxyType({'name': 'stub', 'scale': 4, 'parts': {}})
-  system = types.SimpleNamespace(outputs=(Output('image', 'image', 'result'),), Options=_Options)
-  dtype = 'float32'
-
-  def check(self, **_):
-    pass
-
-  def required(self, **_):
-    return ()
-
-  def result_size(self, lr, scale, size):
-    return 4 * lr[0], 4 * lr[1]
-
-  def sample(self, rgb, **_):
-    return runtime.Result(rgb.repeat(4, 0).repeat(4, 1), {})
-
-
 @pytest.fixture
 def ssr(monkeypatch, capfd):
   """Runs `ssr upscale` with the stub: (exit code, lines of stdout without the summary, lines of stderr)."""
-  monkeypatch.setattr(runtime, 'load', lambda *_, **__: _Stub())
+  monkeypatch.setattr(runtime, 'load', lambda *_, **__: Enlarger())
 
   def run(*arguments):
     code = cli.main(['upscale', *map(str, arguments)])
@@ -137,8 +110,8 @@ def test_the_same_input_twice_is_done_once(ssr, tmp_path):
 
 def test_an_output_that_appears_during_the_run_is_kept(ssr, tmp_path, monkeypatch):
   photo, out = _photo(tmp_path / 'a.png'), tmp_path / 'out' / 'a.png'
-  sample = _Stub.sample
-  monkeypatch.setattr(_Stub, 'sample', lambda self, rgb, **_: (out.write_bytes(b'theirs'), sample(self, rgb))[1])
+  sample = Enlarger.sample
+  monkeypatch.setattr(Enlarger, 'sample', lambda self, rgb, **_: (out.write_bytes(b'theirs'), sample(self, rgb))[1])
   code, _, lines = ssr(photo, '-o', tmp_path / 'out')
   assert code == 1 and 'exists' in lines[0] and out.read_bytes() == b'theirs'
 
@@ -211,7 +184,7 @@ _PROGRAM = """
 import sys
 sys.path.insert(0, {root!r})
 from tests.hostile import test_files_upscale as t
-t.runtime.load = lambda *_, **__: t._Stub()
+t.runtime.load = lambda *_, **__: t.Enlarger()
 sys.argv[0] = 'ssr'
 t.cli.run()
 """
@@ -278,13 +251,13 @@ def test_help_into_a_stream_that_cannot_be_written(monkeypatch):
 
 
 def test_warnings_of_libraries_are_not_printed(ssr, tmp_path, monkeypatch):
-  sample, shown = _Stub.sample, []
+  sample, shown = Enlarger.sample, []
 
   def warn(self, rgb, **_):
     warnings.warn('from a library', stacklevel=1)
     return sample(self, rgb)
 
-  monkeypatch.setattr(_Stub, 'sample', warn)
+  monkeypatch.setattr(Enlarger, 'sample', warn)
   with warnings.catch_warnings():
     warnings.simplefilter('always')
     warnings.showwarning = lambda *args, **_: shown.append(args)

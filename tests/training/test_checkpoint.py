@@ -56,7 +56,8 @@ def test_ctrl_c_inside_of_a_save_lets_the_checkpoint_be_finished(tmp_path, monke
     return save(self, *arguments, **options)
 
   save = ocp.CompositeCheckpointHandler.async_save
-  handler = signal.getsignal(signal.SIGINT)
+  handler = signal.default_int_handler
+  signal.signal(signal.SIGINT, handler)  # a run in the background may have begun with SIGINT ignored
   with monkeypatch.context() as patch:
     patch.setattr(ocp.CompositeCheckpointHandler, 'async_save', interrupted)
     with pytest.raises(KeyboardInterrupt):

@@ -1,5 +1,6 @@
 """Which device programs are made for; what the process is told for speed on a CPU, and whether it heeds it."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -59,6 +60,14 @@ def test_programs_are_traced_anew_for_another_device():
   assert xla.platform() == own and float(choose(jnp.float32(0))) == here
   with pytest.raises(ValueError, match="'metal'"), xla.compiling_for('metal'):
     pass
+
+
+def test_an_option_that_xla_rejects_is_left_out_and_the_others_stay(monkeypatch):
+  monkeypatch.setattr(xla, '_CPU_OPTIONS', {'xla_cpu_no_such_thing': True, 'xla_backend_optimization_level': 1})
+  monkeypatch.setattr(xla, '_cpu_options', functools.cache(xla._cpu_options.__wrapped__))
+  with xla.compiling_for('cpu'):
+    assert xla.compiler_options() == {'xla_backend_optimization_level': 1}
+    assert float(xla.jit(lambda x: 2 * x)(3.0)) == 6
 
 
 def test_a_gpu_that_is_not_here_is_answered_for():

@@ -1,6 +1,6 @@
 """Mutation testing of the wiring: breaks the code in one small way at a time and checks that a test fails.
 
-  python tools/mutate.py                       # all of tools/mutations.toml; minutes
+  python tools/mutate.py --jobs 2              # all of tools/mutations.toml; half an hour
   python tools/mutate.py --only depth-flipped  # one of them; may be given again
   python tools/mutate.py --list
 
@@ -12,9 +12,11 @@ file cannot be imported, a name is missing or the time is up. The exit code is 1
 
 import argparse
 from collections.abc import Sequence
+from concurrent import futures
 import dataclasses
 import os
 import pathlib
+import queue
 import re
 import shutil
 import subprocess
@@ -119,7 +121,7 @@ def run_tests(tree: pathlib.Path, tests: Sequence[str], timeout: float) -> Verdi
     # Two versions of a file can have the same size and time stamp; Python would then run the other one's bytecode.
     environment = os.environ | {'PYTHONPATH': str(tree), 'PYTHONDONTWRITEBYTECODE': '1'}
     # Most programs are the same for every mutation: compile them once.
-    environment.setdefault('JAX_COMPILATION_CACHE_DIR', str(tree / '.xla'))
+    environment.setdefault('JAX_COMPILATION_CACHE_DIR', str(tree.parent / 'xla'))
     try:
       done = subprocess.run(command, cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -160,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
   parser.add_argument('--list', action='store_true', help='print the names and files, and stop')
   parser.add_argument('--report', type=pathlib.Path, metavar='FILE', help='write the results as a table in Markdown')
   parser.add_argument('--timeout', type=float, default=900, metavar='S', help='seconds per run (default: %(default)s)')
+  parser.add_argument('--jobs', type=int, default=1, metavar='N', help='mutations at once, each in its own copy')
   options = parser.parse_args(arguments)
 
   mutations = load(TABLE)
@@ -177,24 +180,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(*complaints, sep='\n', file=sys.stderr)
     return 2
 
-  rows = []
   with tempfile.TemporaryDirectory(prefix='mutate-') as scratch:
-    tree = pathlib.Path(scratch)
-    copy_tree(ROOT, tree)
+    copies = [pathlib.Path(scratch, str(number)) for number in range(max(options.jobs, 1))]
+    trees: queue.Queue[pathlib.Path] = queue.Queue()
+    for tree in copies:
+      copy_tree(ROOT, tree)
+      trees.put(tree)
     tests = list(dict.fromkeys(test for m in mutations for test in m.tests))
-    sound = run_tests(tree, tests, options.timeout * len(mutations))
+    sound = run_tests(copies[0], tests, options.timeout * len(mutations))
     if sound.state != 'SURVIVED':
       print(f'the tests fail on the unchanged code: {sound.by}', file=sys.stderr)
       return 2
     print(f'{len(tests)} tests pass on the unchanged code ({sound.seconds:.0f} s)', flush=True)
-    for m in mutations:
+
+    def attempt(m: Mutation) -> Verdict:
+      tree = trees.get()
       path = tree / m.file
       text = path.read_text()
       path.write_text(text.replace(m.old, m.new))
       found = run_tests(tree, m.tests, options.timeout)
       path.write_text(text)
-      rows.append((m, found))
+      trees.put(tree)
       print(f'{found.state:8} {m.name} ({found.seconds:.0f} s) {found.by}', flush=True)
+      return found
+
+    with futures.ThreadPoolExecutor(len(copies)) as pool:
+      rows = list(zip(mutations, pool.map(attempt, mutations), strict=True))
   killed = sum(found.state == 'killed' for _, found in rows)
   print(f'{killed} of {len(rows)} killed')
   if options.report:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ssr_jax import systems
-from ssr_jax.image import frames, io, transparency
+from ssr_jax.image import frames, gamut, io, transparency
 from ssr_jax.types import SSRError
 
 BANDED = 2**26
@@ -67,6 +67,7 @@ class Work:
     options: of `Restorer.sample`.
     banded: whether it runs in bands of rows.
     moving: an animated file's frames, or None.
+    wide: converts the picture, if its colour profile is not sRGB.
     images: their results, [h, w, 3 or 4] uint8.
     result: of `Restorer.sample`; None before, and where the result was written in bands.
     alpha: the result's transparency, or None.
@@ -83,6 +84,7 @@ class Work:
   options: dict[str, Any]
   banded: bool
   moving: frames.Frames | None = None
+  wide: gamut.Wide | None = None
   images: list[np.ndarray] = dataclasses.field(default_factory=list)
   result: Any = None
   alpha: np.ndarray | None = None
@@ -156,8 +158,9 @@ class Upscaler:
     banded = lr[0] * lr[1] > most
     if job.figure and banded:
       raise SSRError(f'{job.source}: too large for --figures, which show the whole image; leave that out')
-    notes, seconds = list(picture.notes), time.monotonic() - start
-    return Work(job, picture, size, options, banded, moving, notes=notes, seconds=seconds)
+    wide, note = gamut.wide(picture.rgb, picture.icc, picture.gray)
+    notes = [*picture.notes, *[note] * bool(note)]
+    return Work(job, picture, size, options, banded, moving, wide, notes=notes, seconds=time.monotonic() - start)
 
   def restore(self, work: Work, progress: Callable[[int, int], None]) -> None:
     """Runs the model, in the main thread; of a large image also writes the result, as it comes.
@@ -198,13 +201,20 @@ class Upscaler:
       self._restore_in_bands(work, progress)
     else:
       figures = work.job.figure is not None
-      work.result = self.model.sample(picture.rgb, progress=progress, keep_kernels=figures, **work.options)
+      work.result = self._sample(work, picture.rgb, work.wide, progress=progress, keep_kernels=figures)
       work.alpha = self._alpha(work, picture)
       work.trust = work.result.outputs.get('trust')
     if work.trust is not None:
       from ssr_jax.runtime import trust
 
       work.invented = trust.share(work.trust)
+
+  def _sample(self, work: Work, rgb: np.ndarray, wide: gamut.Wide | None, **options: Any) -> Any:
+    """The model's result of a whole picture, in the colour space of the picture."""
+    result = self.model.sample(rgb if wide is None else wide[:], **options, **work.options)
+    if wide is not None:
+      result.image = wide.back(result.image, 0, work.size)
+    return result
 
   def _alpha(self, work: Work, picture: io.Picture) -> np.ndarray | None:
     """A result's transparency; None where the picture has none."""
@@ -220,7 +230,8 @@ class Upscaler:
     translucent = any(picture.alpha is not None for picture in moving.pictures)
     for i, picture in enumerate(moving.pictures):
       of_frame = lambda done, total, i=i: progress(i * total + done, count * total)
-      image = self.model.sample(picture.rgb, progress=of_frame, keep_kernels=False, **work.options).image
+      wide, _ = gamut.wide(picture.rgb, picture.icc, picture.gray)
+      image = self._sample(work, picture.rgb, wide, progress=of_frame, keep_kernels=False).image
       if translucent:
         alpha = self._alpha(work, picture)
         image = np.dstack([image, np.full(work.size, 255, np.uint8) if alpha is None else alpha])
@@ -269,7 +280,8 @@ class Upscaler:
     view = runtime.View(work.size, _fitted(work.size, (_SHOWN, _SHOWN))) if work.job.trust else None
 
     def images() -> Iterator[np.ndarray]:
-      for band in self.model.stream(picture.rgb, progress=progress, **work.options):
+      rgb = picture.rgb if work.wide is None else work.wide
+      for band in self.model.stream(rgb, progress=progress, **work.options):
         work.trust = band.get('trust')
         if answer in band:
           if view:
@@ -289,6 +301,7 @@ class Upscaler:
     with io.Writer(work.job.target, *options) as writer:
       for first in range(0, work.size[0], _ROWS):
         rows = colour.take(_ROWS)
+        rows = rows if work.wide is None else work.wide.back(rows, first, work.size)
         plane = transparency.limited(alpha.take(_ROWS), first, work.size, limits) if alpha else None
         writer.write(rows, plane)
       for _ in bands_of_image:  # what comes after the last row: the map

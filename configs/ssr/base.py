@@ -63,6 +63,7 @@ def losses() -> ConfigDict:
   loss.draws = 1  # diffusion: (time step, noise) drawn for each image, whose latents and conditions are computed once
   loss.focus = (0.0, 1.0)  # diffusion: this share of the time steps lies below this fraction of the schedule
   loss.grid = 0.0  # distill: what the error has in common in neighbouring latent pixels' squares
+  loss.texture = 0.0  # distill: distance of textures, wherever they lie within squares of 32 pixels
   loss.teacher = 1.0  # distill: squared distance to the teacher's latent; 0 does without its sampling
   # distill: detail finer than some 2**levels pixels comes from the teacher's images, if the data have them.
   loss.taught_levels = 3

@@ -37,6 +37,18 @@ def test_texture_distance_equals_a_loop():
   np.testing.assert_allclose(distill.texture_distance(a, b, filters=3), 255 * np.mean(total), rtol=1e-4)
 
 
+def test_the_texture_loss_is_the_distance_at_full_and_at_half_size():
+  rng = np.random.default_rng(0)
+  a, b = rng.random((2, 2, 64, 96, 3), np.float32)
+  halves = [x.reshape(2, 32, 2, 48, 2, 3).mean((2, 4)) for x in (a, b)]
+  one, other = jax.random.split(jax.random.key(3))
+  expected = distill.texture_distance(a, b, key=one) + distill.texture_distance(*halves, key=other)
+  np.testing.assert_allclose(distill.texture_loss(a, b, jax.random.key(3)), expected / 255, rtol=1e-5)
+  assert abs(float(distill.texture_distance(a, b, key=one) - distill.texture_distance(a, b))) > 1e-6
+  with pytest.raises(SSRError, match=r'config\.data\.patch is 32: with loss\.texture it must be at least 64'):
+    stages.build(common.apply(tiny.get_config('distill'), {'parts_from': '', 'loss.texture': 1.0, 'data.patch': 32}))
+
+
 def test_texture_distance_dislikes_blur_and_grain_and_not_where_things_are():
   photo = _grass()
   blurred = np.asarray(colourfix.low_frequencies(photo, 2))

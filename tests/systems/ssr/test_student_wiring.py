@@ -136,13 +136,14 @@ def _plain(fields):
   return {k: np.asarray(v).tolist() if isinstance(v, jax.Array) else v for k, v in fields.items()}
 
 
-def test_the_students_critic_learns_photos_for_real_beside_the_restored_image(monkeypatch):
-  """Value and gradients by hand, as of the autoencoder's."""
+def test_the_students_critic_learns_the_target_for_real_beside_the_restored_image(monkeypatch):
+  """Value and gradients by hand, as of the autoencoder's; the target is not the photo where there is a teacher."""
   fields = {'loss.teacher': 0.0, 'loss.grid': 0.0, 'loss.detail': 0.0, 'loss.realism': 0.5, 'train.steps': 10}
   stage = wiring.stage('distill', '', **fields, **{'loss.adversarial_start': 0.5})
   monkeypatch.setattr(stage, 'critic', wiring.Critic())
-  photo, restored = jnp.full((2, 8, 8, 3), 0.75), jnp.full((2, 8, 8, 3), 0.5)
+  photo, restored = jnp.full((2, 8, 8, 3), 0.9), jnp.full((2, 8, 8, 3), 0.5)
   monkeypatch.setattr(stage, 'inputs', lambda ctx, batch: (photo, None, restored, None))
+  monkeypatch.setattr(stage, 'target', lambda batch, photo: photo - 0.15)
   monkeypatch.setattr(stage, 'study', lambda ctx, *_: (None, jnp.full(photo.shape, ctx.params['student'])))
   gray, weight = 0.25, 2.0
 
@@ -191,3 +192,33 @@ def test_the_student_is_pulled_to_what_its_teacher_makes_of_the_same_noise(monke
   assert how['start'] == taught['start'] == stage.config.distill.start
   assert (how['steps'], taught['steps']) == (stage.config.distill.steps, stage.config.distill.teacher_steps)
   assert how['noise'] == stage.config.distill.noise and how['unroll']
+
+
+def test_the_students_texture_is_compared_with_the_targets_along_new_directions_each_step(monkeypatch):
+  fields = {'loss.teacher': 0.0, 'loss.grid': 0.0, 'loss.detail': 0.0, 'loss.realism': 0.0, 'loss.texture': 2.0}
+  stage = wiring.stage('distill', '', **fields)
+  photo = jnp.asarray(wiring.HR / np.float32(255))
+  blurred = colourfix.low_frequencies(photo, 2)
+  monkeypatch.setattr(stage, 'inputs', lambda ctx, batch: (0 * photo, None, blurred, None))
+  monkeypatch.setattr(stage, 'study', lambda ctx, *_: (None, blurred + ctx.params['student'] * (photo - blurred)))
+  monkeypatch.setattr(stage, 'target', lambda batch, _: photo)
+  keys = []
+  own = distill_lib.texture_loss
+  monkeypatch.setattr(distill_lib, 'texture_loss', lambda *a: keys.append(jax.random.key_data(a[2])) or own(*a))
+
+  def found(share, key=1):
+    def loss(params):
+      return stage.loss(wiring.context(key, params=params), wiring.BATCH)
+
+    (value, (scalars, _)), gradient = jax.value_and_grad(loss, has_aux=True)({'student': share})
+    return float(value), {k: float(v) for k, v in scalars.items()}, float(gradient['student'])
+
+  value, scalars, gradient = found(0.5)
+  absolute = float(jnp.abs(photo - blurred).mean())
+  assert scalars['reconstruction'] == pytest.approx(value)
+  assert value == pytest.approx(0.5 * absolute + 2 * scalars['texture_loss'], rel=1e-4)
+  ahead, behind = found(0.51)[1]['texture_loss'], found(0.49)[1]['texture_loss']
+  assert gradient == pytest.approx(-absolute + 2 * (ahead - behind) / 0.02, rel=1e-2)
+  assert ahead < behind and found(1.0)[1]['texture_loss'] == pytest.approx(0, abs=1e-6)
+  found(0.5, key=2)
+  assert len({tuple(np.asarray(key)) for key in keys}) == 2

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 
 from ssr_jax import diffusion
 from ssr_jax.image import colour, colourfix
-from ssr_jax.image.resize import upscale
+from ssr_jax.image.resize import resize, upscale
 from ssr_jax.nn import discriminator as disc_lib
 from ssr_jax.nn import vae as vae_lib
 from ssr_jax.systems.base import Inherited, StepContext, Tree
@@ -51,6 +51,8 @@ class DistillStage(common.Perceptual, common.SSRStage):
       'schedule': config.schedule.to_dict(),
       'sampling': {'student': {name: config.distill[name] for name in _SAMPLING}},
     }
+    if config.loss.texture and config.data.patch < 2 * _WINDOW:
+      raise SSRError(f'config.data.patch is {config.data.patch}: with loss.texture it must be at least {2 * _WINDOW}')
     self.autoencoder = 'vae'
     if config.distill.decoder:
       self.autoencoder = 'student_vae'
@@ -145,6 +147,9 @@ class DistillStage(common.Perceptual, common.SSRStage):
       if weights.grid:
         value += weights.grid * grid_loss(image, target, self.modules['vae'].reduction)
       terms = {}
+      if weights.texture:
+        terms['texture_loss'] = texture_loss(image, target, jax.random.fold_in(ctx.key, 1))
+        value += weights.texture * terms['texture_loss']
       if weights.lpips:
         terms['lpips'] = self.lpips(ctx, image, target)
         value += weights.lpips * terms['lpips']
@@ -158,7 +163,7 @@ class DistillStage(common.Perceptual, common.SSRStage):
     scalars = {'reconstruction': value, **terms, 'psnr': common.y_psnr(image, photo).mean()}
     total = jnp.zeros(())
     if weights.realism:
-      both = jnp.concatenate([pair(photo), pair(jax.lax.stop_gradient(image))])
+      both = jnp.concatenate([pair(target), pair(jax.lax.stop_gradient(image))])
       real, fake = jnp.split(self.critic.apply({'params': ctx.params['critic']}, both), 2)
       critic = disc_lib.hinge_loss(real, fake)
       generator, push = jax.value_and_grad(adversarial)(jax.lax.stop_gradient(image))
@@ -253,7 +258,28 @@ def grid_loss(image: Array, target: Array, period: int, cells: int = 8) -> Array
   return jnp.mean(jnp.abs(error.mean((2, 5))))
 
 
-def texture_distance(image: Array, target: Array, filters: int = 16) -> Array:
+def texture_loss(image: Array, target: Array, key: Array) -> Array:
+  """`texture_distance` of images in [0, 1] at full and at half size, along directions drawn by the key.
+
+  A pixel-wise error is least for the mean of all textures that could be there, which is blurred. This one is least for
+  any of them.
+
+  Args:
+    image: [b, H, W, 3], even sides, 64 at least.
+    target: [b, H, W, 3].
+    key: other directions at every step make up for their small number.
+
+  Returns:
+    A scalar, in the images' unit.
+  """
+  _, H, W, _ = image.shape
+  halved = lambda x: resize(x, (H // 2, W // 2), 'area')
+  full, half = jax.random.split(key)
+  at_half = texture_distance(halved(image), halved(target), key=half)
+  return (texture_distance(image, target, key=full) + at_half) / 255
+
+
+def texture_distance(image: Array, target: Array, filters: int = 16, key: Array | None = None) -> Array:
   """Distance between the textures of two images, 0 for equal ones, regardless of position within a small square.
 
   Sliced Wasserstein distance (Rabin et al. 2011) between the 5x5 neighbourhoods of squares of 32x32 pixels: the mean
@@ -263,12 +289,13 @@ def texture_distance(image: Array, target: Array, filters: int = 16) -> Array:
   Args:
     image: [b, H, W, 3] in [0, 1]; pixels beyond a multiple of 32 are left out.
     target: [b, H, W, 3] in [0, 1].
-    filters: number of random directions, always the same ones.
+    filters: number of random directions.
+    key: of the directions; None takes always the same ones, so that values can be compared.
 
   Returns:
     A scalar, in gray levels of 255.
   """
-  directions = jax.random.normal(jax.random.key(0), (5, 5, 1, filters))
+  directions = jax.random.normal(jax.random.key(0) if key is None else key, (5, 5, 1, filters))
   directions -= directions.mean((0, 1))
   directions /= jnp.sqrt((directions**2).sum((0, 1)))
 

@@ -18,15 +18,8 @@ _STEP = ('configs/common.py', 'configs/ssr', 'configs/tiny.py', 'ssr_jax/trainin
 
 # Every stage on every mesh takes long, so it is asked for by what splits a step alone.
 GUARDS = {
-  'tests/golden/test_golden.py': (
-    *_NETWORKS,
-    *_STEP,
-    'configs/compact.py',
-    'ssr_jax/degrade',
-    'ssr_jax/image',
-    'ssr_jax/weights/bundled',
-    'tests/golden',
-  ),
+  'tests/golden/test_compact.py': ('configs/compact.py', 'ssr_jax/weights/bundled', 'tests/golden'),
+  'tests/golden/test_golden.py': (*_NETWORKS, *_STEP, 'ssr_jax/degrade', 'ssr_jax/image', 'tests/golden'),
   'tests/test_bundled.py': ('ssr_jax/nn', 'ssr_jax/systems/ssr', 'ssr_jax/weights/bundled'),
   'tests/test_documents.py': (
     'README.md',

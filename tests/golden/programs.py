@@ -41,6 +41,18 @@ def run(name: str, tiny_model: pathlib.Path) -> dict[str, np.ndarray]:
   return sample(model, which) if kind == 'sample' else step(size, which, model, kind == 'step')
 
 
+def check(name: str, tiny_model: pathlib.Path) -> None:
+  """Asserts that a case gives what was written."""
+  with np.load(OUTPUTS) as stored:
+    wanted = {key.split(':')[1]: stored[key] for key in stored.files if key.split(':')[0] == name}
+  found = run(name, tiny_model)
+  assert found.keys() == wanted.keys()
+  for key, value in wanted.items():
+    # Machines differ in how they order sums, and an optimiser's first steps are signs of gradients.
+    moved = key.startswith(('moved/', 'step/update_norm'))
+    np.testing.assert_allclose(found[key], value, rtol=2e-2 if moved else 2e-3, atol=2e-4, err_msg=f'{name}:{key}')
+
+
 def sample(model: str, how: str) -> dict[str, np.ndarray]:
   """Image, restored image, depth and kernels of a photo of 40x52 pixels (of 72x100, in tiles of 64), thinned out."""
   import ssr_jax

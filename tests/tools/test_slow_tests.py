@@ -35,7 +35,7 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
       ],
     ),
     (['ssr_jax/nn_other.py'], []),  # a name that begins like a folder's
-    (['ssr_jax/weights/bundled/model.json'], ['tests/golden/test_golden.py', 'tests/test_bundled.py']),
+    (['ssr_jax/weights/bundled/model.json'], ['tests/golden/test_compact.py', 'tests/test_bundled.py']),
     (
       ['configs/tiny.py', 'ssr_jax/systems/ssr/svkr.py'],
       [

@@ -146,6 +146,11 @@ def degrade(
 
   Raises:
     ValueError: sizes that are no multiple of the scale.
+
+  >>> hr = jnp.zeros((2, 64, 96, 3))
+  >>> found = degrade(jax.random.key(0), hr, Recipe.parse('smooth/no_noise'))
+  >>> found.lr.shape, found.kernels.shape
+  ((2, 16, 24, 3), (2, 16, 24, 441))
   """
   b, H, W, _ = hr.shape
   s = recipe.scale

@@ -58,7 +58,15 @@ class Recipe:
 
   @classmethod
   def parse(cls, name: str, **kwargs) -> 'Recipe':
-    """A recipe by its name: 'FIELD/MODE' such as 'smooth/isp', 'FIELD' (mode no_noise), 'realesrgan' or 'real'."""
+    """A recipe by its name: 'FIELD/MODE' such as 'smooth/isp', 'FIELD' (mode no_noise), 'realesrgan' or 'real'.
+
+    >>> Recipe.parse('smooth/isp').mode, Recipe.parse('smooth').name
+    ('isp', 'smooth/no_noise')
+    >>> Recipe.parse('smoth')
+    Traceback (most recent call last):
+      ...
+    ssr_jax.types.SSRError: recipe: unknown field 'smoth'; known: ...
+    """
     field, _, mode = name.partition('/')
     if mode and (field in realesrgan.CHAINS or field in MIXTURES):
       raise SSRError(f'recipe {name!r}: {field} has noise and JPEG of its own and takes no mode; write {field!r}')

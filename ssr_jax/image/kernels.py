@@ -37,6 +37,12 @@ def gaussian_kernels(
 
   Raises:
     ValueError: an even size, or one not larger than the scale.
+
+  >>> kernels = gaussian_kernels(jnp.array([2.0, 8.0]), 2.0, 0.0)  # round, and twice as long along x
+  >>> kernels.shape
+  (2, 441)
+  >>> [round(float(total), 4) for total in kernels.sum(-1)]
+  [1.0, 1.0]
   """
   if size % 2 == 0 or size <= scale:
     raise ValueError(f'kernel size must be odd and larger than the scale; got size {size}, scale {scale}')

@@ -92,6 +92,13 @@ def score(metrics: Iterable[str] | Mapping[str, Metric], **inputs: Any) -> dict[
   Raises:
     SSRError: an unknown name, or the name of a metric that needs weights.
     ValueError: shapes that do not fit together, or an image that is too small.
+
+  >>> import numpy as np
+  >>> photo = np.tile(np.linspace(0.2, 0.8, 64)[:, None], (64, 1, 3)).reshape(64, 64, 3)
+  >>> score(['psnr'], image=photo + 0.01, reference=photo)['psnr'] > 40
+  True
+  >>> score(['psnr', 'ssim'], image=photo)  # without what it is compared with
+  {'psnr': nan, 'ssim': nan}
   """
   return score_all(metrics if isinstance(metrics, Mapping) else load(metrics), [inputs])[0]
 

@@ -59,6 +59,10 @@ def blur_of(kernels: ArrayLike, scale: int) -> np.ndarray:
 
   Returns:
     [..., 3] float32.
+
+  >>> along, across, angle = blur_of(kernel_lib.gaussian_kernels(9.0, 4.0, 0.0, size=31), scale=4)
+  >>> round(float(along), 2), round(float(across), 2), round(float(angle))  # 3 and 2 pixels of the large image
+  (0.75, 0.5, 0)
   """
   covariance = np.asarray(kernel_lib.moments(kernels, scale)[1])
   yy, xx, xy = covariance[..., 0, 0], covariance[..., 1, 1], covariance[..., 0, 1]

@@ -8,10 +8,12 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ssr_jax import diffusion
 from ssr_jax.diffusion import samplers
+from ssr_jax.image.blur import blur_downsample
 from ssr_jax.image.kernels import pca_code
 from ssr_jax.image.resize import resize, upscale, window_weights
 from ssr_jax.systems.base import Window
@@ -245,6 +247,43 @@ def generate(
 
   sample = diffusion.SAMPLERS[sampler]
   return sample(predict, schedule, keys, latents, steps, start, unroll=unroll, correct=correct)
+
+
+def guidance(
+  weight: float,
+  decoded: Callable[[Array], Array],
+  lr: Float[Array, 'b h w 3'],
+  kernels: Float[Array, 'b h w taps'],
+  scale: int,
+) -> Callable[[Array, Array], Array]:
+  """Kernel-aware guidance with spatially variant kernels: pulls each predicted clean latent towards the LR image.
+
+  The residual is r = y - A(z), A(z) the blurred and subsampled decoded latent (Eq. 1). With J the Jacobian of A, the
+  latent goes along d = J^T r, the direction in which |r|^2 falls most, by the step |d|^2 / |J d|^2 after which it would
+  be least, were A linear. The step is of each image by itself, and depends neither on the size of the image nor on the
+  latents' scale. The gradient does not pass through the UNet.
+
+  Args:
+    weight: lambda, in steps: 1 takes the whole step, 0 none.
+    decoded: (latents) -> image [b, H, W, 3].
+    lr: y, in [0, 1].
+    kernels: K.
+    scale: s.
+
+  Returns:
+    A `diffusion.samplers.common.Correct`.
+  """
+
+  def correct(x0: Array, t: Array) -> Array:
+    del t
+    modelled = lambda z: blur_downsample(decoded(z), kernels, scale)
+    image, back = jax.vjp(modelled, x0)
+    (direction,) = back(lr - image)  # J^T r
+    _, change = jax.jvp(modelled, (x0,), (direction,))
+    along, across = (jnp.square(x).sum((1, 2, 3), keepdims=True) for x in (direction, change))
+    return x0 + weight * along / jnp.maximum(across, 1e-20) * direction
+
+  return correct
 
 
 def image_noise(keys: Array, shape: tuple[int, ...]) -> Float[Array, ' b *shape']:

@@ -23,6 +23,8 @@ class Options:
     blend: share of diffusion's change to the restored image that is kept, 0 to 1. 'strength' is its earlier name.
     mode: 'faithful', 'natural' or 'detailed', which choose steps and blend where these are None: the restored image,
       the model's own values, or half of the way from the model's blend to 1.
+    guidance: weight of the step that pulls each predicted latent towards the LR image through decoder and kernels, 0
+      to 1; see `core.guidance`. 0 leaves it out.
     iterations: T, rounds of SVKR. 0 leaves the initial depth and kernels, and the bicubic image as the restored one; 1
       has the same depth and kernels, and the image restored with them.
   """
@@ -43,5 +45,9 @@ class Options:
   mode: str | None = _option(
     'faithful (the restored image), natural (as the model is meant) or detailed (more of what diffusion adds)',
     metavar='NAME',
+  )
+  guidance: float | None = _option(
+    "how far each step is pulled towards the photo through the kernels, 0 to 1 (default: the model's)",
+    metavar='LAMBDA',
   )
   iterations: int | None = _option("rounds of SVKR, 1 being none (default: the model's)", metavar='T')

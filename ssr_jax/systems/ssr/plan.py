@@ -24,7 +24,7 @@ SECTIONS: dict[str, Any] = {
 _FIELDS = {
   'svkr': ('iterations', 'gamma', 'rule', 'unroll'),
   'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
-  'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'strength', 'student'),
+  'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'strength', 'guidance', 'student'),
 }
 MODES = ('faithful', 'natural', 'detailed')
 _MOST_ITERATIONS = 32  # as in a model.json; every round runs all restoring networks, unrolled in one program
@@ -45,6 +45,7 @@ class Plan:
     noise: factor of the initial noise.
     colour_fix: one of `COLOUR_FIXES`.
     blend: share of diffusion's change that is kept.
+    guidance: weight of the pull towards the LR image; 0 leaves it out.
     levels: wavelet levels of the colour fix for brightness and for colour (None: as for brightness).
     schedule: the forward process.
     scale: s.
@@ -66,6 +67,7 @@ class Plan:
   levels: tuple[int, int | None]
   schedule: diffusion.Schedule
   scale: int
+  guidance: float = 0.0
   iterations: int = 3
   gamma: float = 0.9
   rule: str = 'algorithm1'
@@ -113,6 +115,8 @@ def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options
   iterations = values['iterations']
   if not isinstance(iterations, int | np.integer) or not 0 <= iterations <= _MOST_ITERATIONS:
     raise SSRError(f'iterations {iterations!r}: must be a whole number from 0 to {_MOST_ITERATIONS}')
+  if not isinstance(values['guidance'], int | float) or not 0 <= values['guidance'] <= 1:
+    raise SSRError(f'guidance {values["guidance"]!r}: must lie in [0, 1], 0 being without')
   if not 0 < start <= 1:
     raise SSRError(f'start {start!r}: must be above 0 and up to 1 (pure noise)')
   if steps > round(start * schedule.steps):
@@ -137,6 +141,7 @@ def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options
     levels=(own['wavelet_levels'], own.get('chroma_levels')),
     schedule=schedule,
     scale=config['scale'],
+    guidance=float(values['guidance']),
     **{**config['svkr'], 'iterations': int(iterations)},
   )
 
@@ -184,6 +189,7 @@ def _own_sampling(config: Mapping[str, Any], network: str) -> dict[str, Any]:
     'wavelet_levels': _WAVELET_LEVELS,
     'noise': 1.0,
     'strength': 1.0,
+    'guidance': 0.0,
     **config['sampling'],
   }
   student = own.pop('student', {})

@@ -50,6 +50,7 @@ class Sampling(Section):
   colour_fix: _Name = 'wavelet'
   wavelet_levels: _Levels = 5
   strength: Fraction = 1.0
+  guidance: Fraction = 0.0
   student: Student | None = None
 
 

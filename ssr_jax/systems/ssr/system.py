@@ -147,6 +147,8 @@ class SSRSystem(System):
     steer = core.conditions(variables, lr, refined.kernels, refined.depth, lr_latent, window)
     _, hl, wl, c = first.shape
     eps, key = noise.window((hl, wl, c), h)
+    decoded = lambda z: core.decode(modules, variables, z, plan.autoencoder, restored)
+    correct = core.guidance(plan.guidance, decoded, lr, refined.kernels, plan.scale) if plan.guidance else None
     latents = core.generate(
       modules,
       variables,
@@ -160,8 +162,9 @@ class SSRSystem(System):
       steps=plan.steps,
       start=plan.start,
       noise=plan.noise,
+      correct=correct,
     )
-    return jnp.clip(core.decode(modules, variables, latents, plan.autoencoder, restored), 0, 1)
+    return jnp.clip(decoded(latents), 0, 1)
 
   def neutral(self, modules: Mapping[str, Any], name: str) -> np.ndarray:
     """Half of the depth's range, everywhere; the isotropic Gaussian in the middle of the range of blurs.

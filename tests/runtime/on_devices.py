@@ -1,9 +1,10 @@
 """Runs a small model on one and on eight virtual devices and prints what differs, and which devices ran.
 
   python tests/runtime/on_devices.py MODEL_DIR FOLDER
+  python tests/runtime/on_devices.py MODEL_DIR
 
 One JSON object on stdout. Run by test_spread.py in a process of its own, for the number of devices is fixed when jax
-starts. MODEL_DIR is only loaded; the model that runs compiles in a second.
+starts. With a FOLDER the model of MODEL_DIR is only loaded, and what runs compiles in a second; without, it runs.
 """
 
 import contextlib
@@ -116,7 +117,7 @@ def spied():
     spread.Spread.__call__ = call
 
 
-def compared(run):
+def compared(run, model=model):
   """Runs on one device and on all: whether the arrays are equal to the bit, and the groups of tiles on all."""
   with spied() as none:
     one = run(model(1))
@@ -256,8 +257,18 @@ def loaded(directory):
   return {'counts': counts, 'errors': errors}
 
 
-def main(directory, folder):
+def whole(directory):
+  """Images of one tile, with diffusion, of the model that is loaded."""
+  batch = np.stack([photo(20, 28, 40 * i) for i in range(3)])
+  run = lambda restorer: arrays(restorer.sample(batch, seed=[3, 4, 5]))
+  return compared(run, lambda devices: ssr_jax.load(directory, devices=devices))
+
+
+def main(directory, folder=None):
   """Prints the JSON object."""
+  if folder is None:
+    print(json.dumps(whole(directory)))
+    return
   folder = pathlib.Path(folder)
   found = {'loaded': loaded(directory)}
   found |= {run.__name__: compared(run) for run in (tiles, batch, together)}

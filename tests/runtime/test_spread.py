@@ -14,14 +14,17 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 EIGHT = [[i] for i in range(8)]
 
 
-@pytest.fixture(scope='module')
-def found(tiny_model_dir, tmp_path_factory):
+def _on_devices(*arguments):
   """What on_devices.py found, in a process that has eight devices."""
-  folder = tmp_path_factory.mktemp('devices')
-  command = [sys.executable, str(pathlib.Path(__file__).with_name('on_devices.py')), str(tiny_model_dir), str(folder)]
+  command = [sys.executable, str(pathlib.Path(__file__).with_name('on_devices.py')), *map(str, arguments)]
   done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
   assert done.returncode == 0, done.stderr[-3000:]
   return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope='module')
+def found(tiny_model_dir, tmp_path_factory):
+  return _on_devices(tiny_model_dir, tmp_path_factory.mktemp('devices'))
 
 
 def test_load_takes_all_devices_or_as_many_as_are_named(found):
@@ -61,7 +64,7 @@ def test_a_folder_of_mixed_sizes_has_the_files_of_one_device(found):
   found = found['files']
   assert found['same'] and found['codes'] == [1, 1, 1]
   assert found['says'].count('3b.png') == 3 and found['says'].count('9 done, 0 skipped, 1 failed') == 3
-  # Four images of two classes before the damaged one; a large one's tiles, twice; three; one's transparency; ten frames.
+  # Four images of two classes; then a large one, twice; three; the transparency of one; ten frames.
   assert found['groups'] == [EIGHT[:n] for n in (3, 1, 8, 8, 3, 1, 8, 2)]
   assert found['fewer'] == [EIGHT[:n] for n in (2, 1, 1, *(3, 3, 2) * 2, 3, 1, 3, 3, 3, 1)]
 
@@ -78,11 +81,18 @@ def test_an_evaluation_has_the_rows_of_one_device(found):
   assert (found['rows'], found['failures'], found['pictures']) == (8 * 7, 1, 3)
   one, many = found['says']
   assert many == f'{one}, on 8 devices'
-  # The three to be shown, of two classes; one more; the large one in two tiles; the last three. For each seed the result,
-  # estimates, and two images with what deviates from them.
+  # The three to be shown, of two classes; one more; the large one in two tiles; the last three. For each seed the
+  # result, estimates, and two images with what deviates from them.
   groups = [len(group) for group in found['groups']]
   assert all(group == EIGHT[: len(group)] for group in found['groups'])
   assert groups[:16] == [2, 1] * 8 and groups[-8:] == [3] * 8 and set(groups) == {1, 2, 3}
+
+
+@pytest.mark.slow
+def test_a_whole_model_with_diffusion_is_spread(tiny_model_dir):
+  found = _on_devices(tiny_model_dir)
+  assert found['same'] and found['varied']
+  assert found['groups'] == [EIGHT[:3]] and found['traces'] == {'restore': 1}
 
 
 def test_one_device_is_no_mesh():

@@ -117,6 +117,7 @@ def base(stage: str, system: str) -> ConfigDict:
   config.eval.compare = ''  # columns for a paired test: 'A,B[;C,D]'
   config.eval.model = ''  # a name or a directory
   config.eval.dtype = 'float32'  # or 'bfloat16', of its networks' computation
+  config.eval.devices = placeholder(int)  # GPUs or TPU cores that images are spread over; None: all of this machine
   config.eval.recipes = ('smooth/no_noise', 'smooth/noise_jpeg')
   config.eval.seed = 0  # of the degradations, and of sampling where there are no `seeds`
   config.eval.seeds = ()  # of sampling: the mean over them is reported, with its deviation

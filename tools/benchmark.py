@@ -55,7 +55,7 @@ def sample(options: argparse.Namespace, restore: bool = False) -> list[dict[str,
   from ssr_jax import runtime
   from ssr_jax.training import timing
 
-  ssr = runtime.load(options.model, dtype=options.dtype)
+  ssr = runtime.load(options.model, dtype=options.dtype, devices=1)
   steps = 0 if restore else options.steps
   case = ' restored only' if restore else ' sample' if steps is None else f' sample, {steps} steps'
   what = ssr.config['name'] + case

@@ -65,6 +65,12 @@ def add(commands, common: argparse.ArgumentParser) -> None:
     help='dtype of the computation; bfloat16 is for GPUs and TPUs (default: float32)',
   )
   up.add_argument(
+    '--devices',
+    type=int,
+    metavar='N',
+    help='GPUs or TPU cores that tiles and small images are spread over, one on each (default: all of this machine)',
+  )
+  up.add_argument(
     '--figures',
     action='store_true',
     help="also write NAME_figure.png: LR, the model's estimates (depth, kernels, restored image), result",
@@ -156,12 +162,14 @@ def _upscale(arguments: argparse.Namespace) -> int:
   from tqdm import tqdm
 
   from ssr_jax import runtime, xla
+  from ssr_jax.runtime import spread
   from ssr_jax.weights import store
 
   xla.enable_compilation_cache()
   store.resolve(arguments.model)
+  spread.local(arguments.devices)  # a usage error, unlike a damaged model
   try:
-    model = runtime.load(arguments.model, dtype=arguments.dtype)
+    model = runtime.load(arguments.model, dtype=arguments.dtype, devices=arguments.devices)
   except SSRError as error:  # a damaged model is not a usage error
     return console.say(str(error), 1)
   # Report wrong options once, not for each image.
@@ -182,7 +190,7 @@ def _upscale(arguments: argparse.Namespace) -> int:
   begun = time.monotonic()  # images a second are those of a model that is loaded
   try:
     with bar:
-      for job, found in upscaling.run(upscaler, jobs, arguments.jobs, progress):
+      for job, found in upscaling.run(upscaler, jobs, arguments.jobs, progress, model.at_once):
         if isinstance(found, Exception):
           terminal.check_stopped()
           if arguments.debug and not isinstance(found, SSRError):

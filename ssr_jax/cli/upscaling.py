@@ -1,13 +1,14 @@
 """What `ssr upscale` does with images: reads them, runs the model and writes the results, beside each other.
 
-The model runs in the main thread, one image at a time, so that a result does not depend on what is read or written
-beside it.
+The model runs in the main thread, one image at a time, or one on each of several devices, so that a result does not
+depend on what is read or written beside it.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 import dataclasses
+import functools
 import io as iolib
 import json
 import pathlib
@@ -18,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ssr_jax import systems
+from ssr_jax.cli.work import Job, Settings, Work
 from ssr_jax.image import frames, gamut, io, transparency
 from ssr_jax.types import SSRError
 
@@ -25,74 +27,6 @@ BANDED = 2**26
 """Pixels of a result (8192 x 8192) above which an image is read, restored and written in bands of rows."""
 _ROWS = 256  # of the result, written at once
 _SHOWN = 512  # longest side of a large result in the picture of its map
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-  """An input and the files that are made of it; `figure` and `trust` are None where they are not wanted."""
-
-  source: pathlib.Path
-  target: pathlib.Path
-  figure: pathlib.Path | None = None
-  trust: pathlib.Path | None = None
-
-  @property
-  def outputs(self) -> dict[str, pathlib.Path]:
-    """What each file is called in messages, and its path."""
-    named = {'output': self.target, 'figure': self.figure, 'trust map': self.trust}
-    return {what: path for what, path in named.items() if path is not None}
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-  """Options of `ssr upscale` about files and memory, by their names there; see its help."""
-
-  max_pixels: int | None = None
-  size: tuple[int, int] | None = None
-  tile: int | None = None
-  quality: int = 95
-  overwrite: bool = False
-  no_metadata: bool = False
-  frames: bool = False
-
-
-@dataclasses.dataclass
-class Work:
-  """An image on its way.
-
-  Attributes:
-    job: its files.
-    picture: what was read; of an animated file its first frame.
-    size: (height, width) of the result.
-    options: of `Restorer.sample`.
-    banded: whether it runs in bands of rows.
-    moving: an animated file's frames, or None.
-    wide: converts the picture, if its colour profile is not sRGB.
-    images: their results, [h, w, 3 or 4] uint8.
-    result: of `Restorer.sample`; None before, and where the result was written in bands.
-    alpha: the result's transparency, or None.
-    trust: its map, of `runtime.trust`, or None.
-    small: the result, seen small, where it was written in bands and has a map.
-    invented: the map's one number.
-    notes: what could not be kept.
-    seconds: spent on it.
-  """
-
-  job: Job
-  picture: io.Picture
-  size: tuple[int, int]
-  options: dict[str, Any]
-  banded: bool
-  moving: frames.Frames | None = None
-  wide: gamut.Wide | None = None
-  images: list[np.ndarray] = dataclasses.field(default_factory=list)
-  result: Any = None
-  alpha: np.ndarray | None = None
-  trust: np.ndarray | None = None
-  small: np.ndarray | None = None
-  invented: float | None = None
-  notes: list[str] = dataclasses.field(default_factory=list)
-  seconds: float = 0.0
 
 
 def made_by(model: Any, options: Mapping[str, Any]) -> str:
@@ -162,6 +96,31 @@ class Upscaler:
     notes = [*picture.notes, *[note] * bool(note)]
     return Work(job, picture, size, options, banded, moving, wide, notes=notes, seconds=time.monotonic() - start)
 
+  def is_small(self, work: Work) -> bool:
+    """Whether an image is a single tile, which runs together with others where the model has several devices."""
+    from ssr_jax import runtime
+
+    return not work.banded and not work.moving and max(work.picture.rgb.shape[:2]) <= self._tile(runtime.TILE)
+
+  def restore_together(self, works: Sequence[Work], progress: Callable[[Job, int, int], None]) -> None:
+    """Runs the model for small images, one on each device; `restore` then takes what came of each."""
+    start = time.monotonic()
+
+    def call(work):
+      own = {'progress': functools.partial(progress, work.job), 'keep_kernels': work.job.figure is not None}
+      return work.seen, {**work.options, **own}
+
+    for work, result in zip(works, self.model.together([call(work) for work in works]), strict=True):
+      try:
+        work.early = result(), work.options.get('tile')
+      except Exception as error:
+        work.early = error, work.options.get('tile')
+    for work in works:
+      work.seconds += (time.monotonic() - start) / len(works)
+
+  def _tile(self, default: int) -> int:
+    return self.options.get('tile', default)
+
   def restore(self, work: Work, progress: Callable[[int, int], None]) -> None:
     """Runs the model, in the main thread; of a large image also writes the result, as it comes.
 
@@ -188,8 +147,7 @@ class Upscaler:
 
     if self.settings.tile or not (isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)):
       return None
-    now = self.options.get('tile', runtime.TILE)
-    return next((tile for tile in (128, 64) if tile < now), None)
+    return next((tile for tile in (128, 64) if tile < self._tile(runtime.TILE)), None)
 
   def _restore(self, work: Work, progress: Callable[[int, int], None]) -> None:
     picture = work.picture
@@ -200,8 +158,11 @@ class Upscaler:
     elif work.banded:
       self._restore_in_bands(work, progress)
     else:
-      figures = work.job.figure is not None
-      work.result = self._sample(work, picture.rgb, work.wide, progress=progress, keep_kernels=figures)
+      result = self._early(work)
+      if result is None:
+        figures = work.job.figure is not None
+        result = self.model.sample(work.seen, progress=progress, keep_kernels=figures, **work.options)
+      work.result = _in_its_space(result, work.wide, work.size)
       work.alpha = self._alpha(work, picture)
       work.trust = work.result.outputs.get('trust')
     if work.trust is not None:
@@ -209,12 +170,20 @@ class Upscaler:
 
       work.invented = trust.share(work.trust)
 
-  def _sample(self, work: Work, rgb: np.ndarray, wide: gamut.Wide | None, **options: Any) -> Any:
-    """The model's result of a whole picture, in the colour space of the picture."""
-    result = self.model.sample(rgb if wide is None else wide[:], **options, **work.options)
-    if wide is not None:
-      result.image = wide.back(result.image, 0, work.size)
-    return result
+  def _early(self, work: Work) -> Any:
+    """What came of an image together with others; None where it did not run, or tiles have become smaller since."""
+    (found, tile), work.early = work.early or (None, None), None
+    if tile != work.options.get('tile'):
+      return None
+    if isinstance(found, Exception):
+      raise found
+    return found
+
+  def _samples(self, calls: Sequence[tuple[np.ndarray, dict[str, Any]]]) -> Iterator[Any]:
+    """The result of each call of `Restorer.sample`."""
+    if self.model.at_once == 1:
+      return (self.model.sample(lr, **options) for lr, options in calls)
+    return (result() for result in self.model.together(calls))
 
   def _alpha(self, work: Work, picture: io.Picture) -> np.ndarray | None:
     """A result's transparency; None where the picture has none."""
@@ -228,10 +197,17 @@ class Upscaler:
     """Each frame as if it were alone; all have the seed's noise, so that what stands still does not flicker."""
     count, work.images = len(moving.pictures), []
     translucent = any(picture.alpha is not None for picture in moving.pictures)
-    for i, picture in enumerate(moving.pictures):
-      of_frame = lambda done, total, i=i: progress(i * total + done, count * total)
-      wide, _ = gamut.wide(picture.rgb, picture.icc, picture.gray)
-      image = self._sample(work, picture.rgb, wide, progress=of_frame, keep_kernels=False).image
+
+    wides = [gamut.wide(picture.rgb, picture.icc, picture.gray)[0] for picture in moving.pictures]
+
+    def call(i, picture, wide):
+      of_frame = lambda done, total: progress(i * total + done, count * total)
+      seen = picture.rgb if wide is None else wide[:]
+      return seen, {**work.options, 'progress': of_frame, 'keep_kernels': False}
+
+    calls = list(map(call, range(count), moving.pictures, wides))
+    for picture, wide, result in zip(moving.pictures, wides, self._samples(calls), strict=True):
+      image = _in_its_space(result, wide, work.size).image
       if translucent:
         alpha = self._alpha(work, picture)
         image = np.dstack([image, np.full(work.size, 255, np.uint8) if alpha is None else alpha])
@@ -320,6 +296,13 @@ class Upscaler:
     return {**work.options, **own, **next(iter(self.model.system.variants.values())).options}
 
 
+def _in_its_space(result: Any, wide: gamut.Wide | None, size: tuple[int, int]) -> Any:
+  """A result with its image in the colour space of the photo."""
+  if wide is not None:
+    result.image = wide.back(result.image, 0, size)
+  return result
+
+
 def _fitted(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
   """The largest (height, width) of the aspect ratio of `size`, (height, width), within a box (width, height)."""
   height, width = size
@@ -332,6 +315,7 @@ def run(
   jobs: Sequence[Job],
   threads: int,
   progress: Callable[[Job, int, int], None],
+  at_once: int = 1,
 ) -> Iterator[tuple[Job, Work | Exception]]:
   """Does all jobs, reading and writing beside the model; what was begun is written also where the caller stops.
 
@@ -340,6 +324,7 @@ def run(
     jobs: in this order.
     threads: images that are read ahead, and results that wait to be written, at most.
     progress: called with (job, tiles done, tiles in total).
+    at_once: small images that follow each other and run together, at most; see `Restorer.together`.
 
   Yields:
     (job, what became of it or the error), in the order of `jobs` but for errors, which come at once.
@@ -351,6 +336,23 @@ def run(
     while len(reads) < threads and (job := next(coming, None)) is not None:
       reads.append((job, pool.submit(upscaler.read, job)))
 
+  def next_group() -> list[tuple[Job, Any]]:
+    """The next image that was read, with the small ones after it if it is small; or an error alone."""
+    group: list[tuple[Job, Any]] = []
+    while reads and len(group) < at_once:
+      error = reads[0][1].exception()
+      if error is not None and not isinstance(error, Exception):
+        raise error
+      alone = error is not None or at_once == 1 or not upscaler.is_small(reads[0][1].result())
+      if group and alone:
+        break
+      job, future = reads.popleft()
+      read_ahead()
+      group.append((job, error or future.result()))
+      if alone:
+        break
+    return group
+
   def written() -> tuple[Job, Work | Exception]:
     job, work, future = writes.popleft()
     error = future.exception()
@@ -361,17 +363,21 @@ def run(
   try:
     read_ahead()
     while reads:
-      job, future = reads.popleft()
-      read_ahead()
-      try:
-        work = future.result()
-        upscaler.restore(work, lambda done, total, job=job: progress(job, done, total))
-        writes.append((job, work, pool.submit(upscaler.write, work)))
-      except Exception as error:
-        yield job, error
-      del future
-      while len(writes) > threads or (writes and writes[0][2].done()):
-        yield written()
+      group = next_group()
+      if len(group) > 1:
+        upscaler.restore_together([work for _, work in group], progress)
+      while group:
+        job, work = group.pop(0)
+        try:
+          if isinstance(work, Exception):
+            raise work
+          upscaler.restore(work, lambda done, total, job=job: progress(job, done, total))
+          writes.append((job, work, pool.submit(upscaler.write, work)))
+        except Exception as error:
+          yield job, error
+        del work
+        while len(writes) > threads or (writes and writes[0][2].done()):
+          yield written()
     while writes:
       yield written()
   finally:

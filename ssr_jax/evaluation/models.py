@@ -21,6 +21,9 @@ from ssr_jax.systems.base import System
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format, store
 
+FAILURES = (ValueError, RuntimeError, MemoryError)
+"""What a case may fail by: SSRError, which is a ValueError; an error of a metric or of JAX; too little memory."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Output:
@@ -119,7 +122,7 @@ class Sampled:
     scale: HR size divided by LR size.
     sampling: options of its `sample`.
     keep_kernels: whether to return the kernels, which take 1.8 kB per LR pixel.
-    estimates: the last estimates of a model, shared by the columns that deviate from them.
+    estimates: a model's estimates of the last images, as many as run at once; columns that deviate from them share it.
   """
 
   restorer: Restorer
@@ -136,20 +139,65 @@ class Sampled:
     A call that compiled something is repeated, so that `seconds` is the time that every later image takes. It leaves
     out what it takes to make the estimates from which a column deviates.
     """
-    options = {**self.sampling, **self.column.options, 'seed': seed}
-    given = {name: self._value(name, how, case, options) for name, how in self.column.given.items()}
-    more: dict[str, Any] = {'given': given} if given else {}
+    options = self._options(seed)
+    lr, arguments = self._call(case, options)
     while True:
       compiled = self.restorer.traces.total()
       begin = time.perf_counter()
-      result = self.restorer.sample(case.lr, scale=self.scale, keep_kernels=self.keep_kernels, **options, **more)
+      result = self.restorer.sample(lr, **arguments)
       seconds = time.perf_counter() - begin
       if self.restorer.traces.total() == compiled:
-        outputs = self.restorer.system.outputs
-        image = result.image if self.column.output == outputs[-1].name else result.outputs[self.column.output]
-        assert image is not None, f'{self.restorer.system.name} returned no {self.column.output}'
-        estimated = (result.outputs.get(o.name) for o in outputs if o.kind == 'kernels' and o.name not in given)
-        return Output(image, next(estimated, None), seconds, result.outputs)
+        return self._output(result, seconds)
+
+  def together(self, cases: Sequence[Case], seed: int) -> list[Output | Exception]:
+    """What calls give, or why they failed, on several devices at once; each has its share of the seconds."""
+    options, calls, found = self._options(seed), {}, {}
+    if any(how.source not in ('true', 'none') for how in self.column.given.values()):
+      lacking = [case for case in cases if self._key(case, options) not in self.estimates]
+      estimates = self._sampled([(case.lr, {'scale': self.scale, **options}) for case in lacking])
+      for case, result in zip(lacking, estimates, strict=True):
+        if isinstance(result, runtime.Result):  # what failed is tried again where it is needed, and fails there
+          self._keep(self._key(case, options), result.outputs)
+    for i, case in enumerate(cases):
+      try:
+        calls[i] = self._call(case, options)
+      except FAILURES as error:
+        found[i] = error
+    while True:
+      compiled = self.restorer.traces.total()
+      begin = time.perf_counter()
+      results = self._sampled(list(calls.values()))
+      seconds = time.perf_counter() - begin
+      if self.restorer.traces.total() == compiled:
+        break
+    for i, result in zip(calls, results, strict=True):
+      found[i] = self._output(result, seconds / len(calls)) if isinstance(result, runtime.Result) else result
+    return [found[i] for i in range(len(cases))]
+
+  def _sampled(self, calls: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[runtime.Result | Exception]:
+    found: list[runtime.Result | Exception] = []
+    for result in self.restorer.together(calls):
+      try:
+        found.append(result())
+      except FAILURES as error:
+        found.append(error)
+    return found
+
+  def _options(self, seed: int) -> dict[str, Any]:
+    return {**self.sampling, **self.column.options, 'seed': seed}
+
+  def _call(self, case: Case, options: Mapping[str, Any]) -> tuple[np.ndarray, dict[str, Any]]:
+    """The arguments of `Restorer.sample`."""
+    given = {name: self._value(name, how, case, options) for name, how in self.column.given.items()}
+    more: dict[str, Any] = {'given': given} if given else {}
+    return case.lr, {'scale': self.scale, 'keep_kernels': self.keep_kernels, **options, **more}
+
+  def _output(self, result: runtime.Result, seconds: float) -> Output:
+    outputs, given = self.restorer.system.outputs, self.column.given
+    image = result.image if self.column.output == outputs[-1].name else result.outputs[self.column.output]
+    assert image is not None, f'{self.restorer.system.name} returned no {self.column.output}'
+    estimated = (result.outputs.get(o.name) for o in outputs if o.kind == 'kernels' and o.name not in given)
+    return Output(image, next(estimated, None), seconds, result.outputs)
 
   def _value(self, name: str, how: Given, case: Case, options: Mapping[str, Any]) -> np.ndarray:
     """What is given for an output."""
@@ -171,11 +219,18 @@ class Sampled:
         return deviated(self._estimate(name, case, options), output.kind, how.factor, self.scale)
 
   def _estimate(self, name: str, case: Case, options: Mapping[str, Any]) -> np.ndarray:
-    key = (id(self.restorer), case.index, case.recipe, tuple(sorted(options.items())))
+    key = self._key(case, options)
     if key not in self.estimates:
-      self.estimates.clear()  # those of one image at a time
-      self.estimates[key] = self.restorer.sample(case.lr, scale=self.scale, **options).outputs
+      self._keep(key, self.restorer.sample(case.lr, scale=self.scale, **options).outputs)
     return self.estimates[key][name]
+
+  def _key(self, case: Case, options: Mapping[str, Any]) -> Any:
+    return id(self.restorer), case.index, case.recipe, tuple(sorted(options.items()))
+
+  def _keep(self, key: Any, estimate: Mapping[str, Any]) -> None:
+    while len(self.estimates) >= self.restorer.at_once:
+      self.estimates.pop(next(iter(self.estimates)))
+    self.estimates[key] = estimate
 
 
 def deviated(estimate: np.ndarray, kind: str, factor: float, scale: int) -> np.ndarray:
@@ -233,9 +288,9 @@ def check_truth(columns: Sequence[Column], system_of: Callable[[str], System], k
         )
 
 
-def load(model: str, dtype: str) -> Restorer:
+def load(model: str, dtype: str, devices: int | None) -> Restorer:
   """Loads a model by name or directory; see `runtime.load`."""
-  return runtime.load(model, dtype=dtype)
+  return runtime.load(model, dtype=dtype, devices=devices)
 
 
 def select(
@@ -275,7 +330,8 @@ def describe(restorer: Restorer, sampling: Mapping[str, Any], seeds: Sequence[in
     chosen = systems.chosen(restorer.system.Options, plan)
     words = ', '.join(f'{key} {value}' for key, value in chosen.items())
     words += f', seed{"s"[: len(seeds) > 1]} {", ".join(map(str, seeds))}'
-  return f'{restorer.config["name"]}, {restorer.dtype}, sampling {words}'
+  spread = f', on {restorer.at_once} devices' if restorer.at_once > 1 else ''
+  return f'{restorer.config["name"]}, {restorer.dtype}, sampling {words}{spread}'
 
 
 def _options(restorer: Restorer, sampling: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ class Settings:
     recipes: names of the degradations, such as 'smooth/no_noise'.
     model: name or directory of the model.
     dtype: what its networks compute in, by name.
+    devices: how many of this process's devices images are spread over; None takes all.
     sampling: options of sampling that the config sets.
     seed: of the degradations.
     seeds: of sampling; a model that samples is scored with each.
@@ -53,6 +54,7 @@ class Settings:
   recipes: tuple[str, ...]
   model: str = 'compact'
   dtype: str = 'float32'
+  devices: int | None = None
   sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   seed: int = 0
   seeds: tuple[int, ...] = (0,)
@@ -84,6 +86,7 @@ class Settings:
       recipes=words(recipes),
       model=fields.model,
       dtype=fields.dtype,
+      devices=fields.devices,
       sampling={key: value for key, value in fields.sampling.items() if value is not None},
       seed=fields.seed,
       seeds=_seeds(fields.seeds) or (fields.seed,),
@@ -154,7 +157,7 @@ def identity(
 ) -> dict[str, str]:
   """What rows depend on: two runs that are equal in this have the same rows, but for their seconds.
 
-  `limit` is not part of it: rows of some images are those of all.
+  `limit` is not part of it: rows of some images are those of all. Nor are `devices`, which change no row.
 
   Args:
     settings: of the evaluation.
@@ -166,9 +169,8 @@ def identity(
     {what: text}, with digests for what is long.
   """
   own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-  texts = {
-    f'eval.{name}': repr(value) for name, value in own.items() if name not in ('limit', 'weights', 'compare', 'page')
-  }
+  left_out = ('limit', 'weights', 'compare', 'page', 'devices')
+  texts = {f'eval.{name}': repr(value) for name, value in own.items() if name not in left_out}
   # model.json has the sha256 of each part.
   texts['the models'] = _digest(f'{name} {restorer.config}' for name, restorer in restorers.items())
   texts['the photos'] = _digest(originals)

@@ -1,16 +1,16 @@
 """The evaluation loop: every model on every case, scored, averaged and written to files."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import dataclasses
 import math
 import pathlib
 import sys
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import tqdm
 
-from ssr_jax import metrics
+from ssr_jax import metrics, runtime
 from ssr_jax.evaluation import columns as columns_lib
 from ssr_jax.evaluation import ledger as ledger_lib
 from ssr_jax.evaluation import models as models_lib
@@ -24,6 +24,8 @@ from ssr_jax.evaluation.protocol import SCALE, Settings
 from ssr_jax.evaluation.report import latex, page, tables, views
 from ssr_jax.image import io, opening
 from ssr_jax.types import SSRError
+
+AnyModel = TypeVar('AnyModel', bound=Model)
 
 
 @dataclasses.dataclass
@@ -147,7 +149,8 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
   for note in (*missing.values(), *left_out):
     print(note, file=sys.stderr)
   restorers = {
-    model: restorer if restorer and model == own else models_lib.load(model, settings.dtype) for model in used
+    model: restorer if restorer and model == own else models_lib.load(model, settings.dtype, settings.devices)
+    for model in used
   }
   shown = tuple(dict.fromkeys(name for column in columns for name in column.given))
   needs_kernels = bool(shown) or any('kernels' in metric.needs for metric in scorers.values())
@@ -212,15 +215,20 @@ def _run(
   bar = tqdm.tqdm(
     dataset.cases(failures, done), 'evaluate', len(dataset), initial=len(done), unit='image', disable=None
   )
-  for case in bar:
+  showing = lambda: pictures is not None and drawn < most
+  at_once = max((m.restorer.at_once for m in models.values() if isinstance(m, models_lib.Sampled)), default=1)
+  # Images to be shown have kernels, so no group has both those and others.
+  groups = _groups(bar, lambda: min(at_once, most - drawn) if showing() else at_once, settings.sampling.get('tile'))
+  for case, ahead in _ahead(groups, models, settings.seeds, showing):
     try:
       first: dict[str, Output] = {}
       found: list[tuple[str, Output, int | None]] = []
       for name, model in models.items():
-        if pictures is not None and drawn < most and isinstance(model, models_lib.Sampled):
-          model = dataclasses.replace(model, keep_kernels=True)  # to be shown
+        model = _with_kernels(model) if showing() else model
         for seed in settings.seeds if model.seeded else (settings.seeds[0],):
-          output = model(case, seed)
+          output = ahead.get((name, seed)) or model(case, seed)
+          if isinstance(output, Exception):
+            raise output
           first.setdefault(name, output)
           found.append((name, output, seed if model.seeded else None))
       inputs = [_inputs(case, output) for _, output, _ in found]
@@ -229,10 +237,10 @@ def _run(
       features = {
         (name, seed): metrics.features(scorers, one) for (name, _, seed), one in zip(found, inputs, strict=True)
       }
-    except (ValueError, RuntimeError, MemoryError) as error:  # of a metric; too little memory
+    except models_lib.FAILURES as error:
       failures.append(f'{case.image} ({case.recipe}): {opening.first_line(error)}')
       continue
-    if pictures is not None and drawn < most:
+    if pictures is not None and showing():
       name = names[case.index, case.recipe]
       io.write(pictures / f'{name}.png', io.Picture(np.asarray(picture(case, first, shown))))
       images = {column: output.image for column, output in first.items()}
@@ -245,6 +253,42 @@ def _run(
     drawn += 1
     sets.add((case.index, case.recipe), features)  # before the row, which says that all is there
     ledger.add((case.index, case.recipe), rows)
+
+
+def _groups(cases: Iterable[Case], at_once: Callable[[], int], tile: int | None) -> Iterator[list[Case]]:
+  """The cases in their order: as many as `at_once` says of small ones, which are a single tile; larger ones alone."""
+  group: list[Case] = []
+  for case in cases:
+    small = max(case.lr.shape[:2]) <= (tile or runtime.TILE)
+    if group and not small:
+      yield group
+      group = []
+    group.append(case)
+    if not small or len(group) >= at_once():
+      yield group
+      group = []
+  if group:
+    yield group
+
+
+def _ahead(
+  groups: Iterable[list[Case]], models: Mapping[str, Model], seeds: Sequence[int], showing: Callable[[], bool]
+) -> Iterator[tuple[Case, dict[tuple[str, int], Output | Exception]]]:
+  """Each case with what models on several devices made of it, or why they failed: {(column, seed): it}."""
+  for cases in groups:
+    made: list[dict[tuple[str, int], Output | Exception]] = [{} for _ in cases]
+    for name, model in models.items():
+      if len(cases) > 1 and isinstance(model, models_lib.Sampled) and model.restorer.at_once > 1:
+        several = _with_kernels(model) if showing() else model
+        for seed in seeds:
+          for own, output in zip(made, several.together(cases, seed), strict=True):
+            own[name, seed] = output
+    yield from zip(cases, made, strict=True)
+
+
+def _with_kernels(model: AnyModel) -> AnyModel:
+  """To be shown."""
+  return dataclasses.replace(model, keep_kernels=True) if isinstance(model, models_lib.Sampled) else model
 
 
 def _most_pictures(settings: Settings, dataset: Dataset) -> int:

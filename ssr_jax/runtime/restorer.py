@@ -2,9 +2,9 @@
 
 Images are padded to a few fixed sizes, so that one compiled program serves all images of a size class, or to what the
 system asks for. An image larger than a tile runs as overlapping tiles, row by row, and what no later tile reaches is
-passed on in bands of rows (`bands`), so that memory is that of a row of tiles. Images and tiles run one at a time: a
-result does not depend on the rest of the batch. The file is above 400 lines, because what `sample` and `stream` take is
-said where they take it.
+passed on in bands of rows (`bands`), so that memory is that of a row of tiles. Images and tiles run one at a time, or
+one on each of several devices (`spread`): a result does not depend on the rest of the batch. The file is above 400
+lines, because what `sample` and `stream` take is said where they take it.
 """
 
 import collections
@@ -23,7 +23,7 @@ import numpy as np
 from ssr_jax import nn, systems, xla
 from ssr_jax.diffusion.noise import NoiseField
 from ssr_jax.image import opening
-from ssr_jax.runtime import defocus, inputs
+from ssr_jax.runtime import defocus, inputs, spread
 from ssr_jax.runtime import trust as trust_lib
 from ssr_jax.runtime.bands import OVERLAP, Band, Layout, Ticks, View, bucket, finished, gathered, pad, resized, sized
 from ssr_jax.runtime.blend import Blend
@@ -49,6 +49,7 @@ class Restorer:
     modules: {part: Flax module}.
     dtype: name of the dtype that the networks compute in.
     traces: number of times that each program ('restore', 'prepare', 'advance') was traced, and so compiled.
+    devices: two or more that tiles are spread over, or nothing, which is JAX's default device.
   """
 
   system: System
@@ -57,6 +58,7 @@ class Restorer:
   modules: Mapping[str, Any] = dataclasses.field(repr=False)
   dtype: str = 'float32'
   traces: collections.Counter = dataclasses.field(default_factory=collections.Counter, repr=False)
+  devices: tuple[Any, ...] = ()
 
   def sample(
     self,
@@ -105,6 +107,52 @@ class Restorer:
     Raises:
       SSRError: an invalid argument, or a part that the model lacks; the message names it.
     """
+    how = {'seed': seed, 'scale': scale, 'size': size, 'keep_kernels': keep_kernels, 'tile': tile, 'progress': progress}
+    return self._begun(self._waiting(), lr, **how, given=given, trust=trust, keep_defocus=keep_defocus, **options)()
+
+  def together(self, calls: Sequence[tuple[Any, Mapping[str, Any]]]) -> list[Callable[[], Result]]:
+    """Several calls of `sample`, of images of any sizes; on several devices images of a size class run together.
+
+    Nothing runs before a result is asked for. Then as many images as there are devices run at once, one on each: that
+    one, and those of one tile of its size class and options that wait. An image in tiles has all devices for itself.
+
+    Args:
+      calls: (lr, options) of each; as of `sample`.
+
+    Returns:
+      for each call what gives its result, which is that of `sample`, or raises what `sample` would, once.
+    """
+    waiting = self._waiting()
+
+    def begun(lr, options) -> Callable[[], Result]:
+      try:
+        return self._begun(waiting, lr, **options)
+      except SSRError as error:
+        return functools.partial(_raise, error)
+
+    return [begun(lr, options) for lr, options in calls]
+
+  @property
+  def at_once(self) -> int:
+    """How many tiles run at once, one on each device."""
+    return max(1, len(self.devices))
+
+  def _begun(
+    self,
+    waiting: spread.Waiting,
+    lr,
+    seed=0,
+    scale=None,
+    size=None,
+    keep_kernels=True,
+    tile=TILE,
+    progress=None,
+    given=None,
+    trust=False,
+    keep_defocus=0.0,
+    **options,
+  ) -> Callable[[], Result]:
+    """A call of `sample` whose arguments are checked and whose images of one tile wait."""
     plan = self.check(scale=scale, size=size, tile=tile, trust=trust, keep_defocus=keep_defocus, **options)
     progress, keep_kernels = inputs.progress(progress), inputs.typed('keep_kernels', keep_kernels, bool)
     images = inputs.Images(lr, opening.MAX_PIXELS)
@@ -116,19 +164,24 @@ class Restorer:
       plan = dataclasses.replace(plan, given=tuple(sorted(known)))
     layout = self._layout((h, w), tile, plan)
     ticks = Ticks(progress, b * layout.tiles * self._passes(layout, plan, keep_defocus))
-    more = {'trust': trust, 'keep_defocus': keep_defocus}
+    more = {'trust': trust, 'keep_defocus': keep_defocus, 'waiting': waiting}
     kept = self._kept(keep_kernels)
-    results = []
+    shapes = {o.name: (h, w) if o.at_lr else target for o in self.system.outputs} | {trust_lib.OUTPUT: (h, w)}
+    begun = []
     for i, (rows, number) in enumerate(zip(images.rows, seeds, strict=True)):
       its = {name: values[i] for name, values in known.items()}
-      shapes = {o.name: (h, w) if o.at_lr else target for o in self.system.outputs} | {trust_lib.OUTPUT: (h, w)}
-      results.append(gathered(self._bands(rows, int(number), layout, plan, kept, ticks, its, target, **more), shapes))
-    names = [o.name for o in self.system.outputs] + [trust_lib.OUTPUT] * trust
-    found = {name: None if results[0].get(name) is None else [r[name] for r in results] for name in names}
-    found = {name: x if x is None else x[0] if images.single else np.stack(x) for name, x in found.items()}
-    answer = found.pop(self.system.outputs[-1].name)
-    assert answer is not None, f'{self.system.name} returned no image'
-    return Result(answer, found)
+      begun.append(self._bands(rows, int(number), layout, plan, kept, ticks, its, target, **more))
+
+    def result() -> Result:
+      results = [gathered(bands, shapes) for bands in begun]
+      names = [o.name for o in self.system.outputs] + [trust_lib.OUTPUT] * trust
+      found = {name: None if results[0].get(name) is None else [r[name] for r in results] for name in names}
+      found = {name: x if x is None else x[0] if images.single else np.stack(x) for name, x in found.items()}
+      answer = found.pop(self.system.outputs[-1].name)
+      assert answer is not None, f'{self.system.name} returned no image'
+      return Result(answer, found)
+
+    return result
 
   def stream(
     self,
@@ -174,7 +227,7 @@ class Restorer:
     target = inputs.target(scale, size, (h, w), self.config['scale'])
     layout = self._layout((h, w), tile, plan)
     ticks = Ticks(inputs.progress(progress), layout.tiles * self._passes(layout, plan, keep_defocus))
-    more = {'trust': trust, 'keep_defocus': keep_defocus}
+    more = {'trust': trust, 'keep_defocus': keep_defocus, 'waiting': self._waiting()}
     kept = self._kept(inputs.typed('keep_kernels', keep_kernels, bool))
     return self._bands(rows, inputs.seeds(seed, 1)[0], layout, plan, kept, ticks, {}, target, **more)
 
@@ -185,32 +238,43 @@ class Restorer:
     padding = self.system.padding(self.modules, plan)
     return Layout.of(*size, tile, self.system.alignment(self.modules, plan), padding)
 
-  def _bands(self, rows, seed, layout: Layout, plan, kept, ticks, given, target, trust, keep_defocus) -> Iterator[Band]:
+  def _bands(
+    self, rows, seed, layout: Layout, plan, kept, ticks, given, target, trust, keep_defocus, waiting
+  ) -> Iterator[Band]:
     """The outputs of an image, finished, resized, and images in the dtype of `rows`; and the trust map."""
     outputs = {o.name: o for o in self.system.outputs}
-    known = {*outputs, trust_lib.OUTPUT}
     at_lr = {name for name, o in outputs.items() if o.at_lr} | {defocus.OUTPUT}
     # Depth and maps keep their range, as bilinear weights are not negative.
     methods = {n: 'bicubic' if o.kind == 'image' else 'bilinear' for n, o in outputs.items() if n not in at_lr}
     height, width = (plan.scale * side for side in layout.size)
     names = trust_lib.Names.of(self.system.outputs) if trust else None
     wanted = self._kept(True) if names else kept
-    bands = self._restored(rows, seed, layout, plan, wanted, ticks, given, keep_defocus > 0)
+    if layout.tiles > 1:
+      bands = self._restored(rows, seed, layout, plan, wanted, ticks, given, keep_defocus > 0)
+    else:
+      wanted = (*wanted, *[defocus.OUTPUT] * (keep_defocus > 0))
+      tile = lambda: self._tile(rows[: layout.size[0]], (0, 0), seed, layout, plan, self._seen(given, plan))
+      alike = (layout.shape, tuple((name, x.shape[-1]) for name, x in given.items()))
+      found = waiting.add(tile, alike, plan, wanted)
+      bands = self._blended(((found(), (0, 0), layout.size[0]) for _ in range(1)), layout, plan, ticks)
     bands = finished(bands, lambda found: self.system.finish(found, plan), self.system.reach(plan), height, at_lr)
     if names:
       gathering = lambda kernels: self.system.gathering(kernels, plan)
       bands = trust_lib.measured(bands, rows, names, plan.scale, names.kernels in kept, gathering)
     if keep_defocus > 0:
       bands = defocus.kept(bands, rows, self.system.outputs[-1].name, keep_defocus, plan.scale)
-    for band in sized(bands, (height, width), target, methods):
+    return self._checked(sized(bands, (height, width), target, methods), rows)
+
+  def _checked(self, bands: Iterator[Band], rows) -> Iterator[Band]:
+    """What is returned of them, which must be finite, images in the dtype of `rows`."""
+    kinds = {o.name: o.kind for o in self.system.outputs} | {trust_lib.OUTPUT: 'map'}
+    for band in bands:
       for name, x in band.items():
         if not np.isfinite(np.sum(x)):  # no copy, as isfinite of each would make
           raise SSRError(
             f"model '{self.config['name']}': output '{name}' is not finite; verify the model or its weights"
           )
-      yield {
-        n: rows.finish(x) if n in outputs and outputs[n].kind == 'image' else x for n, x in band.items() if n in known
-      }
+      yield {n: rows.finish(x) if kinds[n] == 'image' else x for n, x in band.items() if n in kinds}
 
   def _cut(self, plan: Any) -> dict[str, int]:
     """{output that a tile gets its own piece of, where it is given: pixels of it per LR pixel}."""
@@ -219,18 +283,18 @@ class Restorer:
   def _passes(self, layout: Layout, plan: Any, keep_defocus: float = 0.0) -> int:
     return self.system.passes(plan) + (keep_defocus > 0) if layout.tiles > 1 else 1
 
-  def _restored(self, lr, seed, layout: Layout, plan, kept, ticks, given, measured: bool = False) -> Iterator[Band]:
-    """One image, rows [n, w, 3] float32, in tiles; a small image is a single tile, padded.
+  def _seen(self, given: Mapping[str, np.ndarray], plan: Any) -> dict[str, np.ndarray]:
+    """What was given of an image, as its tiles get it: whole, to be cut, or as small as the system's view."""
+    view, cut = self.system.view_size(self.modules, plan), self._cut(plan)
+    assert view is not None or cut.keys() >= given.keys(), f'{self.system.name} accepts {set(given)}, has no view size'
+    return {name: x if name in cut or view is None else resized(x, view) for name, x in given.items()}
 
-    If `measured`, all of `defocus.OUTPUT` comes before, or, of a single tile, with the first rows.
-    """
+  def _restored(self, lr, seed, layout: Layout, plan, kept, ticks, given, measured: bool) -> Iterator[Band]:
+    """An image of several tiles, rows [n, w, 3] float32. If `measured`, all of `defocus.OUTPUT` comes before."""
     context = None
     variables = {part: self.variables[part] for part in plan.parts}
-    view = self.system.view_size(self.modules, plan)
-    cut = self._cut(plan)
-    assert view is not None or cut.keys() >= given.keys(), f'{self.system.name} accepts {set(given)}, has no view size'
-    given = {name: x if name in cut or view is None else resized(x, view) for name, x in given.items()}
-    if layout.tiles > 1 and view is not None:
+    view, given = self.system.view_size(self.modules, plan), self._seen(given, plan)
+    if view is not None:
       seen, first = View(layout.size, view), 0
       for _, _, end in layout.rows:
         seen.add(lr[first:end])
@@ -238,44 +302,72 @@ class Restorer:
       context = self._prepare(variables, seen.result()[None], plan=plan)
       for _ in range(self._passes(layout, plan) - 1):
         seen = View((plan.scale * layout.size[0], plan.scale * layout.size[1]), view)
-        for band in self._pass(lr, seed, layout, context, variables, plan, (), ticks, given):
+        for band in self._pass(lr, seed, layout, context, plan, (), ticks, given):
           seen.add(band['view'])
         context = self._advance(variables, context, seen.result()[None], plan=plan)
-    arguments = (lr, seed, layout, context, variables, plan)
-    if measured and layout.tiles > 1:
-      yield gathered(self._pass(*arguments, (defocus.OUTPUT,), ticks, given), {defocus.OUTPUT: layout.size})
-    yield from self._pass(*arguments, (*kept, *[defocus.OUTPUT] * (measured and layout.tiles == 1)), ticks, given)
+    if measured:
+      bands = self._pass(lr, seed, layout, context, plan, (defocus.OUTPUT,), ticks, given)
+      yield gathered(bands, {defocus.OUTPUT: layout.size})
+    yield from self._pass(lr, seed, layout, context, plan, kept, ticks, given)
 
-  def _pass(self, lr, seed, layout: Layout, context, variables, plan, kept, ticks, given) -> Iterator[Band]:
+  def _pass(self, lr, seed, layout: Layout, context, plan, kept, ticks, given) -> Iterator[Band]:
     """Runs every tile once and blends the results: the outputs `kept`, or, if that is empty, the next pass's view."""
+    context = self._spread.shared(context) if self._spread else context
+
+    def tiles():
+      for y, columns, end in layout.rows:
+        rows = lr[y : min(y + layout.shape[0], layout.size[0])]
+        for x in columns:
+          yield self._tile(rows, (y, x), seed, layout, plan, given), (y, x), end if x == columns[-1] else None
+
+    def results():
+      for group in spread.groups(tiles(), self.at_once):
+        found = self._run([tile for tile, _, _ in group], plan, kept, context)
+        yield from ((one, *place) for one, (_, *place) in zip(found, group, strict=True))
+
+    return self._blended(results(), layout, plan, ticks)
+
+  def _blended(self, results, layout: Layout, plan, ticks) -> Iterator[Band]:
+    """Joins tiles, (outputs, origin, the LR row that the next row of tiles begins at or None within a row)."""
     h, w = layout.size
     large, small = Blend((plan.scale * h, plan.scale * w), plan.scale), Blend((h, w), 1)
     at_lr = {o.name for o in self.system.outputs if o.at_lr} | {defocus.OUTPUT}
-    scales = self._cut(plan)
-    for y, columns, end in layout.rows:
-      rows = lr[y : min(y + layout.shape[0], h)]
-      for x in columns:
+    for found, origin, end in results:
+      alone = layout.tiles == 1
+      small.add({name: v for name, v in found.items() if name in at_lr}, origin, alone)
+      large.add({name: v for name, v in found.items() if name not in at_lr}, origin, alone)
+      ticks()
+      if end is not None:
+        yield {**large.take(end), **small.take(end)}
 
-        def cut(array, scale=1, y=y, x=x):
-          th, tw = (scale * side for side in layout.shape)
-          return pad(array[scale * y : scale * y + th, scale * x : scale * x + tw], (th, tw))[None]
+  def _tile(self, rows, origin: tuple[int, int], seed: int, layout: Layout, plan, given) -> spread.Tile:
+    """A tile of an image, padded; `rows` are the image's from its first on, `given` as of `_seen`."""
+    (h, w), (y, x), scales = layout.size, origin, self._cut(plan)
 
-        crop = cut(rows, y=0)
-        window = Window(np.array([h, w], np.int32), np.array([y, x], np.int32))
-        noise = NoiseField(np.array(seed % 2**32, np.uint32), np.array([y, x], np.int32))
-        known = {name: cut(a, scales[name]) if name in scales else a[None] for name, a in given.items()}
-        found = self._restore(
-          variables, crop, window, context, noise, *([known] if known else []), plan=plan, kept=kept
-        )
-        alone = layout.tiles == 1
-        small.add({name: v for name, v in found.items() if name in at_lr}, (y, x), alone)
-        large.add({name: v for name, v in found.items() if name not in at_lr}, (y, x), alone)
-        ticks()
-      yield {**large.take(end), **small.take(end)}
+    def cut(array, scale=1, y=y):
+      th, tw = (scale * side for side in layout.shape)
+      return pad(array[scale * y : scale * y + th, scale * x : scale * x + tw], (th, tw))[None]
 
-  @functools.cached_property
-  def _restore(self) -> Callable[..., dict[str, Array]]:
-    """(variables, lr [1, h, w, 3], window, context, noise, given; plan, kept) -> {output: array}."""
+    window = Window(np.array([h, w], np.int32), np.array([y, x], np.int32))
+    noise = NoiseField(np.array(seed % 2**32, np.uint32), np.array([y, x], np.int32))
+    known = {name: cut(a, scales[name]) if name in scales else a[None] for name, a in given.items()}
+    return spread.Tile(cut(rows, y=0), window, noise, known or None)
+
+  def _waiting(self) -> spread.Waiting:
+    return spread.Waiting(self._run, self.at_once)
+
+  def _run(self, tiles: Sequence[spread.Tile], plan, kept, context=None) -> Iterator[dict[str, Array]]:
+    """What comes of tiles, at most `at_once`: {output: [1, h, w, c]} of each."""
+    if self._spread:
+      yield from self._spread(tiles, context, plan=plan, kept=kept)
+      return
+    variables = {part: self.variables[part] for part in plan.parts}
+    for tile in tiles:
+      known = [tile.given] if tile.given else []
+      yield self._restore(variables, tile.lr, tile.window, context, tile.noise, *known, plan=plan, kept=kept)
+
+  def _restore_one(self) -> Callable[..., dict[str, Array]]:
+    """(variables, lr [1, h, w, 3], window, context, noise, given; plan, kept) -> {output: array}, to be compiled."""
 
     def restore(variables, lr, window, context, noise, given=None, *, plan, kept):
       self.traces['restore'] += 1
@@ -287,7 +379,19 @@ class Restorer:
         found = {**found, defocus.OUTPUT: defocus.measured(found[kernels], deep, plan.scale)}
       return {name: value for name, value in found.items() if name in (kept or ('view',))}
 
-    return xla.jit(restore, keep=PROGRAMS, identity=self._identity, static_argnames=('plan', 'kept'))
+    return restore
+
+  @functools.cached_property
+  def _restore(self) -> Callable[..., dict[str, Array]]:
+    """The program of one tile."""
+    return xla.jit(self._restore_one(), keep=PROGRAMS, identity=self._identity, static_argnames=('plan', 'kept'))
+
+  @functools.cached_property
+  def _spread(self) -> spread.Spread | None:
+    """The same on several devices; None where there is one."""
+    if not self.devices:
+      return None
+    return spread.Spread(self.devices, self._restore_one(), self.variables, PROGRAMS)
 
   def _identity(self) -> str:
     """What `restore` depends on beside its arguments: the networks, and the system's code if it lies elsewhere."""
@@ -360,7 +464,9 @@ class Restorer:
     return inputs.options(self.system.Options, options)
 
 
-def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32') -> Restorer:
+def load(
+  name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32', devices: int | None = None
+) -> Restorer:
   """Loads a model by name ('compact' comes with the package) or from a model directory.
 
   JAX runs threads, which a forked process lacks: a program that forks must do so before, or start its processes with
@@ -371,10 +477,14 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
     dtype: dtype that the networks compute in, 'float32' or 'bfloat16'. The latter is faster and smaller on GPUs and
       TPUs; its results differ by rounding. Kernels, latents between steps and images are float32 with both, and so are
       the parameters that a network does not round itself.
+    devices: how many of this process's devices tiles and images are spread over, one on each; default all, or the one
+      that `jax.default_device` names. Each has a copy of the model. The images are those of one device.
 
   Raises:
-    SSRError: an unknown model or dtype, a damaged or missing file, a config field that does not exist.
+    SSRError: an unknown model or dtype, a damaged or missing file, a config field that does not exist, or more devices
+      than there are.
   """
+  used = spread.local(None if devices is None else inputs.typed('devices', devices, int))
   compute = nn.dtype_of(inputs.typed('dtype', dtype, str), 'dtype')
   model = store.load_model(inputs.model(name_or_path))
   system = systems.get(model.config['system'])
@@ -388,11 +498,16 @@ def load(name_or_path: str | os.PathLike = 'compact', *, dtype: str = 'float32')
     part: x if dtype == 'float32' else _in_dtypes(x, part, entries[part]['config'], compute, name)
     for part, x in model.variables.items()
   }
-  return Restorer(system, model.config, jax.device_put(variables), modules, dtype)
+  return Restorer(system, model.config, jax.device_put(variables), modules, dtype, devices=used)
 
 
 def sample(
-  lr: Any, model: str | os.PathLike | Restorer = 'compact', *, dtype: str | None = None, **options: Any
+  lr: Any,
+  model: str | os.PathLike | Restorer = 'compact',
+  *,
+  dtype: str | None = None,
+  devices: int | None = None,
+  **options: Any,
 ) -> Result:
   """Super-resolves images; a model given by name is loaded once and cached.
 
@@ -400,20 +515,29 @@ def sample(
     lr: as of `Restorer.sample`.
     model: a name, a model directory, or what `load` returned.
     dtype: as of `load`, for a model given by name; default float32.
+    devices: as of `load`, for a model given by name.
     **options: as of `Restorer.sample`.
   """
+  devices = None if devices is None else inputs.typed('devices', devices, int)
   if not isinstance(model, Restorer):
     changed = (store.resolve(inputs.model(model)) / format.MODEL_FILE).stat().st_mtime_ns
-    model = _loaded(os.fspath(model), inputs.typed('dtype', 'float32' if dtype is None else dtype, str), changed)
+    compute = inputs.typed('dtype', 'float32' if dtype is None else dtype, str)
+    model = _loaded(os.fspath(model), compute, devices, changed)
   elif dtype not in (None, model.dtype):
     raise SSRError(f'dtype is {dtype!r}, but the model was loaded with {model.dtype!r}; load it with that dtype')
+  elif devices not in (None, model.at_once):
+    raise SSRError(f'devices is {devices}, but the model was loaded on {model.at_once}; load it with that many')
   return model.sample(lr, **options)
 
 
 @functools.lru_cache(maxsize=2)
-def _loaded(name_or_path: str, dtype: str, changed: int) -> Restorer:
+def _loaded(name_or_path: str, dtype: str, devices: int | None, changed: int) -> Restorer:
   del changed  # a key of the cache: a model whose file has changed is loaded again
-  return load(name_or_path, dtype=dtype)
+  return load(name_or_path, dtype=dtype, devices=devices)
+
+
+def _raise(error: Exception) -> Any:
+  raise error
 
 
 def _in_dtypes(variables: Mapping[str, Any], part: str, config: Mapping[str, Any], dtype: Any, system: str) -> Tree:

@@ -20,6 +20,7 @@ class Enlarger:
   config = types.MappingProxyType({'name': 'stub', 'scale': 4, 'parts': {}})
   outputs = (Output('image', 'image', 'result'),)
   dtype = 'float32'
+  at_once = 1
 
   @property
   def system(self):

@@ -43,7 +43,8 @@ def ssr(tiny_model_dir, monkeypatch):
 
   cache = _models
 
-  def load(name, dtype):
+  def load(name, dtype, devices):
+    assert devices is None
     if (name, dtype) not in cache:
       cache[name, dtype] = original(name, dtype=dtype)
     return cache[name, dtype]

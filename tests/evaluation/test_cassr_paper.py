@@ -62,7 +62,7 @@ def test_a_table_has_ours_beside_the_papers(tmp_path, monkeypatch, capsys):
       (tmp_path / 'drealsr' / folder).mkdir(parents=True, exist_ok=True)
       Image.fromarray(image).save(tmp_path / 'drealsr' / folder / f'{name}.png')
   seen = []
-  monkeypatch.setattr(models, 'load', lambda name, dtype: seen.append(name) or _Model())
+  monkeypatch.setattr(models, 'load', lambda name, *_: seen.append(name) or _Model())
   monkeypatch.setattr(models, 'system_of', lambda name: SYSTEM)
   monkeypatch.setattr(paper_tables.xla, 'enable_compilation_cache', lambda: None)
   arguments = ['cassr-table1', '--output', str(tmp_path / 'out'), '--data', str(tmp_path)]

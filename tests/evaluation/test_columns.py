@@ -174,7 +174,7 @@ def test_estimates_are_made_once_for_an_image(photos):
 
 def test_several_models_are_columns_of_one_table(photos, tmp_path, monkeypatch):
   loaded = []
-  double = lambda name, dtype: loaded.append(name) or _Model({**CONFIG, 'name': str(name)})
+  double = lambda name, *_: loaded.append(name) or _Model({**CONFIG, 'name': str(name)})
   monkeypatch.setattr(models, 'load', double)
   monkeypatch.setattr(models, 'system_of', lambda name: SYSTEM)
   config = compact.get_config()

@@ -22,7 +22,7 @@ def root(tmp_path, monkeypatch):
     for folder, image in (('hr', photo), ('lr', photo[1::4, 1::4])):
       (tmp_path / 'drealsr' / folder).mkdir(parents=True, exist_ok=True)
       Image.fromarray(image).save(tmp_path / 'drealsr' / folder / f'{name}.png')
-  monkeypatch.setattr(models, 'load', lambda name, dtype: _Model())
+  monkeypatch.setattr(models, 'load', lambda name, *_: _Model())
   monkeypatch.setattr(models, 'system_of', lambda name: SYSTEM)
   monkeypatch.setattr(paper_tables.xla, 'enable_compilation_cache', lambda: None)
   return tmp_path

@@ -517,6 +517,14 @@ def sample(
     dtype: as of `load`, for a model given by name; default float32.
     devices: as of `load`, for a model given by name.
     **options: as of `Restorer.sample`.
+
+  >>> result = sample(np.zeros((32, 24, 3), np.uint8), steps=0)
+  >>> result.image.shape, result.image.dtype, result.kernels.shape
+  ((128, 96, 3), dtype('uint8'), (32, 24, 441))
+  >>> sample(np.zeros((32, 24)))
+  Traceback (most recent call last):
+    ...
+  ssr_jax.types.SSRError: lr must be [h, w, 3] or [b, h, w, 3] with RGB last; got shape [32, 24]
   """
   devices = None if devices is None else inputs.typed('devices', devices, int)
   if not isinstance(model, Restorer):

@@ -97,4 +97,4 @@ class Depthwise(nn.Module):
     """[b, h, w, c] -> [b, h, w, c]."""
     shape = self.size, self.size, 1, x.shape[-1]
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
-    return depthwise(x.astype(self.dtype), kernel[:, :, 0].astype(self.dtype))
+    return depthwise(x.astype(self.dtype), jnp.asarray(kernel[:, :, 0], self.dtype))

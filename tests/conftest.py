@@ -38,15 +38,13 @@ if 'SSR_TEST_CACHES' not in os.environ:
     os.environ[f'XDG_{_kind}_HOME'] = os.path.join(CACHES.name, _kind.lower())
   os.environ.pop('SSR_WEIGHTS', None)
 
-# Before the first import of what is checked. SSR_TYPECHECK=0 checks no annotations; SSR_TYPECHECK=all also checks code
-# that some tests call with NumPy arrays or stand-ins where the annotations ask for JAX arrays.
+# Before the first import of what is checked. SSR_TYPECHECK=0 checks no annotations.
 if os.environ.get('SSR_TYPECHECK') != '0':
   import jaxtyping
 
   from tests import typechecker
 
-  modules = typechecker.CHECKED + (typechecker.ALSO if os.environ.get('SSR_TYPECHECK') == 'all' else ())
-  jaxtyping.install_import_hook(list(modules), 'tests.typechecker.check')
+  jaxtyping.install_import_hook(list(typechecker.CHECKED), 'tests.typechecker.check')
 
 import jax
 import jax.numpy as jnp

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from ssr_jax import xla
-from ssr_jax.types import SSRError
+from ssr_jax.types import Array, Float, SSRError
 
 IMPLEMENTATIONS = ('cudnn', 'splash', 'xla')
 """In the order of preference; 'xla' can do everything."""
@@ -37,14 +37,14 @@ RECORD_AXES, HEAD_AXIS = ('data', 'fsdp'), 'tensor'
 
 
 def attention(
-  q: jax.Array,
-  k: jax.Array,
-  v: jax.Array,
+  q: Array,
+  k: Array,
+  v: Array,
   *,
-  bias: jax.Array | None = None,
+  bias: Array | None = None,
   implementation: str | None = None,
   chunk: int | None = None,
-) -> jax.Array:
+) -> Float[Array, 'b n heads d']:
   """Scaled dot-product attention, `softmax(q k^T / sqrt(d) + bias) v` per head.
 
   XLA computes few tokens at once and many in chunks of queries, so that memory never holds a whole [n, m] array; the
@@ -164,7 +164,7 @@ def _cudnn_missing(implementation: str) -> list[str]:
 # ---- XLA -------------------------------------------------------------------------------------------------------------
 
 
-def _xla(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, chunk: int | None) -> jax.Array:
+def _xla(q: Array, k: Array, v: Array, bias: Array | None, chunk: int | None) -> Array:
   b, n, heads, d = q.shape
   m = k.shape[1]
   if chunk is None:
@@ -183,7 +183,7 @@ def _xla(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None, chunk
   return out.swapaxes(0, 1).reshape(b, steps * chunk, heads, d)[:, :n]
 
 
-def _plain(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> jax.Array:
+def _plain(q: Array, k: Array, v: Array, bias: Array | None) -> Array:
   scores = jnp.einsum('bnhd,bmhd->bhnm', q * q.shape[-1] ** -0.5, k, preferred_element_type=jnp.float32)
   if bias is not None:
     scores += bias.astype(jnp.float32)
@@ -194,7 +194,7 @@ def _plain(q: jax.Array, k: jax.Array, v: jax.Array, bias: jax.Array | None) -> 
 # ---- Kernels ---------------------------------------------------------------------------------------------------------
 
 
-def _on_each_device(kernel: Callable[..., jax.Array], q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+def _on_each_device(kernel: Callable[..., Array], q: Array, k: Array, v: Array) -> Array:
   """Runs a kernel on each device, for that device's records and heads.
 
   The compiler cannot split these kernels reliably: it does not split splash at all, and its rule for cuDNN fails when
@@ -213,7 +213,9 @@ def _on_each_device(kernel: Callable[..., jax.Array], q: jax.Array, k: jax.Array
   return jax.shard_map(kernel, in_specs=(spec, spec, spec), out_specs=spec, check_vma=False)(q, k, v)
 
 
-def splash_kernel(q: jax.Array, k: jax.Array, v: jax.Array, *, interpret: bool) -> jax.Array:
+def splash_kernel(
+  q: Float[Array, 'b n heads d'], k: Float[Array, 'b m heads d'], v: Float[Array, 'b m heads d'], *, interpret: bool
+) -> Float[Array, 'b n heads d']:
   """The kernel itself, on one device; `interpret` runs it on any kind of device, slowly."""
   from jax.experimental.pallas.ops.tpu import splash_attention as splash  # heavy, and for TPUs only
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssr_jax.nn.attention import attention
+from ssr_jax.types import Array, Float, Num
 
 
 def group_norm(groups: int, eps: float, dtype: Any, name: str) -> nn.GroupNorm:
@@ -18,7 +19,7 @@ def group_norm(groups: int, eps: float, dtype: Any, name: str) -> nn.GroupNorm:
   return nn.GroupNorm(groups, epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
-def timestep_embedding(t: jax.Array, width: int) -> jax.Array:
+def timestep_embedding(t: Num[Array, ' b'], width: int) -> Float[Array, 'b {width}']:
   """Sinusoids of the time step: [cos(t w_i), sin(t w_i)], w_i = 10000**(-i / (width/2)).
 
   Args:
@@ -41,7 +42,7 @@ class TimeEmbedding(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, t: jax.Array) -> jax.Array:
+  def __call__(self, t: Num[Array, ' b']) -> Float[Array, 'b 4*{self.width}']:
     """Embeds t [b] as [b, 4 * width]."""
     x = timestep_embedding(t, self.width).astype(self.dtype)
     x = nn.Dense(4 * self.width, dtype=self.dtype, name='dense_1')(x)
@@ -70,12 +71,12 @@ class ResBlock(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: jax.Array,
-    embedding: jax.Array | None = None,
+    x: Float[Array, 'b h w c'],
+    embedding: Float[Array, 'b e'] | None = None,
     conditions: Any = (),
     *,
     train: bool = False,
-  ) -> jax.Array:
+  ) -> Float[Array, 'b h w {self.channels}']:
     """Maps x [b, h, w, c], with the embedding [b, e] and what the fusion is conditioned on, to [b, h, w, channels]."""
     y = nn.silu(group_norm(self.groups, self.eps, self.dtype, 'norm1')(x))
     y = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name='conv1')(y)
@@ -103,7 +104,7 @@ class UpConv(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b 2*h 2*w {self.channels}']:
     """Maps [b, h, w, c] to [b, 2h, 2w, channels]."""
     b, h, w, c = x.shape
     kernel = self.param('kernel', nn.initializers.lecun_normal(), (3, 3, c, self.channels))
@@ -147,11 +148,11 @@ class Transformer(nn.Module):
   @nn.compact
   def __call__(
     self,
-    x: jax.Array,
-    context: jax.Array | None = None,
+    x: Float[Array, 'b h w c'],
+    context: Float[Array, 'b n e'] | None = None,
     *,
-    attend: Callable[[int, str, jax.Array], jax.Array] | None = None,
-  ) -> jax.Array:
+    attend: Callable[[int, str, Array], Array] | None = None,
+  ) -> Float[Array, 'b h w c']:
     """Maps x [b, h, w, c], with context [b, n, e] or None, to [b, h, w, c].
 
     `attend` maps (block, 'self' or 'cross', y [b, h*w, c]) to what is added to y before that attention of that block;
@@ -189,10 +190,10 @@ class Attention(nn.Module):
 
   heads: int
   dtype: Any = jnp.float32
-  out_init: Callable[..., jax.Array] = nn.initializers.lecun_normal()
+  out_init: Callable[..., Array] = nn.initializers.lecun_normal()
 
   @nn.compact
-  def __call__(self, x: jax.Array, source: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, 'b n c'], source: Float[Array, 'b m e']) -> Float[Array, 'b n c']:
     """Queries from x [b, n, c], keys and values from source [b, m, e] -> [b, n, c]."""
     b, n, c = x.shape
     if c % self.heads:
@@ -205,7 +206,9 @@ class Attention(nn.Module):
     return nn.Dense(c, dtype=self.dtype, kernel_init=self.out_init, name='to_out')(out)
 
 
-def to_windows(tokens: jax.Array, size: tuple[int, int], side: int) -> jax.Array:
+def to_windows(
+  tokens: Float[Array, 'b pixels c'], size: tuple[int, int], side: int
+) -> Float[Array, 'windows inside c']:
   """Cuts a map into squares: pixels [b, h*w, c] -> [b * windows, pixels of one, c].
 
   Args:
@@ -224,7 +227,9 @@ def to_windows(tokens: jax.Array, size: tuple[int, int], side: int) -> jax.Array
   return x.transpose(0, 1, 3, 2, 4, 5).reshape(b * (n // (rows * columns)), rows * columns, c)
 
 
-def from_windows(windows: jax.Array, size: tuple[int, int], side: int) -> jax.Array:
+def from_windows(
+  windows: Float[Array, 'windows inside c'], size: tuple[int, int], side: int
+) -> Float[Array, 'b pixels c']:
   """The inverse of `to_windows`."""
   rows, columns = _window(size, side)
   if (rows, columns) == tuple(size):
@@ -241,7 +246,7 @@ def _window(size: tuple[int, int], side: int) -> tuple[int, int]:
   return rows, columns
 
 
-def resize_map(x: jax.Array, size: tuple[int, int]) -> jax.Array:
+def resize_map(x: Float[Array, 'b h w c'], size: tuple[int, int]) -> Float[Array, 'b {size[0]} {size[1]} c']:
   """[b, h, w, c] -> [b, *size, c]: bilinear, antialiased; x itself if it has that size."""
   if x.shape[1:3] == tuple(size):
     return x

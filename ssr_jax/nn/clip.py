@@ -3,10 +3,10 @@
 from typing import Any
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from ssr_jax.nn.attention import attention
+from ssr_jax.types import Array, Float
 
 ACTIVATIONS = ('quick_gelu', 'gelu')
 
@@ -38,7 +38,7 @@ class CLIPText(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, tokens: jax.Array) -> jax.Array:
+  def __call__(self, tokens: Array) -> Float[Array, 'b n {self.width}']:
     """Token numbers int32 [b, n], n up to `positions` -> the normed last layer, float32 [b, n, width].
 
     Raises:
@@ -68,7 +68,7 @@ class _Layer(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, 'b n c']) -> Float[Array, 'b n c']:
     b, n, c = x.shape
     y = _norm(self.dtype, 'norm1')(x)
     q, k, v = (

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from ssr_jax.nn.layers import conv3x3
 from ssr_jax.nn.unet import Trunk
+from ssr_jax.types import Array, Float, Num
 
 HINTS = ('pixels', 'latent')
 
@@ -22,9 +22,9 @@ class Control(NamedTuple):
     middle: [b, hm, wm, cm], for the UNet's middle.
   """
 
-  taps: tuple[jax.Array, ...]
-  residuals: tuple[jax.Array, ...]
-  middle: jax.Array
+  taps: tuple[Float[Array, 'b hj wj ej'], ...]
+  residuals: tuple[Float[Array, 'b hj wj ej'], ...]
+  middle: Float[Array, 'b hm wm cm']
 
 
 class PixelHint(nn.Module):
@@ -41,7 +41,7 @@ class PixelHint(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image: jax.Array) -> jax.Array:
+  def __call__(self, image: Float[Array, 'b H W 3']) -> Float[Array, 'b h w {self.channels}']:
     """[b, H, W, 3] in [0, 1], H and W multiples of 2**(len(widths) - 1) -> [b, h, w, channels]."""
     step = 2 ** (len(self.widths) - 1)
     if image.shape[1] % step or image.shape[2] % step:
@@ -65,7 +65,7 @@ class LatentHint(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, latent: jax.Array) -> jax.Array:
+  def __call__(self, latent: Float[Array, 'b h w c']) -> Float[Array, 'b h w {self.channels}']:
     """[b, h, w, c] -> [b, h, w, channels]."""
     return conv3x3(self.channels, self.dtype, 'conv', kernel_init=nn.initializers.zeros)(latent.astype(self.dtype))
 
@@ -90,18 +90,18 @@ class ControlNet(Trunk):
     else:
       self.see = LatentHint(self.channels[0], self.dtype)
 
-  def embed(self, image: jax.Array) -> jax.Array:
+  def embed(self, image: Float[Array, 'b H W c']) -> Float[Array, 'b h w {self.channels[0]}']:
     """The hint [b, h, w, channels[0]] of an image, [b, H, W, 3] in [0, 1], or of its latent [b, h, w, c]."""
     return self.see(image)
 
   @nn.compact
   def __call__(
     self,
-    z_t: jax.Array,
-    t: jax.Array,
-    context: jax.Array | None,
-    image: jax.Array | None = None,
-    hint: jax.Array | None = None,
+    z_t: Array,
+    t: Num[Array, ' b'],
+    context: Array | None,
+    image: Float[Array, 'b H W _'] | None = None,
+    hint: Array | None = None,
   ) -> Control:
     """What to add to a UNet's features at step t.
 

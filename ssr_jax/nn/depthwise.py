@@ -7,11 +7,11 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float
 
 
 @jax.custom_vjp
-def depthwise(x: Array, kernel: Array) -> Array:
+def depthwise(x: Float[Array, 'b h w c'], kernel: Array) -> Float[Array, 'b h w c']:
   """Filters each channel with its own kernel: correlation, zero padding, as torch's Conv2d(padding=k // 2, groups=c).
 
   The gradient with respect to x is the same operation with the kernel turned by 180 degrees. Automatic differentiation
@@ -93,8 +93,8 @@ class Depthwise(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     """[b, h, w, c] -> [b, h, w, c]."""
     shape = self.size, self.size, 1, x.shape[-1]
     kernel = self.param('kernel', nn.initializers.lecun_normal(), shape)
-    return depthwise(x.astype(self.dtype), kernel[:, :, 0].astype(self.dtype))
+    return depthwise(x.astype(self.dtype), jnp.asarray(kernel[:, :, 0], self.dtype))

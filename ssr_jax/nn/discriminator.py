@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
+
+from ssr_jax.types import Array, Float
 
 
 class Discriminator(nn.Module):
@@ -23,8 +24,11 @@ class Discriminator(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, image: jax.Array) -> jax.Array:
-    """Scores an image [b, H, W, 3] in [0, 1] -> float32 [b, ~H/2**n, ~W/2**n, 1], n = len(channels)."""
+  def __call__(self, image: Float[Array, 'b H W c']) -> Float[Array, 'b rows columns 1']:
+    """Scores an image [b, H, W, c] in [0, 1] -> float32 [b, ~H/2**n, ~W/2**n, 1], n = len(channels).
+
+    c is 3, or 6 for an image and another one that it is judged beside.
+    """
     x = (2 * image - 1).astype(self.dtype)
     for i, channels in enumerate(self.channels):
       x = nn.Conv(channels, (4, 4), 2, padding=1, dtype=self.dtype, name=f'conv_{i}')(x)
@@ -32,11 +36,11 @@ class Discriminator(nn.Module):
     return nn.Conv(1, (4, 4), padding=((1, 2), (1, 2)), dtype=self.dtype, name='conv_out')(x).astype(jnp.float32)
 
 
-def hinge_loss(real: jax.Array, fake: jax.Array) -> jax.Array:
+def hinge_loss(real: Float[Array, '...'], fake: Float[Array, '...']) -> Float[Array, '']:
   """The discriminator's hinge loss on scores of any shape: mean of max(0, 1 - real) and max(0, 1 + fake), halved."""
   return 0.5 * (jnp.mean(nn.relu(1 - real)) + jnp.mean(nn.relu(1 + fake)))
 
 
-def generator_loss(fake: jax.Array) -> jax.Array:
+def generator_loss(fake: Float[Array, '...']) -> Float[Array, '']:
   """The generator's non-saturating loss, -log sigmoid(fake), the mean over scores of any shape."""
   return jnp.mean(nn.softplus(-fake))

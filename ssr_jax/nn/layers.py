@@ -6,7 +6,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from ssr_jax.image.resize import depth_to_space
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float
 
 Dtype = Any
 
@@ -28,7 +28,7 @@ class Downsample2x2(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h//2 w//2 {self.features}']:
     """[b, h, w, c] with even h, w -> [b, h/2, w/2, features]; input features of the product are ordered (y, x, c)."""
     b, h, w, c = x.shape
     if h % 2 or w % 2:
@@ -49,7 +49,7 @@ class Upsample2x2(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b 2*h 2*w {self.features}']:
     """[b, h, w, c] -> [b, 2h, 2w, features]; one bias per output channel, as torch's ConvTranspose2d(2, stride 2)."""
     x = nn.Dense(4 * self.features, use_bias=False, dtype=self.dtype, name='conv')(x)
     bias = self.param('bias', nn.initializers.zeros, (self.features,))
@@ -68,7 +68,7 @@ class SFT(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, features: Array, condition: Array) -> Array:
+  def __call__(self, features: Float[Array, 'b h w c'], condition: Float[Array, 'b h w d']) -> Float[Array, 'b h w c']:
     """Features [b, h, w, c], condition [b, h, w, d] -> [b, h, w, c]."""
     x = jnp.concatenate([features, condition.astype(features.dtype)], -1)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssr_jax.nn.layers import Dtype
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float
 
 # Mean and deviation of ImageNet's pixels on a scale of -1 to 1, by which the original scales its inputs.
 _SHIFT = (-0.030, -0.088, -0.188)
@@ -53,7 +53,7 @@ class LPIPS(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, image: Array, reference: Array) -> Array:
+  def __call__(self, image: Array, reference: Array) -> Float[Array, ' b']:
     """Distances of the images of two batches.
 
     Args:
@@ -92,7 +92,7 @@ class LPIPS(nn.Module):
     return total
 
 
-def unit_length(features: Array) -> Array:
+def unit_length(features: Float[Array, '*shape c']) -> Float[Array, '*shape c']:
   """Features [..., c] scaled to length 1; zeros stay zeros, and so does the gradient there.
 
   The slope of the square root at zero is infinite, so the length is computed of something else where all channels are
@@ -104,7 +104,9 @@ def unit_length(features: Array) -> Array:
   return jnp.where(active, features / (length + 1e-10), 0.0)
 
 
-def lpips_loss(variables: dict, image: Array, reference: Array, module: LPIPS) -> Array:
+def lpips_loss(
+  variables: dict, image: Float[Array, 'b H W 3'], reference: Float[Array, 'b H W 3'], module: LPIPS
+) -> Float[Array, '']:
   """Mean LPIPS of a batch, a scalar; the weights get no gradient. For shapes and ranges see `LPIPS`."""
   distance: Any = module.apply(jax.lax.stop_gradient(variables), image, reference)
   return jnp.mean(distance)

@@ -7,7 +7,7 @@ from ssr_jax.image.kernels import pca_code
 from ssr_jax.image.resize import depth_to_space, space_to_depth, upscale
 from ssr_jax.nn.layers import SFT, Dtype, conv3x3
 from ssr_jax.nn.remat import POLICIES, check, remat
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float
 
 # ESRGAN scales its initial weights by 0.1 so that a deep residual trunk starts near the identity.
 _small_init = nn.initializers.variance_scaling(0.02, 'fan_in', 'normal')
@@ -25,7 +25,7 @@ class RDB(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, 'b h w nf']) -> Float[Array, 'b h w nf']:
     """[b, h, w, nf] -> [b, h, w, nf]."""
     seen = x
     for i in range(4):
@@ -46,7 +46,7 @@ class RRDB(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, 'b h w nf']) -> Float[Array, 'b h w nf']:
     """[b, h, w, nf] -> [b, h, w, nf]."""
     y = x
     for i in range(3):
@@ -75,7 +75,7 @@ class RRDBNet(nn.Module):
   remat: str = ''
 
   @nn.compact
-  def __call__(self, lr: Array) -> Array:
+  def __call__(self, lr: Float[Array, 'b h w 3']) -> Float[Array, 'b 4*h//{self.unshuffle} 4*w//{self.unshuffle} 3']:
     """[b, h, w, 3] in [0, 1], sides divisible by `unshuffle` -> [b, s*h, s*w, 3], s = 4 / unshuffle, not clipped."""
     conv = lambda name: conv3x3(self.features, self.dtype, name=name, kernel_init=_small_init)
     first = conv('conv_in')(space_to_depth(lr, self.unshuffle))
@@ -90,7 +90,7 @@ class RRDBNet(nn.Module):
     return conv3x3(lr.shape[-1], jnp.float32, name='conv_out', kernel_init=_small_init)(x)
 
 
-def _twice(x: Array) -> Array:
+def _twice(x: Float[Array, 'b h w c']) -> Float[Array, 'b 2*h 2*w c']:
   """[b, h, w, c] -> [b, 2h, 2w, c], nearest."""
   b, h, w, c = x.shape
   return jnp.broadcast_to(x[:, :, None, :, None], (b, h, 2, w, 2, c)).reshape(b, 2 * h, 2 * w, c)
@@ -108,7 +108,9 @@ class RRDBSFT(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, code: Array) -> tuple[Array, None]:
+  def __call__(
+    self, x: Float[Array, 'b h w nf'], code: Float[Array, 'b h w t']
+  ) -> tuple[Float[Array, 'b h w nf'], None]:
     """Maps x [b, h, w, nf] and code [b, h, w, t] to ([b, h, w, nf], None), as the body of a scan does."""
     y = SFT(dtype=self.dtype, name='sft')(x, code)
     for i in range(3):
@@ -148,7 +150,7 @@ class NBSR(nn.Module):
   remat: str = ''
 
   @nn.compact
-  def __call__(self, lr: Array, kernels: Array) -> Array:
+  def __call__(self, lr: Float[Array, 'b h w 3'], kernels: Array) -> Float[Array, 'b {self.scale}*h {self.scale}*w 3']:
     """Restores an image.
 
     Args:

@@ -5,13 +5,13 @@ import functools
 from typing import Any
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 
 from ssr_jax.nn.blocks import ResBlock, TimeEmbedding, Transformer, UpConv, group_norm
 from ssr_jax.nn.remat import remat
+from ssr_jax.types import Array, Float, Num
 
-Attend = Callable[[str, int, str, jax.Array], jax.Array]
+Attend = Callable[[str, int, str, Array], Array]
 """(name of the transformer, its block, 'self' or 'cross', y [b, n, c]) -> what is added to y before that attention."""
 
 
@@ -49,7 +49,7 @@ class Trunk(nn.Module):
   remat: str = ''
   window: Sequence[int] | None = None
 
-  def check(self, z_t: jax.Array, context: jax.Array | None) -> None:
+  def check(self, z_t: Array, context: Array | None) -> None:
     """ValueError if a latent or a context does not fit the attributes, or these do not fit each other."""
     levels = len(self.channels)
     step = 2 ** (levels - 1)
@@ -80,14 +80,14 @@ class Trunk(nn.Module):
 
   def descend(
     self,
-    z_t: jax.Array,
-    t: jax.Array,
-    context: jax.Array | None,
+    z_t: Float[Array, 'b h w c'],
+    t: Num[Array, ' b'],
+    context: Float[Array, 'b n e'] | None,
     conditions: Sequence[Any] = (),
-    hint: jax.Array | None = None,
+    hint: Float[Array, 'b h w {self.channels[0]}'] | None = None,
     *,
     train: bool = False,
-  ) -> tuple[jax.Array, list[jax.Array], jax.Array]:
+  ) -> tuple[Float[Array, 'b 4*{self.channels[0]}'], list[Float[Array, 'b _ _ _']], Float[Array, 'b hm wm cm']]:
     """The way down and the middle; to be called within a compact method.
 
     Args:
@@ -138,15 +138,15 @@ class UNet(Trunk):
   @nn.compact
   def __call__(
     self,
-    z_t: jax.Array,
-    t: jax.Array,
-    context: jax.Array | None = None,
+    z_t: Array,
+    t: Num[Array, ' b'],
+    context: Array | None = None,
     conditions: Sequence[Any] = (),
-    residuals: tuple[Sequence[jax.Array], jax.Array] | None = None,
+    residuals: tuple[Sequence[Float[Array, 'b _ _ _']], Float[Array, 'b hm wm cm']] | None = None,
     attend: Attend | None = None,
     *,
     train: bool = False,
-  ) -> jax.Array:
+  ) -> Float[Array, 'b h w c']:
     """Predicts noise (or v) at step t.
 
     Args:

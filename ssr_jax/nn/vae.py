@@ -11,6 +11,7 @@ from ssr_jax.image.resize import depth_to_space, space_to_depth
 from ssr_jax.nn.attention import attention
 from ssr_jax.nn.blocks import ResBlock, UpConv, group_norm
 from ssr_jax.nn.remat import remat
+from ssr_jax.types import Array, Float
 
 EPS = 1e-6
 """GroupNorm's epsilon everywhere in the autoencoder (the UNet's residual blocks use 1e-5)."""
@@ -95,7 +96,7 @@ class VAE(nn.Module):
     """f: image pixels per latent pixel on each axis."""
     return self.patch * 2 ** (len(self.channels) - 1)
 
-  def encode(self, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  def encode(self, x: Array) -> tuple[Float[Array, 'b hl wl c'], Float[Array, 'b hl wl c']]:
     """Posterior of the latent, not yet scaled.
 
     Args:
@@ -116,7 +117,7 @@ class VAE(nn.Module):
       mean += self.shortcut_in(space_to_depth(x, self.reduction)).astype(jnp.float32)
     return mean, jnp.clip(logvar, -30.0, 20.0)
 
-  def decode(self, z: jax.Array, guide: jax.Array | None = None) -> jax.Array:
+  def decode(self, z: Array, guide: Array | None = None) -> Float[Array, 'b H W 3']:
     """Image of an unscaled latent.
 
     Args:
@@ -148,7 +149,7 @@ class VAE(nn.Module):
       x += depth_to_space(self.shortcut_out(z), self.reduction)
     return (x + 1) / 2
 
-  def to_latents(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+  def to_latents(self, x: Float[Array, 'b H W 3'], key: Array | None = None) -> Float[Array, 'b hl wl c']:
     """Latent for diffusion: scaling_factor times the posterior's mode, or times a sample where a key is given.
 
     Args:
@@ -161,11 +162,15 @@ class VAE(nn.Module):
     mean, logvar = self.encode(x)
     return jnp.asarray(self.scaling_factor) * (mean if key is None else sample_posterior(key, mean, logvar))
 
-  def from_latents(self, z: jax.Array, guide: jax.Array | None = None) -> jax.Array:
+  def from_latents(
+    self, z: Float[Array, 'b h w c'], guide: Float[Array, 'b H W 3'] | None = None
+  ) -> Float[Array, 'b H W 3']:
     """Image [b, f*h, f*w, 3] of a latent of `to_latents` [b, h, w, c]; a guide as in `decode`."""
     return self.decode(z / jnp.asarray(self.scaling_factor), guide)
 
-  def __call__(self, x: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array, jax.Array]:
+  def __call__(
+    self, x: Array, key: Array | None = None
+  ) -> tuple[Float[Array, 'b H W 3'], Float[Array, 'b hl wl c'], Float[Array, 'b hl wl c']]:
     """Reconstruction, mean and logvar of image x [b, H, W, 3]; from a posterior sample where a key is given.
 
     A guided decoder is guided by the image itself.
@@ -199,7 +204,7 @@ def passing_guide(params: Any) -> Any:
   return {**params, **changed}
 
 
-def _quiet_posterior(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+def _quiet_posterior(key: Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> Array:
   """Initial bias of the moments: logvar starts at -6, since more noise would hide the means in the first samples."""
   del key
   return jnp.concatenate([jnp.zeros(shape[0] // 2, dtype), jnp.full(shape[0] - shape[0] // 2, -6.0, dtype)])
@@ -217,7 +222,7 @@ class Encoder(nn.Module):
   remat: str = ''
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, 'b H W c']) -> Float[Array, 'b hl wl 2*{self.latent_channels}']:
     """[b, H, W, c] -> [b, H/2**n, W/2**n, 2 * latent_channels], n = len(channels) - 1."""
     x = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name='conv_in')(x)
     for i, channels in enumerate(self.channels):
@@ -247,7 +252,9 @@ class Decoder(nn.Module):
   remat: str = ''
 
   @nn.compact
-  def __call__(self, z: jax.Array, guides: Sequence[jax.Array] = ()) -> jax.Array:
+  def __call__(
+    self, z: Float[Array, 'b h w c'], guides: Sequence[Float[Array, 'b _ _ _']] = ()
+  ) -> Float[Array, 'b H W {self.out_channels}']:
     """[b, h, w, c] -> [b, 2**n*h, 2**n*w, out_channels], n = len(channels) - 1.
 
     Guides, [b, 2**i*h, 2**i*w, c] for i = 0 to n, are added to the features as they enter each level, the lowest before
@@ -278,7 +285,7 @@ class Middle(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     """[b, h, w, channels] -> the same shape."""
     x = ResBlock(self.channels, self.groups, EPS, dtype=self.dtype, name='res_0')(x)
     if self.attention:
@@ -293,7 +300,7 @@ class SelfAttention(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     """[b, h, w, c] -> the same shape."""
     b, h, w, c = x.shape
     y = group_norm(self.groups, EPS, self.dtype, 'norm')(x).reshape(b, h * w, 1, c)
@@ -302,12 +309,14 @@ class SelfAttention(nn.Module):
     return x + nn.Dense(c, dtype=self.dtype, name='to_out')(y)
 
 
-def sample_posterior(key: jax.Array, mean: jax.Array, logvar: jax.Array) -> jax.Array:
+def sample_posterior(
+  key: Array, mean: Float[Array, '*shape'], logvar: Float[Array, '*shape']
+) -> Float[Array, '*shape']:
   """One draw of N(mean, exp(logvar)), the shape of mean."""
   return mean + jnp.exp(0.5 * logvar) * jax.random.normal(key, mean.shape, mean.dtype)
 
 
-def visible_scaling(decode: Callable[[jax.Array], jax.Array], mean: jax.Array, key: jax.Array) -> jax.Array:
+def visible_scaling(decode: Callable[[Array], Array], mean: Float[Array, 'b h w c'], key: Array) -> Float[Array, ' c']:
   """A scaling factor per channel: its scaled deviation is proportional to the square root of its effect on the image.
 
   Channels of equal deviation, as in a whitened code, suit diffusion badly: noise that hides fine detail hides
@@ -333,17 +342,19 @@ def visible_scaling(decode: Callable[[jax.Array], jax.Array], mean: jax.Array, k
   return jnp.sqrt(effects / effects.mean()) / deviation
 
 
-def kl_loss(mean: jax.Array, logvar: jax.Array) -> jax.Array:
+def kl_loss(mean: Float[Array, '*shape'], logvar: Float[Array, '*shape']) -> Float[Array, '']:
   """KL(N(mean, exp(logvar)) || N(0, 1)) in nats, the mean over all elements (not the sum over an image); a scalar."""
   return 0.5 * jnp.mean(mean**2 + jnp.exp(logvar) - 1 - logvar)
 
 
-def reconstruction_loss(prediction: jax.Array, target: jax.Array) -> jax.Array:
+def reconstruction_loss(prediction: Float[Array, 'b H W c'], target: Float[Array, 'b H W c']) -> Float[Array, '']:
   """Mean absolute error of images [b, H, W, c]; a scalar."""
   return jnp.mean(jnp.abs(prediction - target))
 
 
-def detail_loss(prediction: jax.Array, target: jax.Array, scales: int = 3) -> jax.Array:
+def detail_loss(
+  prediction: Float[Array, 'b H W c'], target: Float[Array, 'b H W c'], scales: int = 3
+) -> Float[Array, '']:
   """Mean absolute error of the horizontal and vertical differences at several scales.
 
   It replaces latent diffusion's LPIPS, which needs a pretrained network: it penalises edges and texture of the wrong

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ssr_jax.image import tiles
+from ssr_jax.types import Float
 
 Band = dict[str, np.ndarray]
 
@@ -60,7 +61,7 @@ class Layout:
     return cls((h, w), shape, tiles.origins((h, w), shape, OVERLAP, multiple))
 
 
-def pad(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def pad(image: Float[np.ndarray, 'h w c'], shape: tuple[int, int]) -> Float[np.ndarray, '{shape[0]} {shape[1]} c']:
   """Pads [h, w, c] to `shape` at the bottom and right by reflection, which continues texture."""
   h, w, _ = image.shape
   grow = ((0, shape[0] - h), (0, shape[1] - w), (0, 0))
@@ -68,8 +69,11 @@ def pad(image: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def resized(
-  image: np.ndarray, shape: tuple[int, int], method: str = 'bilinear', rows: tuple[float, float] | None = None
-) -> np.ndarray:
+  image: Float[np.ndarray, 'h w c'],
+  shape: tuple[int, int],
+  method: str = 'bilinear',
+  rows: tuple[float, float] | None = None,
+) -> Float[np.ndarray, '{shape[0]} {shape[1]} c']:
   """Resizes [h, w, c] float32, antialiased, like `image.resize`; on the host, where a new size needs no compilation.
 
   Args:
@@ -93,7 +97,7 @@ class View:
     self._columns = _triangles(size[1], view[1], 0, size[1])
     self._sum: np.ndarray | float = 0.0
 
-  def add(self, band: np.ndarray) -> None:
+  def add(self, band: Float[np.ndarray, 'n W c']) -> None:
     """Adds the next rows [n, W, c]."""
     rows = _triangles(self._size[0], self._view[0], self._top, self._top + len(band))
     touched = np.flatnonzero(rows.any(1))
@@ -104,7 +108,7 @@ class View:
     self._sum = self._sum + np.einsum('sw,rwc->rsc', self._columns, seen, optimize=True)
     self._top += len(band)
 
-  def result(self) -> np.ndarray:
+  def result(self) -> Float[np.ndarray, 'rows columns c']:
     """[*view, c] float32, once all rows have been added."""
     assert self._top == self._size[0], 'rows are missing'
     return np.asarray(self._sum, np.float32)

@@ -15,7 +15,7 @@ from scipy import ndimage
 
 from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.runtime.bands import Band, resized
-from ssr_jax.types import Array, SSRError
+from ssr_jax.types import Array, ArrayLike, Float, SSRError
 
 OUTPUT = 'defocus'
 """Name of what `measured` gives, beside the outputs of a system."""
@@ -29,7 +29,9 @@ _BINS = 16  # of depth
 _BESIDE = 3  # LR rows that bicubic interpolation looks at, rounded up
 
 
-def measured(kernels: Array, depth: Array | None, scale: int) -> Array:
+def measured(
+  kernels: Float[ArrayLike, 'b h w taps'], depth: Float[ArrayLike, 'b H W 1'] | None, scale: int
+) -> Float[Array, 'b h w 2']:
   """How far each place is out of focus, and its depth.
 
   Defocus blurs in all directions alike: it is what the shorter axis of a kernel has. A longer one is motion.
@@ -50,7 +52,7 @@ def measured(kernels: Array, depth: Array | None, scale: int) -> Array:
   return jnp.stack([variance, deep], -1)
 
 
-def photo_share(found: np.ndarray) -> np.ndarray:
+def photo_share(found: Float[np.ndarray, 'h w 2']) -> Float[np.ndarray, 'h w']:
   """The share that the enlarged photo has at each place: 0 in focus, 1 where the variance is 2.1 times that in focus.
 
   In focus is the 5th percentile of the variances, of which a median takes out single wrong ones. As far as depth
@@ -107,7 +109,9 @@ def kept(bands: Iterable[Band], photo: Any, answer: str, keep: float, scale: int
       yield band
 
 
-def _blended(image: np.ndarray, photo: Any, share: np.ndarray, top: int, scale: int) -> np.ndarray:
+def _blended(
+  image: Float[np.ndarray, 'n W c'], photo: Any, share: Float[np.ndarray, 'h w 1'], top: int, scale: int
+) -> Float[np.ndarray, 'n W c']:
   """Rows of the answer from `top` on, blended with the enlarged photo."""
   n, W, _ = image.shape
   first = max(top // scale - _BESIDE, 0)

@@ -13,7 +13,7 @@ from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.image import noise
 from ssr_jax.runtime import inputs
 from ssr_jax.runtime.restorer import TILE, Restorer
-from ssr_jax.types import ArrayLike, SSRError
+from ssr_jax.types import ArrayLike, Float, SSRError
 
 _VIEW = 192
 """Rows and columns of kernels that are kept for a picture, at most."""
@@ -45,12 +45,12 @@ class Inspection:
     return float(spread(self.blur[y, x]))
 
 
-def spread(blur: np.ndarray) -> np.ndarray:
+def spread(blur: Float[np.ndarray, '*shape 3']) -> Float[np.ndarray, '*shape'] | np.floating:
   """Standard deviation over all directions, [...], of `Inspection.blur`, [..., 3]."""
   return np.sqrt((blur[..., 0] ** 2 + blur[..., 1] ** 2) / 2)
 
 
-def blur_of(kernels: ArrayLike, scale: int) -> np.ndarray:
+def blur_of(kernels: Float[ArrayLike, '*shape taps'], scale: int) -> Float[np.ndarray, '*shape 3']:
   """Extent and direction of blur kernels, as of `Inspection.blur`.
 
   Args:

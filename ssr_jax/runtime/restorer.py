@@ -154,6 +154,7 @@ class Restorer:
   ) -> Callable[[], Result]:
     """A call of `sample` whose arguments are checked and whose images of one tile wait."""
     plan = self.check(scale=scale, size=size, tile=tile, trust=trust, keep_defocus=keep_defocus, **options)
+    tile, keep_defocus = int(tile), float(keep_defocus)  # NumPy's numbers will do
     progress, keep_kernels = inputs.progress(progress), inputs.typed('keep_kernels', keep_kernels, bool)
     images = inputs.Images(lr, opening.MAX_PIXELS)
     b, h, w = images.shape
@@ -222,6 +223,7 @@ class Restorer:
       SSRError: as of `sample`.
     """
     plan = self.check(scale=scale, size=size, tile=tile, trust=trust, keep_defocus=keep_defocus, **options)
+    tile, keep_defocus = int(tile), float(keep_defocus)  # NumPy's numbers will do
     rows = rows if isinstance(rows, inputs.Rows) else inputs.Rows(rows)
     h, w, _ = rows.shape
     target = inputs.target(scale, size, (h, w), self.config['scale'])

@@ -18,7 +18,7 @@ from ssr_jax.image import blur, colour, noise
 from ssr_jax.image import kernels as kernel_lib
 from ssr_jax.runtime.bands import Band
 from ssr_jax.systems.base import Output
-from ssr_jax.types import ArrayLike
+from ssr_jax.types import ArrayLike, Float
 
 CHANNELS = ('change', 'residual', 'invented')
 """What a map holds.
@@ -35,7 +35,7 @@ _FAINT = 2 / 255  # added to the contrast: what nobody sees is not divided by
 _BLOCK = 64  # LR pixels, side of what is degraded at once, so that one program serves every size
 
 
-def share(found: np.ndarray) -> float:
+def share(found: Float[np.ndarray, 'h w 3']) -> float:
   """The one number of an image: the mean of the share that was invented, in [0, 1].
 
   Args:
@@ -45,8 +45,12 @@ def share(found: np.ndarray) -> float:
 
 
 def trust_map(
-  photo: np.ndarray, restored: np.ndarray | None, image: np.ndarray, kernels: ArrayLike, noise: float = 0.0
-) -> np.ndarray:
+  photo: Float[np.ndarray, 'h w 3'],
+  restored: Float[np.ndarray, 'H W 3'] | None,
+  image: Float[np.ndarray, 'H W 3'],
+  kernels: Float[ArrayLike, 'h w taps'],
+  noise: float = 0.0,
+) -> Float[np.ndarray, 'h w 3']:
   """Where a result shows what the photo and its kernels say, and where something else.
 
   Args:
@@ -64,8 +68,13 @@ def trust_map(
 
 
 def _planes(
-  photo: np.ndarray, restored: np.ndarray | None, image: np.ndarray, kernels: ArrayLike, above: int = 0, below: int = 0
-) -> np.ndarray:
+  photo: Float[np.ndarray, 'n w'],
+  restored: Float[np.ndarray, 'rows W'] | None,
+  image: Float[np.ndarray, 'rows W'],
+  kernels: Float[ArrayLike, 'n w taps'],
+  above: int = 0,
+  below: int = 0,
+) -> Float[np.ndarray, 'n w 4']:
   """[n, w, 4], at each pixel of the photo: restored, its square, squares of change and of residual.
 
   Args:
@@ -86,7 +95,7 @@ def _planes(
   return np.stack([cells(restored), cells(restored**2), change, residual], -1).astype(np.float32)
 
 
-def _of_planes(planes: np.ndarray, noise: float) -> np.ndarray:
+def _of_planes(planes: Float[np.ndarray, 'h w 4'], noise: float) -> Float[np.ndarray, 'h w 3']:
   around = ndimage.gaussian_filter(planes, _AROUND, mode='nearest', axes=(0, 1))
   mean, square, change, residual = np.moveaxis(around, -1, 0)
   unit = np.sqrt(np.maximum(square - mean**2, 0)) + _FAINT
@@ -95,7 +104,9 @@ def _of_planes(planes: np.ndarray, noise: float) -> np.ndarray:
   return np.stack([change, residual, strength / (1 + strength)], -1).astype(np.float32)
 
 
-def degraded(image: np.ndarray, kernels: ArrayLike, above: int = 0, below: int = 0) -> np.ndarray:
+def degraded(
+  image: Float[np.ndarray, 'rows W'], kernels: Float[ArrayLike, 'n w taps'], above: int = 0, below: int = 0
+) -> Float[np.ndarray, 'n w']:
   """`image.blur.blur_downsample` of a plane, block by block: memory and compiled programs do not depend on its size.
 
   Args:
@@ -127,7 +138,7 @@ def degraded(image: np.ndarray, kernels: ArrayLike, above: int = 0, below: int =
   return out
 
 
-def reach_of(kernels: ArrayLike, scale: int) -> int:
+def reach_of(kernels: Float[ArrayLike, '*shape taps'], scale: int) -> int:
   """LR pixels that kernels of a stride look at beside their own, on each side."""
   return -(-(kernel_lib.side(kernels) // 2) // scale)
 

@@ -10,10 +10,10 @@ from ssr_jax.nn.controlnet import ControlNet
 from ssr_jax.nn.unet import UNet
 
 SIZES = dict(channels=(8, 16), blocks=1, attention=(True, False), head_dim=4, cross_attention_dim=6, groups=4)
-Z = np.random.default_rng(0).standard_normal((2, 4, 6, 4)).astype(np.float32)
-T = np.array([3, 700])
-CONTEXT = np.random.default_rng(1).standard_normal((2, 5, 6)).astype(np.float32)
-IMAGE = np.random.default_rng(2).random((2, 32, 48, 3)).astype(np.float32)
+Z = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 6, 4)), jnp.float32)
+T = jnp.array([3, 700])
+CONTEXT = jnp.asarray(np.random.default_rng(1).standard_normal((2, 5, 6)), jnp.float32)
+IMAGE = jnp.asarray(np.random.default_rng(2).random((2, 32, 48, 3)), jnp.float32)
 
 
 def drawn(module, *inputs, seed=0, **options):
@@ -138,8 +138,8 @@ def test_the_unet_asks_what_to_add_before_each_attention_of_the_way_up():
 def test_what_is_added_is_seen_by_the_attention_behind_it():
   """A restatement of the block: y += a(y); y += self(norm(y)); y += b(y); y += cross(norm(y)); y += geglu(norm(y))."""
   module = blocks.Transformer(2, groups=4)
-  x = np.random.default_rng(0).standard_normal((1, 3, 2, 8)).astype(np.float32)
-  context = np.random.default_rng(1).standard_normal((1, 4, 5)).astype(np.float32)
+  x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 3, 2, 8)), jnp.float32)
+  context = jnp.asarray(np.random.default_rng(1).standard_normal((1, 4, 5)), jnp.float32)
   variables = drawn(module, x, context)
   p = variables['params']
   added = {'self': lambda y: jnp.sin(3 * y), 'cross': lambda y: jnp.cos(2 * y)}
@@ -167,7 +167,7 @@ def test_what_is_added_is_seen_by_the_attention_behind_it():
 
 
 def test_windows_are_squares_and_come_back():
-  tokens = np.arange(2 * 24 * 3, dtype=np.float32).reshape(2, 24, 3)
+  tokens = jnp.arange(2 * 24 * 3, dtype=jnp.float32).reshape(2, 24, 3)
   windows = blocks.to_windows(tokens, (4, 6), 2)
   grid = tokens.reshape(2, 4, 6, 3)
   expected = [grid[b, y : y + 2, x : x + 2].reshape(4, 3) for b in (0, 1) for y in (0, 2) for x in (0, 2, 4)]
@@ -183,13 +183,13 @@ def test_windows_are_squares_and_come_back():
 
 def test_self_attention_stays_within_a_window():
   module = blocks.Transformer(2, groups=1, window=2)
-  x = np.random.default_rng(0).standard_normal((1, 4, 4, 8)).astype(np.float32)
+  x = jnp.asarray(np.random.default_rng(0).standard_normal((1, 4, 4, 8)), jnp.float32)
   variables = drawn(module, x)
   # One group's norm sees the whole map: only differences of what attention sees are compared.
   whole = blocks.Transformer(2, groups=1)
   np.testing.assert_allclose(whole.apply(variables, x[:, :2, :2]), module.apply(variables, x[:, :2, :2]), atol=1e-6)
   gradient = jax.grad(lambda y: blocks.from_windows(_attend(variables, y, 2), (4, 4), 2)[0, 0].sum())(
-    jnp.asarray(x.reshape(1, 16, 8))
+    x.reshape(1, 16, 8)
   )
   seen = np.any(np.asarray(gradient).reshape(4, 4, 8), -1)
   np.testing.assert_array_equal(seen, np.pad(np.ones((2, 2), bool), ((0, 2), (0, 2))))

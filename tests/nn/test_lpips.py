@@ -57,7 +57,7 @@ def test_every_head_weighs_the_squared_difference_of_its_own_stage(backbone, sta
 
 
 def test_vectors_have_unit_length_and_a_finite_gradient_where_they_are_zero():
-  features = np.array([[3.0, 4.0], [0.0, 0.0], [1e-18, 0.0]], np.float32)
+  features = jnp.array([[3.0, 4.0], [0.0, 0.0], [1e-18, 0.0]], jnp.float32)
   unit = np.asarray(lpips.unit_length(features))
   np.testing.assert_allclose(unit[:2], [[0.6, 0.8], [0, 0]], rtol=1e-6)
   gradient = jax.grad(lambda x: jnp.sum(lpips.unit_length(x) * jnp.array([1.0, -2.0])))(features)

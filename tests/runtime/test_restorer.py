@@ -55,16 +55,17 @@ def test_restored_is_algorithm_1_by_hand(model):
   """With the model's networks, but none of the code between them."""
   lr = _photo(32, 32).astype(np.float32) / 255  # a size of the bucket: nothing is padded
   apply = {part: model.modules[part].apply for part in ('depth', 'dkenet', 'nbsr')}
-  image = resize.upscale(jnp.asarray(lr)[None], 4)
+  batch = jnp.asarray(lr)[None]
+  image = resize.upscale(batch, 4)
   small = tuple(model.modules['depth'].resolution)
   see = lambda image: apply['depth'](model.variables['depth'], jax.image.resize(image, (1, *small, 3), 'linear'))
   down = lambda depth: jax.image.resize(depth, (1, 32, 32, 1), 'linear')
   depth = see(image)
-  kernels = apply['dkenet'](model.variables['dkenet'], lr[None], down(depth))
+  kernels = apply['dkenet'](model.variables['dkenet'], batch, down(depth))
   for _ in range(3):
     depth = see(image)
-    kernels = 0.9 * apply['dkenet'](model.variables['dkenet'], lr[None], down(depth)) + 0.1 * kernels
-    image = apply['nbsr'](model.variables['nbsr'], lr[None], kernels)
+    kernels = 0.9 * apply['dkenet'](model.variables['dkenet'], batch, down(depth)) + 0.1 * kernels
+    image = apply['nbsr'](model.variables['nbsr'], batch, kernels)
   found = model.sample(lr, steps=0)
   np.testing.assert_allclose(found.restored, np.clip(image[0], 0, 1), atol=2e-4)
   np.testing.assert_allclose(found.kernels, kernels[0], atol=2e-4)

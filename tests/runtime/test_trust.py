@@ -133,7 +133,7 @@ def test_bands_give_the_map_of_the_whole(kernels_first):
   names = trust.Names('image', 'restored', 'kernels')
   for kept in (True, False):
     *passed, last = trust.measured(iter(bands), photo, names, SCALE, kept)
-    wanted = trust.trust_map(photo, restored, image, kernels, trust.noise.noise_level(trust._Luma(photo))[0])
+    wanted = trust.trust_map(photo, restored, image, kernels, float(trust.noise.noise_level(trust._Luma(photo))[0]))
     np.testing.assert_allclose(last['trust'], wanted, atol=2e-4)
     assert [set(band) for band in passed] == [set(b) if kept else set(b) - {'kernels'} for b in bands]
     np.testing.assert_array_equal(np.concatenate([b['image'] for b in passed if 'image' in b]), image)

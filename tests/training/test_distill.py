@@ -89,7 +89,7 @@ def test_the_critic_pulls_as_hard_as_it_is_told_and_knows_however_steep_it_is(ti
   """A hundred times its slope changes the student's gradient hardly; one that is wrong half of the time pulls half as
   hard, one that knows nothing not at all, and so does any before its start."""
   photo = data.astronaut()[:64, :64][None].repeat(2, 0)
-  batch = {'hr': photo, 'seed': np.arange(2, dtype=np.uint32)}
+  batch = {'hr': jnp.asarray(photo), 'seed': jnp.arange(2, dtype=jnp.uint32)}
   judge = distill.disc_lib.hinge_loss
   monkeypatch.setattr(distill.disc_lib, 'hinge_loss', lambda real, fake: 0 * judge(real, fake) + wrong)
   wrong = None

@@ -30,13 +30,13 @@ def test_its_own_metric_improves_by_a_margin(stage, tiny_model_dir):
   program = state_lib.program(built, config, sharding.make_mesh(config.mesh, jax.devices()[:1]), params, stats, frozen)
 
   @xla.jit
-  def validate(params, stats):
+  def validate(params, stats, batch):
     return built.validate(stages.context(params, stats, frozen, jax.random.key(1)), batch)[built.metric]
 
   state = program.create(params, stats)
-  before = float(validate(state.params, state.stats))
+  before = float(validate(state.params, state.stats, batch))
   for _ in range(steps):
     state, _ = program.step(state, frozen, batch, np.int32(0))
-  after = float(validate(state.params, state.stats))
+  after = float(validate(state.params, state.stats, batch))
   gain = (after - before) / abs(before) * (1 if built.higher_is_better else -1)
   assert int(state.skipped) == 0 and gain > margin, (before, after)

@@ -97,7 +97,7 @@ def test_noise_on_latents_reaches_the_decoder_and_nothing_else(tiny_model_dir):
     built = stages.build(common.apply(tiny.get_config('vae'), {'loss.latent_noise': noise, 'loss.adversarial': 0.0}))
     ramp = np.linspace(0, 255, 64).astype(np.uint8)
     hr = np.stack([np.broadcast_to(ramp[:, None, None], (64, 64, 3)), np.broadcast_to(ramp[:, None], (64, 64, 3))])
-    batch = {'hr': hr, 'seed': np.zeros(2, np.uint32)}
+    batch = {'hr': jnp.asarray(hr), 'seed': jnp.zeros(2, jnp.uint32)}
     params, stats, _ = built.init(jax.random.key(0))
     params, _ = built.prepare(stages.context(params, stats, {}), batch, False)
     return built.loss(stages.context(params, stats, {}, jax.random.key(1)), batch)[1][0]

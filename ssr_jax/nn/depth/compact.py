@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from ssr_jax.nn.remat import remat
+from ssr_jax.types import Array, Float
 
 _QUANTILES = (0.02, 0.98)
 
 
-def normalise_depth(raw: jax.Array) -> jax.Array:
+def normalise_depth(raw: Float[Array, 'b H W 1']) -> Float[Array, 'b H W 1']:
   """Maps each image's inverse depth to [0, 1]: its 2nd percentile to 0, its 98th to 1, clipped.
 
   Percentiles and not extremes, so that a few outliers do not compress the range of the rest. An image of constant depth
@@ -61,7 +62,7 @@ class CompactDepth(nn.Module):
   remat: str = ''
 
   @nn.compact
-  def __call__(self, image: jax.Array, *, raw: bool = False) -> jax.Array:
+  def __call__(self, image: Array, *, raw: bool = False) -> Float[Array, 'b H W 1']:
     """Relative inverse depth of each image.
 
     Args:
@@ -117,20 +118,20 @@ class CompactDepth(nn.Module):
     x = jax.image.resize(x, (b, H, W, 1), 'linear', antialias=True)
     return x if raw else jnp.clip(x, 0, 1)
 
-  def _norm(self, x: jax.Array, name: str) -> jax.Array:
+  def _norm(self, x: Array, name: str) -> Array:
     return nn.GroupNorm(
       num_groups=None, group_size=self.group, epsilon=1e-5, use_fast_variance=False, dtype=self.dtype, name=name
     )(x)
 
-  def _conv(self, x: jax.Array, channels: int, name: str) -> jax.Array:
+  def _conv(self, x: Array, channels: int, name: str) -> Array:
     return nn.Conv(channels, (3, 3), dtype=self.dtype, name=name)(x)
 
-  def _residual(self, x: jax.Array, name: str) -> jax.Array:
+  def _residual(self, x: Float[Array, 'b h w c'], name: str) -> Float[Array, 'b h w c']:
     """Returns x + conv(ReLU(norm(conv(ReLU(norm(x))))))."""
     y = self._conv(nn.relu(self._norm(x, f'{name}_norm_0')), x.shape[-1], f'{name}_conv_0')
     return x + self._conv(nn.relu(self._norm(y, f'{name}_norm_1')), x.shape[-1], f'{name}_conv_1')
 
-  def _attend(self, x: jax.Array) -> jax.Array:
+  def _attend(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     """Returns x + self-attention over all pixels of the lowest level."""
     b, h, w, c = x.shape
     tokens = self._norm(x, 'context_norm').reshape(b, h * w, c)
@@ -141,14 +142,14 @@ class CompactDepth(nn.Module):
     return x + nn.Dense(c, dtype=self.dtype, name='context_out')(out)
 
 
-def _space_to_depth(x: jax.Array) -> jax.Array:
+def _space_to_depth(x: Float[Array, 'b h w c']) -> Float[Array, 'b h//2 w//2 4*c']:
   """[b, h, w, c] -> [b, h/2, w/2, 4c]."""
   b, h, w, c = x.shape
   x = x.reshape(b, h // 2, 2, w // 2, 2, c).transpose(0, 1, 3, 2, 4, 5)
   return x.reshape(b, h // 2, w // 2, 4 * c)
 
 
-def standardise(inverse_depth: jax.Array) -> jax.Array:
+def standardise(inverse_depth: Float[Array, 'b H W 1']) -> Float[Array, 'b H W 1']:
   """Removes each image's shift and scale: (d - mean) / mean|d - mean|, MiDaS Eqs. 5 and 6 with means for medians.
 
   A median needs a sort of every image at every step, which costs more than the net itself on a CPU. Constant depth
@@ -164,7 +165,7 @@ def standardise(inverse_depth: jax.Array) -> jax.Array:
   return centred / jnp.maximum(jnp.mean(jnp.abs(centred), axis=(1, 2, 3), keepdims=True), 1e-6)
 
 
-def gradient_matching(difference: jax.Array, scales: int = 4) -> jax.Array:
+def gradient_matching(difference: Float[Array, 'b H W 1'], scales: int = 4) -> Float[Array, '']:
   """Multi-scale gradient loss, MiDaS Eq. 11: sum over scales of mean |dx R| + mean |dy R|, R the difference.
 
   Scale k takes every 2**k-th pixel. Scales with fewer than 2x2 pixels are left out.
@@ -185,7 +186,7 @@ def gradient_matching(difference: jax.Array, scales: int = 4) -> jax.Array:
   return total
 
 
-def depth_loss(prediction: jax.Array, target: jax.Array, *, gradient_weight: float = 0.5, scales: int = 4) -> jax.Array:
+def depth_loss(prediction: Array, target: Array, *, gradient_weight: float = 0.5, scales: int = 4) -> Float[Array, '']:
   """Scale- and shift-invariant loss on inverse depth: mean |R| + weight * gradient_matching(R), R of standardised maps.
 
   Zero for any target = a * prediction + c with a > 0, not with a < 0, which swaps near and far.

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from flax import linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -17,6 +16,7 @@ from ssr_jax.image.resize import depth_to_space, resize
 from ssr_jax.nn.attention import attention
 from ssr_jax.nn.depth.compact import normalise_depth
 from ssr_jax.nn.remat import remat
+from ssr_jax.types import Array, Float
 
 _IMAGENET = dict(mean=(0.485, 0.456, 0.406), deviation=(0.229, 0.224, 0.225))
 _DINOV2 = dict(
@@ -97,7 +97,7 @@ class DPT(nn.Module):
   remat: str = ''
 
   @nn.compact
-  def __call__(self, image: jax.Array, *, raw: bool = False) -> jax.Array:
+  def __call__(self, image: Array, *, raw: bool = False) -> Float[Array, 'b H W 1']:
     """Relative inverse depth of each image.
 
     Args:
@@ -127,7 +127,7 @@ class DPT(nn.Module):
     x = resize(x, (H, W), 'bilinear')
     return x if raw else jnp.clip(x, 0, 1)
 
-  def _backbone(self, x: jax.Array) -> list[jax.Array]:
+  def _backbone(self, x: Float[Array, 'b height width 3']) -> list[Float[Array, 'b tokens {self.width}']]:
     """Normalised image [b, height, width, 3] -> tokens [b, 1 + h*w, width] of the four taps, the class token first."""
     b, (h, w) = len(x), self._grid
     x = nn.Conv(self.width, (self.patch,) * 2, self.patch, padding='VALID', dtype=self.dtype, name='patches')(x)
@@ -161,7 +161,7 @@ class DPT(nn.Module):
         taps.append(norm(x))
     return taps
 
-  def _decode(self, taps: Sequence[jax.Array]) -> jax.Array:
+  def _decode(self, taps: Sequence[Float[Array, 'b tokens {self.width}']]) -> Float[Array, 'b height width 1']:
     """Tokens of the four taps -> [b, height, width, 1], 0 or more."""
     h, w = self._grid
     conv = lambda channels, name, **kw: nn.Conv(channels, (3, 3), padding=1, dtype=self.dtype, name=name, **kw)
@@ -208,7 +208,7 @@ class _Layer(nn.Module):
   grid: tuple[int, int]
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, 'b n c']) -> Float[Array, 'b n c']:
     b, n, c = x.shape
     dense = lambda channels, name: nn.Dense(channels, dtype=self.dtype, name=name)
 
@@ -237,7 +237,9 @@ class _Fusion(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array | None, skip: jax.Array, size: tuple[int, int]) -> jax.Array:
+  def __call__(
+    self, x: Float[Array, 'b h w c'] | None, skip: Float[Array, 'b h w c'], size: tuple[int, int]
+  ) -> Float[Array, 'b {size[0]} {size[1]} c']:
     c = skip.shape[-1]
     x = skip if x is None else x + _Residual(self.dtype, name='residual_1')(skip)
     x = interpolate(_Residual(self.dtype, name='residual_2')(x), size, 'corners')
@@ -250,7 +252,7 @@ class _Residual(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     y = nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name='conv_1')(nn.relu(x))
     return x + nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name='conv_2')(nn.relu(y))
 
@@ -262,14 +264,16 @@ class _Enlarge(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x: jax.Array) -> jax.Array:
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b {self.factor}*h {self.factor}*w c']:
     c = x.shape[-1]
     y = nn.Dense(c * self.factor**2, use_bias=False, dtype=self.dtype, name='conv')(x)
     bias = self.param('bias', nn.initializers.zeros, (c,))
     return depth_to_space(y, self.factor) + bias.astype(y.dtype)
 
 
-def relative_bias(table: jax.Array, positions: int, grid: tuple[int, int]) -> jax.Array:
+def relative_bias(
+  table: Float[Array, 'offsets heads'], positions: int, grid: tuple[int, int]
+) -> Float[Array, 'heads tokens tokens']:
   """BEiT's bias on attention's scores (arXiv 2106.08254), for a class token and a grid of tokens after it.
 
   Args:
@@ -294,7 +298,7 @@ def relative_bias(table: jax.Array, positions: int, grid: tuple[int, int]) -> ja
   return jnp.concatenate([row, jnp.concatenate([column, bias], axis=2)], axis=1)
 
 
-def _differences(x: jax.Array) -> jax.Array:
+def _differences(x: Float[Array, '*shape differences']) -> Float[Array, '*shape n n']:
   """Toeplitz matrix: [..., 2n - 1], a value per difference from 1 - n on -> [..., n, n], entry (i, j) for i - j.
 
   Each row is the one above shifted by one, so the matrix is a reshape of a repeated vector. A gather of single entries
@@ -311,7 +315,9 @@ def _norm(eps: float, dtype: Any, name: str) -> nn.LayerNorm:
   return nn.LayerNorm(epsilon=eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
-def interpolate(x: jax.Array, size: tuple[int, int], method: str) -> jax.Array:
+def interpolate(
+  x: Float[Array, 'b h w c'], size: tuple[int, int], method: str
+) -> Float[Array, 'b {size[0]} {size[1]} c']:
   """PyTorch's interpolation without antialiasing, as two matrix products: [b, h, w, c] -> [b, *size, c].
 
   Args:

@@ -17,7 +17,7 @@ from ssr_jax import diffusion
 from ssr_jax.diffusion import samplers
 from ssr_jax.image.blur import blur_reduce
 from ssr_jax.image.resize import RESAMPLING, resample, resampling_weights, upscale
-from ssr_jax.types import Array, Float
+from ssr_jax.types import Array, Float, Num
 
 Modules = Mapping[str, Any]
 Variables = Mapping[str, Any]
@@ -94,7 +94,7 @@ class Guidance:
 
 
 def predict(
-  modules: Modules, variables: Variables, x_t: Float[Array, 'b H W 3'], t: Array, u: Float[Array, 'b H W 3']
+  modules: Modules, variables: Variables, x_t: Float[Array, 'b H W 3'], t: Num[Array, ' b'], u: Float[Array, 'b H W 3']
 ) -> tuple[Float[Array, 'b H W 3'], Float[Array, 'b taps']]:
   """What the network predicts at step t [b], and its kernel. The second image of a learned variance is not used."""
   prediction, kernel = modules['mcformer'].apply(variables['mcformer'], x_t, t, u)
@@ -105,7 +105,7 @@ def estimate(
   modules: Modules,
   variables: Variables,
   x_t: Float[Array, 'b H W 3'],
-  t: Array,
+  t: Num[Array, ' b'],
   u: Float[Array, 'b H W 3'],
   schedule: diffusion.Schedule,
 ) -> tuple[Float[Array, 'b H W 3'], Float[Array, 'b taps']]:
@@ -146,7 +146,7 @@ def guided(
   modules: Modules,
   variables: Variables,
   x_t: Float[Array, 'b H W 3'],
-  t: Array,
+  t: Num[Array, ' b'],
   u: Float[Array, 'b H W 3'],
   lr: Float[Array, 'b h w 3'],
   schedule: diffusion.Schedule,
@@ -250,7 +250,7 @@ def loss(
   *,
   levels: int,
   weight: float = 1.0,
-) -> tuple[Array, dict[str, Array]]:
+) -> tuple[Float[Array, ''], dict[str, Float[Array, '']]]:
   """Eq. 13: mean squared error of the prediction, and the L1 of the kernel summed over its taps; means over the batch.
 
   Args:

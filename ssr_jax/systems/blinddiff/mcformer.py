@@ -16,7 +16,7 @@ from ssr_jax.nn.blocks import timestep_embedding
 from ssr_jax.nn.depthwise import Depthwise
 from ssr_jax.nn.layers import Dtype, conv3x3
 from ssr_jax.nn.remat import remat
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float, Num
 
 VARIANCES = {'fixed': 1, 'learned': 2}
 """{variance of the sampler: images that the network returns}; the second one is the released weights' range."""
@@ -40,7 +40,7 @@ class MDTA(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     """[b, h, w, c] -> [b, h, w, c]."""
     b, h, w, c = x.shape
     if c % self.heads:
@@ -59,7 +59,7 @@ class MDTA(nn.Module):
     return nn.Dense(c, use_bias=False, dtype=self.dtype, name='out')(out)
 
 
-def _norm(x: Array, dtype: Dtype) -> Array:
+def _norm(x: Float[Array, 'b p n c'], dtype: Dtype) -> Float[Array, 'b n c']:
   """L2 norm over the pixels, [b, p, n, c] -> [b, n, c], at least 1e-12; its gradient at 0 is 0, not NaN."""
   return jnp.sqrt(jnp.maximum(jnp.square(x.astype(dtype)).sum(1), 1e-24))
 
@@ -76,7 +76,7 @@ class GDFN(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     """[b, h, w, c] -> [b, h, w, c]."""
     c = x.shape[-1]
     y = nn.Dense(2 * int(self.expansion * c), use_bias=False, dtype=self.dtype, name='in')(x)
@@ -98,7 +98,7 @@ class Block(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, s: Array | None) -> Array:
+  def __call__(self, x: Float[Array, 'b h w c'], s: Float[Array, 'b e'] | None) -> Float[Array, 'b h w c']:
     """Maps x [b, h, w, c], with the modulation's input s [b, e] or None for none, to [b, h, w, c]."""
     c = x.shape[-1]
     shift_1, scale_1, shift_2, scale_2 = [jnp.zeros((), self.dtype)] * 4
@@ -126,7 +126,7 @@ class Estimator(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, z: Array) -> Array:
+  def __call__(self, z: Float[Array, 'b h w c']) -> Float[Array, 'b {self.taps}']:
     """[b, h, w, c] -> kernels [b, k*k], non-negative, each summing to one, float32."""
     for i in range(6):
       stride = 2 if i == 3 else 1
@@ -198,7 +198,7 @@ class Restormer(UNet):
   """Restormer itself, without its skip from input to output."""
 
   @nn.compact
-  def __call__(self, z: Array) -> Array:
+  def __call__(self, z: Float[Array, 'b H W 3']) -> Float[Array, 'b H W 3']:
     """[b, H, W, 3], H and W multiples of 8 * stem -> [b, H, W, 3]."""
     return self._run(self._unshuffled(z), None, z.shape[-1])
 
@@ -220,7 +220,9 @@ class MCFormer(UNet):
   skip: bool = True
 
   @nn.compact
-  def __call__(self, x_t: Array, t: Array, u: Array) -> tuple[Array, Array]:
+  def __call__(
+    self, x_t: Float[Array, 'b H W 3'], t: Num[Array, ' b'], u: Array
+  ) -> tuple[Float[Array, 'b H W images'], Float[Array, 'b {self.taps}']]:
     """Predicts noise, and estimates the kernel.
 
     Args:

@@ -19,11 +19,11 @@ from ssr_jax.image import tiles
 from ssr_jax.image.resize import upscale
 from ssr_jax.systems.cassr.networks import CONTROLS, PROMPTS
 from ssr_jax.systems.ssr import core as ssr
-from ssr_jax.types import Array, Float
+from ssr_jax.types import Array, Float, Num
 
 Modules = Mapping[str, Any]
 Variables = Mapping[str, Any]
-Hints = Mapping[str, Array]
+Hints = Mapping[str, Float[Array, 'b _ _ _']]
 """{one of `CONTROLS`: hint [b, h, w, channels] at the latent's size}."""
 
 REFERENCES: Mapping[str, tuple[str, ...]] = {
@@ -82,7 +82,7 @@ def predict(
   modules: Modules,
   variables: Variables,
   z_t: Float[Array, 'b h w c'],
-  t: Array,
+  t: Num[Array, ' b'],
   context: Float[Array, 'b n e'],
   hints: Hints | None = None,
   *,

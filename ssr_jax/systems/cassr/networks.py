@@ -14,7 +14,7 @@ from ssr_jax.nn.blocks import Attention, from_windows, to_windows
 from ssr_jax.nn.controlnet import Control, ControlNet
 from ssr_jax.nn.layers import Dtype
 from ssr_jax.nn.unet import Attend, UNet
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float, Num
 
 PROMPTS = ('null', 'clean', 'degraded')
 """The texts of a prior, in their order: '', 'clean, high-resolution' and the negative prompt of Stable Diffusion."""
@@ -85,18 +85,18 @@ class Prior(OnTrunk):
     else:
       self.table = self.variable('constants', 'prompts', jnp.zeros, shape).value
 
-  def prompts(self) -> Array:
+  def prompts(self) -> Float[Array, '3 n e']:
     """The embeddings of `PROMPTS`, [3, n, e]."""
     return self.table
 
   def __call__(
     self,
-    z_t: Array,
-    t: Array,
-    context: Array,
-    residuals: tuple[Sequence[Array], Array] | None = None,
+    z_t: Float[Array, 'b h w c'],
+    t: Num[Array, ' b'],
+    context: Float[Array, 'b n e'],
+    residuals: tuple[Sequence[Float[Array, 'b _ _ _']], Float[Array, 'b hm wm cm']] | None = None,
     attend: Attend | None = None,
-  ) -> Array:
+  ) -> Float[Array, 'b h w c']:
     """Predicts noise (or v): as `nn.unet.UNet`, with a context [b, n, e] of `prompts`."""
     return self.unet(z_t, t, context, residuals=residuals, attend=attend)
 
@@ -118,7 +118,7 @@ class TapAttention(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, y: Array, tap: Array) -> Array:
+  def __call__(self, y: Float[Array, 'b pixels c'], tap: Float[Array, 'b h w e']) -> Float[Array, 'b h*w c']:
     """Features y [b, h*w, c] and a tap [b, h, w, e] of a ControlNet -> what to add to y, [b, h*w, c]."""
     b, h, w, e = tap.shape
     norm = lambda name, x: nn.LayerNorm(epsilon=1e-5, dtype=self.dtype, use_fast_variance=False, name=name)(x)
@@ -168,19 +168,33 @@ class Steering(OnTrunk):
           found[f'up_{i}_attn_{j}'] = level, skip
     return found
 
-  def embed(self, image: Array) -> Array:
+  def embed(self, image: Float[Array, 'b H W c']) -> Float[Array, 'b h w {self.channels[0]}']:
     """The hint of an image, as `nn.controlnet.ControlNet.embed`."""
     return self.controlnet.embed(image)
 
-  def control(self, z_t: Array, t: Array, context: Array, hint: Array) -> Control:
+  def control(
+    self,
+    z_t: Float[Array, 'b h w c'],
+    t: Num[Array, ' b'],
+    context: Float[Array, 'b n e'],
+    hint: Float[Array, 'b h w {self.channels[0]}'],
+  ) -> Control:
     """What the ControlNet finds, with the hint of one of the images."""
     return self.controlnet(z_t, t, context, hint=hint)
 
-  def attend(self, place: str, name: str, y: Array, taps: Sequence[Array]) -> Array:
+  def attend(
+    self, place: str, name: str, y: Float[Array, 'b n c'], taps: Sequence[Float[Array, 'b _ _ _']]
+  ) -> Float[Array, 'b n c']:
     """What a transformer of the way up adds to its features y [b, n, c] for one of `controls`, by its taps."""
     return self.extra[f'{place}_{name}'](y, taps[self.places()[place][1]])
 
-  def __call__(self, z_t: Array, t: Array, context: Array, image: Array) -> Control:
+  def __call__(
+    self,
+    z_t: Float[Array, 'b h w c'],
+    t: Num[Array, ' b'],
+    context: Float[Array, 'b n e'],
+    image: Float[Array, 'b H W _'],
+  ) -> Control:
     """Runs every layer once, to initialise them: the ControlNet on an image, and attention on features of zero."""
     found = self.controlnet(z_t, t, context, image)
     for place, (level, skip) in self.places().items() if self.multiple_attention else ():

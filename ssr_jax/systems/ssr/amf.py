@@ -6,12 +6,15 @@ from typing import Any
 
 from flax import linen as nn
 from flax import traverse_util
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ssr_jax.nn.unet import UNet
 from ssr_jax.systems.ssr.encoders import Conditions, Heads, LREncoder, MapEncoder
+from ssr_jax.types import Array, Float, Num
+
+Maps = tuple[Float[Array, 'b _ _ _'], ...]
+"""Features of a modality, one map per level of the UNet."""
 
 BN_EPS = 1e-5
 """Epsilon of AMF's batch norms."""
@@ -39,7 +42,9 @@ class AMF(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, features: jax.Array, modalities: Sequence[jax.Array], *, train: bool = False) -> jax.Array:
+  def __call__(
+    self, features: Float[Array, 'b h w c'], modalities: Sequence[Array], *, train: bool = False
+  ) -> Float[Array, 'b h w c']:
     """Features F [b, h, w, c] and modalities f_i, each [b, h, w, c_i] -> [b, h, w, c]."""
     calibrating = self.is_mutable_collection('calibration') and not self.is_initializing()
     for i, f in enumerate(modalities, start=1):
@@ -61,7 +66,7 @@ class AMF(nn.Module):
       features = (1 + alpha) * features + beta
     return features
 
-  def _mlp(self, f: jax.Array, channels: int, name: str) -> jax.Array:
+  def _mlp(self, f: Array, channels: int, name: str) -> Array:
     x = nn.relu(nn.Dense(self.hidden, dtype=self.dtype, name=f'{name}_hidden')(f))
     return nn.Dense(channels, dtype=self.dtype, kernel_init=nn.initializers.zeros, name=f'{name}_out')(x)
 
@@ -154,13 +159,13 @@ class AMFUNet(nn.Module):
 
   def __call__(
     self,
-    z_t: jax.Array,
-    t: jax.Array,
+    z_t: Array,
+    t: Num[Array, ' b'],
     conditions: Conditions,
-    context: jax.Array | None = None,
+    context: Float[Array, 'b n e'] | None = None,
     train: bool = False,
     return_features: bool = False,
-    maps: tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]] | None = None,
+    maps: tuple[Maps, Maps] | None = None,
   ):
     """Predicts noise (or v) at step t.
 
@@ -193,12 +198,12 @@ class AMFUNet(nn.Module):
     prediction = self.unet(z_t, t, context, by_level, train=train)
     return (prediction, features) if return_features else prediction
 
-  def encode_maps(self, conditions: Conditions) -> tuple[tuple[jax.Array, ...], tuple[jax.Array, ...]]:
+  def encode_maps(self, conditions: Conditions) -> tuple[Maps, Maps]:
     """f_1 (kernel) and f_2 (depth), the features that do not depend on the time step."""
     _, h, w, _ = conditions.lr_latent.shape
     return self.kernel_encoder(conditions.kernel_code, (h, w)), self.depth_encoder(conditions.depth, (h, w))
 
-  def reconstruct(self, features: Sequence[Sequence[jax.Array]]) -> tuple[tuple[jax.Array, ...], ...]:
+  def reconstruct(self, features: Sequence[Maps]) -> tuple[Maps, ...]:
     """Kernel code, depth and clean latent from f_1, f_2, f_3, one map per level each, for C_i of Eq. 5."""
     return self.reconstruction(features)
 

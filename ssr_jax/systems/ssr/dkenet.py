@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ssr_jax.nn.layers import SFT, Downsample2x2, Dtype, Upsample2x2, conv3x3
 from ssr_jax.nn.remat import remat
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float
 
 
 class MAConv(nn.Module):
@@ -26,7 +26,7 @@ class MAConv(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array) -> Array:
+  def __call__(self, x: Float[Array, 'b h w c']) -> Float[Array, 'b h w c']:
     """[b, h, w, c], c even -> [b, h, w, c]."""
     half = x.shape[-1] // 2
     if 2 * half != x.shape[-1]:
@@ -52,7 +52,9 @@ class DABlock(nn.Module):
   dtype: Dtype = jnp.float32
 
   @nn.compact
-  def __call__(self, x: Array, condition: Array | None = None) -> Array:
+  def __call__(
+    self, x: Float[Array, 'b h w c'], condition: Float[Array, 'b h w d'] | None = None
+  ) -> Float[Array, 'b h w c']:
     """Maps x [b, h, w, c], with condition [b, h, w, d] or None, to [b, h, w, c]."""
     if condition is not None:
       x = SFT(dtype=self.dtype, name='sft')(x, condition)
@@ -82,7 +84,7 @@ class DKENet(nn.Module):
   remat: str = ''
 
   @nn.compact
-  def __call__(self, lr: Array, depth: Array | None = None) -> Array:
+  def __call__(self, lr: Float[Array, 'b h w 3'], depth: Array | None = None) -> Float[Array, 'b h w {self.taps}']:
     """Estimates kernels.
 
     Args:

@@ -5,11 +5,11 @@ from typing import Any
 
 from flax import linen as nn
 from flax import struct
-import jax
 import jax.numpy as jnp
 
 from ssr_jax.nn.blocks import ResBlock, TimeEmbedding, Transformer, group_norm, resize_map
 from ssr_jax.nn.remat import remat
+from ssr_jax.types import Array, Float, Num
 
 
 @struct.dataclass
@@ -23,10 +23,10 @@ class Conditions:
     lr_latent: [b, hl, wl, c], latent of the bicubically upscaled LR image.
   """
 
-  kernel_code: jax.Array
-  depth: jax.Array
-  lr: jax.Array
-  lr_latent: jax.Array
+  kernel_code: Array
+  depth: Array
+  lr: Array
+  lr_latent: Array
 
 
 class MapEncoder(nn.Module):
@@ -43,7 +43,9 @@ class MapEncoder(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, x: jax.Array, size: tuple[int, int]) -> tuple[jax.Array, ...]:
+  def __call__(
+    self, x: Float[Array, 'b h w c'], size: tuple[int, int]
+  ) -> tuple[Float[Array, 'b _ _ {self.features}'], ...]:
     """Resizes a map [b, h, w, c] to the latent's size and encodes it: f^l [b, size/2**l, features] per level l."""
     x = resize_map(x, size).astype(self.dtype)
     maps = []
@@ -82,7 +84,9 @@ class LREncoder(nn.Module):
   remat: str = ''
 
   @nn.compact
-  def __call__(self, lr: jax.Array, lr_latent: jax.Array, t: jax.Array) -> tuple[jax.Array, ...]:
+  def __call__(
+    self, lr: Float[Array, 'b h w 3'], lr_latent: Float[Array, 'b hl wl c'], t: Num[Array, ' b']
+  ) -> tuple[Float[Array, 'b _ _ {self.features}'], ...]:
     """Encodes an image as f_3^l [b, hl/2**l, wl/2**l, features] for each level l.
 
     Args:
@@ -137,7 +141,9 @@ class Heads(nn.Module):
   dtype: Any = jnp.float32
 
   @nn.compact
-  def __call__(self, features: Sequence[Sequence[jax.Array]]) -> tuple[tuple[jax.Array, ...], ...]:
+  def __call__(
+    self, features: Sequence[Sequence[Float[Array, 'b _ _ _']]]
+  ) -> tuple[tuple[Float[Array, 'b _ _ _'], ...], ...]:
     """Features f_i^l [b, h/2**l, w/2**l, c_i] -> for each i and l, float32 [b, h/2**l, w/2**l, outputs[i]]."""
     reconstructions = []
     for i, (maps, channels) in enumerate(zip(features, self.outputs, strict=True), start=1):

@@ -7,19 +7,20 @@ import jax
 import jax.numpy as jnp
 
 from ssr_jax.diffusion.schedule import Schedule
+from ssr_jax.types import Array, Float
 
-Predict = Callable[[jax.Array, jax.Array], tuple[jax.Array, Sequence[Sequence[jax.Array]], Any]]
+Predict = Callable[[Array, Array], tuple[Array, Sequence[Sequence[Array]], Any]]
 
 
 def diffusion_loss(
-  key: jax.Array,
+  key: Array,
   predict: Predict,
-  z0: jax.Array,
+  z0: Float[Array, 'b h w c'],
   schedule: Schedule,
-  targets: Sequence[jax.Array] = (),
+  targets: Sequence[Float[Array, 'b _ _ _']] = (),
   lambdas: Sequence[float] = (),
   focus: tuple[float, float] = (0.0, 1.0),
-) -> tuple[jax.Array, dict[str, Any]]:
+) -> tuple[Float[Array, ''], dict[str, Any]]:
   """`l + sum_i lambda_i C_i(f_i)`, Eq. 5: the error of the prediction and of each modality's reconstruction.
 
   Each latent gets one noise and one time step t, uniform over the schedule unless `focus` changes that. l is the mean
@@ -58,7 +59,7 @@ def diffusion_loss(
   noise = jnp.mean((prediction - schedule.target(z0, eps, t)) ** 2)
 
   loss = noise
-  constraints: list[jax.Array | None] = [None] * len(targets)
+  constraints: list[Array | None] = [None] * len(targets)
   for i, weight in enumerate(lambdas):
     if weight:
       if len(reconstructions) != len(targets):
@@ -68,7 +69,7 @@ def diffusion_loss(
   return loss, {'noise': noise, 'constraints': constraints, 'aux': aux}
 
 
-def reconstruction_error(maps: Sequence[jax.Array], target: jax.Array) -> jax.Array:
+def reconstruction_error(maps: Sequence[Float[Array, 'b _ _ _']], target: Float[Array, 'b h w c']) -> Float[Array, '']:
   """C_i: mean squared error of maps [b, h_l, w_l, c] to the target [b, h, w, c] at their resolution, mean over l."""
   total = jnp.zeros(())
   for x in maps:

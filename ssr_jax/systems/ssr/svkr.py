@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from ssr_jax.image.resize import upscale
-from ssr_jax.types import Array
+from ssr_jax.types import Array, Float
 
 RULES = ('algorithm1', 'eq2')
 
@@ -33,7 +33,7 @@ def svkr(
   estimate_depth: Callable[[Array], Array],
   estimate_kernels: Callable[[Array, Array], Array],
   restore: Callable[[Array, Array], Array],
-  lr: Array,
+  lr: Float[Array, 'b h w 3'],
   *,
   scale: int = 4,
   iterations: int = 3,

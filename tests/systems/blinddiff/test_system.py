@@ -5,6 +5,7 @@ import json
 import shutil
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -210,7 +211,7 @@ def test_running_again_goes_on_exactly(run, photos, tmp_path):
 def test_the_stage_degrades_as_the_config_says(photos):
   """Loss by a spy in place of the network: the true kernel, and the LR image of the recipe."""
   stage = stages.build(_config(photos))
-  batch = {'hr': np.stack([data.coffee()[:64, :64]] * 2), 'seed': np.array([3, 4], np.uint32)}
+  batch = {'hr': jnp.stack([data.coffee()[:64, :64]] * 2), 'seed': jnp.array([3, 4], jnp.uint32)}
   low = stage.degrade(batch)
   seen = {}
 
@@ -219,7 +220,7 @@ def test_the_stage_degrades_as_the_config_says(photos):
 
     def apply(self, variables, x_t, t, u):
       seen.update(u=u)
-      return x_t, jax.numpy.tile(low.kernels[:, 0, 0], (len(x_t) // 2, 1))  # validation repeats the batch
+      return x_t, jnp.tile(low.kernels[:, 0, 0], (len(x_t) // 2, 1))  # validation repeats the batch
 
   stage.modules = {'mcformer': Spy()}
   ctx = stages.context({'mcformer': {}}, {}, {}, jax.random.key(0))

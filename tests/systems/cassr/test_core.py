@@ -15,7 +15,7 @@ from ssr_jax.systems.cassr import core
 
 SCHEDULE = diffusion.Schedule()
 RNG = np.random.default_rng(0)
-PROMPTS = RNG.standard_normal((3, 2, 5)).astype(np.float32)
+PROMPTS = jnp.asarray(RNG.standard_normal((3, 2, 5)), jnp.float32)
 
 
 class Spy:
@@ -58,9 +58,9 @@ def prior():
 
 
 VARIABLES = {'prior': {}, 'cassr': {}, 'activation': {}}
-Z = RNG.standard_normal((2, 4, 4, 1)).astype(np.float32)
-T = np.array([5, 6])
-HINTS = {name: RNG.standard_normal((2, 4, 4, 1)).astype(np.float32) for name in ('lr', 'reference')}
+Z = jnp.asarray(RNG.standard_normal((2, 4, 4, 1)), jnp.float32)
+T = jnp.array([5, 6])
+HINTS = {name: jnp.asarray(RNG.standard_normal((2, 4, 4, 1)), jnp.float32) for name in ('lr', 'reference')}
 
 
 @pytest.mark.parametrize('attention', [True, False])
@@ -106,8 +106,8 @@ def test_guidance_leads_away_from_the_negative_prompt(weight):
     seen.append(len(z))
     return z * context.mean((1, 2))[:, None, None, None] + t[:, None, None, None]
 
-  positive, negative = jnp.asarray(PROMPTS[:2]), jnp.asarray(PROMPTS[1:])
-  found = classifier_free(predict, positive, negative, weight)(jnp.asarray(Z), jnp.asarray(T))
+  positive, negative = PROMPTS[:2], PROMPTS[1:]
+  found = classifier_free(predict, positive, negative, weight)(Z, T)
   towards, away = (predict(Z, T, context) for context in (positive, negative))
   np.testing.assert_allclose(found, away + weight * (towards - away), rtol=1e-5, atol=1e-5)
   assert seen[0] == (2 if weight == 1 else 4)
@@ -123,15 +123,14 @@ def test_sampling_begins_at_the_lr_images_latent_and_follows_ddim():
   eps = RNG.standard_normal((1, 4, 4, 1)).astype(np.float32)
   how = core.Sampling(steps=3, guidance=2.0, attention=False)
   with jax.disable_jit():
-    found = core.generate(
-      modules, VARIABLES, images, latents, eps, jax.random.split(jax.random.key(0), 1), SCHEDULE, how
-    )
+    given, keys = jax.tree.map(jnp.asarray, (images, latents, eps)), jax.random.split(jax.random.key(0), 1)
+    found = core.generate(modules, VARIABLES, *given, keys, SCHEDULE, how)
   first = next(arguments for method, arguments in modules['cassr'].calls if method == 'control')
   abar = SCHEDULE.alphas_cumprod
   assert 0.068 < np.sqrt(abar[999]) < 0.069  # what is left of the image in the first latent
   np.testing.assert_allclose(first[0][:1], np.sqrt(abar[999]) * latents['lr'] + np.sqrt(1 - abar[999]) * eps, rtol=1e-5)
   assert len(first[0]) == 4 and (first[1] == 999).all()  # two prompts, two images
-  np.testing.assert_array_equal(first[2][:2], PROMPTS[[2, 1]])  # degraded, then clean
+  np.testing.assert_array_equal(first[2][:2], [PROMPTS[2], PROMPTS[1]])  # degraded, then clean
   np.testing.assert_allclose(
     first[3][:, 0, 0, 0], [images[n][0, 0, 0, 0] + 1 for n in ('lr', 'lr', 'reference', 'reference')]
   )
@@ -155,8 +154,8 @@ def test_the_prompt_is_the_one_asked_for():
 
 
 def test_tiles_see_their_own_place_and_blend_to_the_whole():
-  z = RNG.standard_normal((2, 10, 7, 3)).astype(np.float32)
-  hints = {'lr': RNG.standard_normal((2, 10, 7, 2)).astype(np.float32)}
+  z = jnp.asarray(RNG.standard_normal((2, 10, 7, 3)), jnp.float32)
+  hints = {'lr': jnp.asarray(RNG.standard_normal((2, 10, 7, 2)), jnp.float32)}
   pointwise = lambda z, hints: jnp.sin(z) + hints['lr'].sum(-1, keepdims=True)
   for tile, overlap in ((4, 2), (5, 1), (8, 4)):
     np.testing.assert_allclose(core.in_tiles(pointwise, z, hints, tile, overlap), pointwise(z, hints), atol=1e-5)
@@ -183,7 +182,7 @@ def test_tiles_see_their_own_place_and_blend_to_the_whole():
 
 
 def test_the_reference_image_is_made_as_asked(monkeypatch):
-  lr = RNG.random((1, 4, 4, 3)).astype(np.float32)
+  lr = jnp.asarray(RNG.random((1, 4, 4, 3)), jnp.float32)
   enlarged = np.clip(upscale(lr, 4), 0, 1)
   np.testing.assert_allclose(core.activate({}, {}, lr, 'lr'), enlarged, atol=1e-6)
   seen = {}

@@ -53,10 +53,10 @@ def test_each_transformer_attends_to_the_tap_whose_skip_the_block_before_it_took
 
 
 B, SIDE = 2, 16
-Z = np.random.default_rng(0).standard_normal((B, SIDE, SIDE, 4)).astype(np.float32)
-T = np.array([10, 900])
+Z = jnp.asarray(np.random.default_rng(0).standard_normal((B, SIDE, SIDE, 4)), jnp.float32)
+T = jnp.array([10, 900])
 HINTS = {
-  name: np.random.default_rng(i).standard_normal((B, SIDE, SIDE, 8)).astype(np.float32)
+  name: jnp.asarray(np.random.default_rng(i).standard_normal((B, SIDE, SIDE, 8)), jnp.float32)
   for i, name in enumerate(('lr', 'reference'))
 }
 
@@ -75,7 +75,7 @@ def fresh():
 @pytest.mark.slow
 def test_at_initialisation_it_is_the_prior_bit_for_bit(fresh):
   modules, variables = fresh
-  context = variables['prior']['params']['prompts'][np.array([1, 0])]
+  context = jnp.asarray(variables['prior']['params']['prompts'])[jnp.array([1, 0])]
   alone = core.predict(modules, variables, Z, T, context)
   steered = core.predict(modules, variables, Z, T, context, HINTS)
   assert np.std(alone) > 0.1
@@ -86,7 +86,7 @@ def test_at_initialisation_it_is_the_prior_bit_for_bit(fresh):
 def test_at_initialisation_what_is_zero_has_a_gradient(fresh):
   """The output layers of attention and the zero convolutions, each kernel and bias."""
   modules, variables = fresh
-  context = variables['prior']['params']['prompts'][np.array([1, 0])]
+  context = jnp.asarray(variables['prior']['params']['prompts'])[jnp.array([1, 0])]
 
   def loss(params):
     return jnp.square(core.predict(modules, {**variables, 'cassr': {'params': params}}, Z, T, context, HINTS)).mean()
@@ -107,7 +107,7 @@ def test_tap_attention_is_a_restatement_in_numpy():
   module = networks.TapAttention(2)
   shapes = jax.eval_shape(module.init, jax.random.key(0), y, tap)
   params = jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32), shapes)['params']
-  found = module.apply({'params': params}, y.astype(np.float32), tap.astype(np.float32))
+  found = module.apply({'params': params}, jnp.asarray(y, jnp.float32), jnp.asarray(tap, jnp.float32))
 
   def norm(x, p):
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-5) * p['scale'] + p['bias']
@@ -126,7 +126,7 @@ def test_tap_attention_is_a_restatement_in_numpy():
 
 def test_tap_attention_stays_within_a_window():
   rng = np.random.default_rng(0)
-  y, tap = rng.standard_normal((1, 16, 8), np.float32), rng.standard_normal((1, 4, 4, 5), np.float32)
+  y, tap = (jnp.asarray(rng.standard_normal(shape), jnp.float32) for shape in ((1, 16, 8), (1, 4, 4, 5)))
   module = networks.TapAttention(2, window=2)
   shapes = jax.eval_shape(module.init, jax.random.key(0), y, tap)
   variables = jax.tree.map(lambda s: rng.standard_normal(s.shape).astype(np.float32), shapes)

@@ -42,8 +42,8 @@ def config_of(stage, photos, model_dir, **fields):
 
 
 BATCH = {
-  'hr': np.stack([data.coffee()[y : y + 64, 100:164] for y in range(0, 320, 20)]),
-  'seed': np.arange(16, dtype=np.uint32),
+  'hr': jnp.stack([data.coffee()[y : y + 64, 100:164] for y in range(0, 320, 20)]),
+  'seed': jnp.arange(16, dtype=jnp.uint32),
 }
 
 

@@ -1,5 +1,6 @@
 """ESRGAN as a system: its network against NumPy, tiles against one piece, and the commands."""
 
+import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 import pytest
@@ -63,7 +64,7 @@ def test_the_network_is_the_papers():
   variables = _variables(CONFIG)
   lr = np.random.default_rng(1).random((5, 6, 3)).astype(np.float32)
   module = systems.build('restorer', system='esrgan', **CONFIG)
-  got = np.asarray(module.apply(variables, lr[None]))[0]
+  got = np.asarray(module.apply(variables, jnp.asarray(lr)[None]))[0]
   want = _in_numpy(variables['params'], lr.astype(np.float64))
   assert got.shape == (20, 24, 3) and want.std() > 0.05
   np.testing.assert_allclose(got, want, atol=1e-5)

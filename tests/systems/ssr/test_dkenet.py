@@ -25,9 +25,9 @@ def test_maconv_equals_numpy():
   rng = np.random.default_rng(0)
   x = rng.normal(size=(1, 5, 6, 8)).astype(np.float32)
   module = MAConv()
-  params = module.init(jax.random.key(0), x)['params']
+  params = module.init(jax.random.key(0), jnp.asarray(x))['params']
   params = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape), jnp.float32), params)
-  out = np.asarray(module.apply({'params': params}, x))
+  out = np.asarray(module.apply({'params': params}, jnp.asarray(x)))
   p = jax.tree.map(np.asarray, params)
   halves = x[..., :4], x[..., 4:]
   for i in range(2):

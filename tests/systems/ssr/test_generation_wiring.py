@@ -113,7 +113,7 @@ def test_core_generates_what_the_samplers_make_of_the_network(tiny_model_dir):
     found = core.generate(
       {'unet': Network()},
       {'unet': {}},
-      None,
+      Conditions(*[first] * 4),
       first,
       eps,
       keys,

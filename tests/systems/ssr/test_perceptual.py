@@ -34,7 +34,7 @@ def test_the_autoencoders_loss_has_the_metrics_value_and_its_gradient_reaches_th
   latent = jnp.zeros((2, 4, 4, 2))
 
   def apply(ctx, image, method='__call__'):
-    decoded = photo + ctx.params['vae'] * noise
+    decoded = jnp.asarray(photo + ctx.params['vae'] * noise)
     return {'encode': (latent, latent - 30), 'decode': decoded, '__call__': (decoded, latent, latent - 30)}[method]
 
   monkeypatch.setattr(stage, 'apply', apply)
@@ -68,7 +68,7 @@ def test_the_students_loss_has_the_metrics_value_and_its_gradient(metric, monkey
   stage = wiring.stage('distill', '', **fields, **FIELDS)
   photo = wiring.HR / np.float32(255)
   noise = np.random.default_rng(0).normal(0, 0.2, photo.shape).astype(np.float32)
-  taught = np.clip(photo + 0.1, 0, 1)  # what the student is compared with
+  taught = jnp.clip(photo + 0.1, 0, 1)  # what the student is compared with
   monkeypatch.setattr(stage, 'inputs', lambda ctx, batch: (jnp.asarray(photo), None, jnp.asarray(photo), None))
   monkeypatch.setattr(stage, 'study', lambda ctx, *_: (None, taught + ctx.params['student'] * noise))
   monkeypatch.setattr(stage, 'target', lambda batch, photo: taught)

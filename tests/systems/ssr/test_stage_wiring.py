@@ -43,7 +43,7 @@ def test_kernel_losses_compare_with_the_true_field(name, tiny_model_dir, monkeyp
   assert float(jnp.abs(truth - area).max()) < 1e-3
   networks = {'depth': lambda image: jnp.zeros((*image.shape[:3], 1))}
   if name == 'svkr':
-    networks['nbsr'] = lambda lr, k: wiring.HR / 255.0
+    networks['nbsr'] = lambda lr, k: wiring.PHOTO
   ctx = wiring.context(params={'dkenet': {}, **({'nbsr': {}} if name == 'svkr' else {})})
   values = {}
   for how, kernels in {'true': area, 'mirrored': area[:, :, ::-1], 'upside down': area[:, ::-1]}.items():
@@ -68,18 +68,18 @@ def test_dkenet_trains_on_the_lr_image_and_the_depths_of_sampling(tiny_model_dir
     jax.image.resize(image[..., :1], (2, 32, 32, 1), 'linear'), (2, 16, 16, 1), 'linear'
   )
   true = wiring.DEPTH.reshape(2, 16, 4, 16, 4).mean((2, 4))
-  true = (true - true.min((1, 2), keepdims=True)) / np.ptp(true, (1, 2), keepdims=True)
+  true = (true - true.min((1, 2), keepdims=True)) / jnp.ptp(true, (1, 2), keepdims=True)
   wiring.replace(monkeypatch, stage, depth=lambda image: image[..., :1], dkenet=dkenet)
   found = []
   for seed in range(12):
     batch = wiring.BATCH | {
-      'seed': np.array([seed, seed + 100], np.uint32),
-      'has_depth': np.array([True, seed % 2 == 0]),
+      'seed': jnp.array([seed, seed + 100], jnp.uint32),
+      'has_depth': jnp.array([True, seed % 2 == 0]),
     }
     stage.loss(wiring.context(params={'dkenet': {}}), batch)
-    low = stage.degrade(batch, jnp.where(batch['has_depth'][:, None, None], true, red(wiring.HR / 255.0)[..., 0]))
+    low = stage.degrade(batch, jnp.where(batch['has_depth'][:, None, None], true, red(wiring.PHOTO)[..., 0]))
     np.testing.assert_array_equal(seen['lr'][0], low.lr[0])
-    kinds = {'lr': np.clip(red(upscale(low.lr, 4)), 0, 1), 'hr': red(wiring.HR / 255.0), 'true': true[..., None]}
+    kinds = {'lr': np.clip(red(upscale(low.lr, 4)), 0, 1), 'hr': red(wiring.PHOTO), 'true': true[..., None]}
     for i in range(2):
       # The shown depth is that of one kind; the seen LR image of a record without depth is blurred by the estimate.
       error = {kind: np.abs(seen['depth'][i] - image[i]).max() for kind, image in kinds.items()}
@@ -107,7 +107,7 @@ def _degraded(kernels):
 def test_nbsr_trains_on_defocus_by_the_true_depth(tiny_model_dir, monkeypatch):
   stage = wiring.stage('nbsr', tiny_model_dir, **{'recipe.field': 'depth', 'recipe.mode': 'no_noise'})
   seen = []
-  wiring.replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append(lr) or wiring.HR / 255.0)
+  wiring.replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append(lr) or wiring.PHOTO)
   stage.loss(wiring.context(params={'nbsr': {}}), wiring.BATCH)
   true = stage_common.true_depth(wiring.BATCH, jnp.zeros((2, 16, 16, 1)))
   np.testing.assert_array_equal(seen[0], stage.degrade(wiring.BATCH, true).lr)
@@ -120,7 +120,7 @@ def test_restoration_losses_compare_with_the_photo(name, tiny_model_dir, monkeyp
   stage = wiring.stage(name, tiny_model_dir, **{'svkr.iterations': 1})
   uniform = lambda lr, depth: jnp.full((*lr.shape[:3], 441), 1 / 441)
   values = []
-  for image in (wiring.HR / 255.0, 1 - wiring.HR / 255.0):
+  for image in (wiring.PHOTO, 1 - wiring.PHOTO):
     networks = {'nbsr': lambda lr, k, image=image: image}
     if name == 'svkr':
       networks |= {'depth': lambda image: jnp.zeros((*image.shape[:3], 1)), 'dkenet': uniform}
@@ -136,7 +136,7 @@ def test_restoration_losses_compare_with_the_photo(name, tiny_model_dir, monkeyp
 def test_nbsr_gets_the_lr_image_and_nearly_its_kernels(tiny_model_dir, monkeypatch):
   stage = wiring.stage('nbsr', tiny_model_dir)
   seen = []
-  wiring.replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append((lr, k)) or wiring.HR / 255.0)
+  wiring.replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append((lr, k)) or wiring.PHOTO)
   photos = {name: wiring.BATCH[name] for name in ('hr', 'seed')}
   low = stage.degrade(photos)
   for key in range(6):
@@ -168,7 +168,7 @@ def test_nbsr_restores_a_share_of_the_batch_with_estimated_kernels(tiny_model_di
   networks = {
     'depth': lambda image: image[..., 1:2],
     'dkenet': dkenet,
-    'nbsr': lambda lr, k: seen.append((lr, k)) or wiring.HR / 255.0,
+    'nbsr': lambda lr, k: seen.append((lr, k)) or wiring.PHOTO,
   }
   wiring.replace(monkeypatch, stage, **networks)
   ctx = wiring.context(params={'nbsr': {}})
@@ -208,8 +208,8 @@ def test_half_of_the_fields_are_disturbed_by_up_to_a_fifth_evenly():
 def test_losses_of_the_refinement_by_hand(name, monkeypatch):
   """The true kernels and the recipe's target score the floor; what is off by a constant everywhere scores that."""
   stage = wiring.stage(name, '', **{'loss.kernel': 50.0})
-  kernels = np.random.default_rng(0).random((2, 16, 16, 441), np.float32)
-  low = types.SimpleNamespace(lr='lr', kernels=kernels, target=wiring.HR / 255.0)
+  kernels = jnp.asarray(np.random.default_rng(0).random((2, 16, 16, 441), np.float32))
+  low = types.SimpleNamespace(lr='lr', kernels=kernels, target=wiring.PHOTO)
   monkeypatch.setattr(stage, 'degrade', lambda batch, depth: low)
   monkeypatch.setattr(stage, 'degrade_by_depth', lambda variables, batch: ('photo', low, 'depth'))
   seen = []
@@ -218,10 +218,10 @@ def test_losses_of_the_refinement_by_hand(name, monkeypatch):
       wiring.replace(monkeypatch, stage, dkenet=lambda lr, depth: seen.append((lr, depth)) or kernels + off)
       wanted = 50 * off
     elif name == 'nbsr':
-      wiring.replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append((lr, 'depth')) or wiring.HR / 255.0 + off)
+      wiring.replace(monkeypatch, stage, nbsr=lambda lr, k: seen.append((lr, 'depth')) or wiring.PHOTO + off)
       wanted = np.sqrt(off**2 + 1e-6)
     else:
-      found = SVKR('depth', kernels + off, jnp.asarray(wiring.HR / 255.0 + off))
+      found = SVKR('depth', kernels + off, wiring.PHOTO + off)
       monkeypatch.setattr(stage, 'refine', lambda variables, lr, unroll: seen.append((lr, 'depth')) or found)
       wanted = np.sqrt(off**2 + 1e-6) + 1e-3 * 50 * off
     ctx = wiring.context(params={part: {} for part in stage.trains})

@@ -88,7 +88,7 @@ def test_four_rounds_told_by_numbers(rule):
   """Depth is the image's mean plus one; estimates, kernels and images are numbers worked out by hand."""
   lr, seen = jnp.full((1, 2, 2, 3), 0.5), []
   out = svkr(
-    lambda image: float(image.mean()) + 1,
+    lambda image: image.mean() + 1,
     lambda lr, depth: 10 * depth,
     lambda lr, kernels: seen.append(kernels) or jnp.full((1, 8, 8, 3), kernels),
     lr,

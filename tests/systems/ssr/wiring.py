@@ -10,8 +10,9 @@ from ssr_jax.training import stages
 
 HR = np.stack([data.coffee()[20:84, 250:314], data.coffee()[150:214, 300:364]])
 ROWS = np.linspace(0, 1, 64, dtype=np.float32)[:, None]
-DEPTH = np.stack([np.broadcast_to(ROWS, (64, 64)), np.broadcast_to(ROWS.T, (64, 64))])
-BATCH = {'hr': HR, 'depth': DEPTH, 'seed': np.array([5, 6], np.uint32)}
+DEPTH = jnp.stack([jnp.broadcast_to(ROWS, (64, 64)), jnp.broadcast_to(ROWS.T, (64, 64))])
+PHOTO = jnp.asarray(HR, jnp.float32) / 255
+BATCH = {'hr': jnp.asarray(HR), 'depth': DEPTH, 'seed': jnp.array([5, 6], jnp.uint32)}
 
 
 def stage(name, model, **fields):

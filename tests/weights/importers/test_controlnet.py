@@ -135,7 +135,7 @@ def test_diffusers_reads_the_folder_and_finds_what_we_find(tmp_path):
     residuals, middle = theirs(nchw(z), 601, torch.from_numpy(context), nchw(image), return_dict=False)
   module = ControlNet(**{k: tuple(v) if isinstance(v, list) else v for k, v in config.items()})
   with jax.default_matmul_precision('highest'):
-    found = module.apply(variables, z, np.array([601]), context, image)
+    found = module.apply(variables, jnp.asarray(z), jnp.array([601]), jnp.asarray(context), jnp.asarray(image))
   for a, b in zip((*found.residuals, found.middle), (*residuals, middle), strict=True):
     b = np.moveaxis(b.numpy(), 1, -1)
     np.testing.assert_allclose(a, b, atol=2e-5 * max(b.std(), 1))

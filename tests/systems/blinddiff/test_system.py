@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -28,6 +32,8 @@ from ssr_jax.training import stages, state, trainer
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format, store
 from tests.systems.blinddiff.drawn import drawn
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope='module')
@@ -207,6 +213,21 @@ def test_running_again_goes_on_exactly(run, photos, tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
+def test_every_mesh_has_the_same_losses(photos):
+  """Three steps on 8 virtual devices, shared out as copies, as slices and as both, against one device."""
+  meshes = ('1x1x1', '8x1x1', '1x8x1', '2x4x1')
+  script = ROOT / 'tests' / 'training' / 'mesh_losses.py'
+  command = [sys.executable, str(script), 'blinddiff:blinddiff', str(photos), '', '3', *meshes]
+  done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+  assert done.returncode == 0, done.stderr[-3000:]
+  losses = json.loads(done.stdout.splitlines()[-1])
+  single = losses.pop(meshes[0])
+  assert np.ptp(single[::2]) > 1e-3 * abs(single[0]), 'three steps changed nothing'
+  for mesh, found in losses.items():
+    np.testing.assert_allclose(found, single, rtol=2e-4, err_msg=mesh)
+
+
 def test_the_stage_degrades_as_the_config_says(photos):
   """Loss by a spy in place of the network: the true kernel, and the LR image of the recipe."""
   stage = stages.build(_config(photos))
@@ -282,6 +303,7 @@ def test_configs_of_every_size():
     assert config.model.to_dict() == {'mcformer': SIZES[size]['mcformer']}
     stages.build(config)
     assert [Recipe.parse(name).field for name in config.eval.recipes] == list(uniform.GAUSSIAN8)
+    assert (config.eval.crop, config.model.mcformer.modulate) == (4, 'both') and 'lr_psnr' in config.eval.metrics
     assert set(config.sampling) <= set(systems.get('blinddiff').sections['sampling'])
 
 

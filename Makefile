@@ -18,8 +18,7 @@ TESTED := $(VENV)/.installed-test $(if $(PARITY),$(VENV)/.installed-parity)
 # requirements.txt allows.
 LOCKED ?=
 
-TABLES := table1 table2 table3 table4 fig8 fig9 kernels cassr-table1 cassr-table2 cassr-table3 \
-  blinddiff-table1 blinddiff-table2 blinddiff-table3 blinddiff-table4 blinddiff-table5 blinddiff-fig6
+TABLES := table1 table2 table3 table4 fig8 fig9 kernels cassr-table1 cassr-table2 cassr-table3 blinddiff-table1 blinddiff-table2 blinddiff-table3 blinddiff-table4 blinddiff-table5 blinddiff-fig6
 
 .PHONY: demo $(TABLES) test test-all test-changed lint docs lock clean
 

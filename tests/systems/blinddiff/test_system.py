@@ -337,6 +337,7 @@ def test_ssr_info_and_upscale_know_it(model, model_dir, tmp_path, capsys):
   np.testing.assert_array_equal(image, model.sample(LR, guidance=0.5, steps=1, stop_kernel=True).image)
 
 
+@pytest.mark.slow
 def test_the_kernel_is_told_at_the_first_step_at_the_last_and_of_the_true_image(model, model_dir, tmp_path, capsys):
   """By what the model returns and by a call of its network; 72 x 88 pixels are padded to 80 x 96."""
   (tmp_path / 'hr').mkdir()

@@ -29,10 +29,10 @@ class Case:
     lr: [h, w, 3] uint8.
     lr_clean: [h, w, 3] float32 in [0, 1], before noise, JPEG and rounding; None where it is not known.
     kernels: [h, w, k*k] float32, the true kernels; None where they are not known.
-    reduction: what follows the blur where one kernel blurs the whole image, one of `blur.REDUCTIONS`; None elsewhere.
     depth: [H, W, 1] float32 in [0, 1], true relative inverse depth; None where it is not known.
     index: of the photo in the dataset.
     uncropped: (height, width) of the photo before its sides were made multiples of the scale.
+    reduction: what follows the blur where one kernel blurs the whole image, one of `blur.REDUCTIONS`; None elsewhere.
   """
 
   image: str
@@ -41,10 +41,10 @@ class Case:
   lr: np.ndarray
   lr_clean: np.ndarray | None = None
   kernels: np.ndarray | None = None
-  reduction: str | None = None
   depth: np.ndarray | None = None
   index: int = 0
   uncropped: tuple[int, int] = (0, 0)
+  reduction: str | None = None
 
   @property
   def size(self) -> tuple[int, int]:
@@ -173,7 +173,8 @@ class Dataset:
     made = _degrade(key, hr[None].astype(np.float32) / 255, recipe, low_depth)
     lr = np.rint(np.asarray(made.lr[0]) * 255).astype(np.uint8)
     clean, kernels = (None if truth is None else np.asarray(truth[0]) for truth in (made.lr_clean, made.kernels))
-    return Case(one_line(name), recipe.name, hr, lr, clean, kernels, recipe.blur and recipe.blur.down)
+    reduction = recipe.blur.down if recipe.blur else None
+    return Case(one_line(name), recipe.name, hr, lr, clean, kernels, reduction=reduction)
 
 
 _degrade = xla.jit(degrade.degrade, static_argnums=2)

@@ -18,14 +18,15 @@ TESTED := $(VENV)/.installed-test $(if $(PARITY),$(VENV)/.installed-parity)
 # requirements.txt allows.
 LOCKED ?=
 
-TABLES := table1 table2 table3 table4 fig8 fig9 kernels cassr-table1 cassr-table2 cassr-table3
+TABLES := table1 table2 table3 table4 fig8 fig9 kernels cassr-table1 cassr-table2 cassr-table3 blinddiff-table1 blinddiff-table2 blinddiff-table3 blinddiff-table4 blinddiff-table5 blinddiff-fig6
 
 .PHONY: demo $(TABLES) test test-all test-changed lint docs lock clean
 
 demo: $(VENV)/.installed-demo
 	$(BIN)/python tools/demo.py --output demo
 
-# Tables and figures of the SSR and CasSR papers, ours beside theirs: make table1 DATA=ROOT [MODEL=DIR] [LIMIT=N] [SEEDS=0,1,2].
+# Tables and figures of the SSR, BlindDiff and CasSR papers, ours beside theirs:
+# make table1 DATA=ROOT [MODEL=DIR] [LIMIT=N] [SEEDS=0,1,2].
 $(TABLES): $(VENV)/.installed
 	$(BIN)/python tools/paper_tables.py $@ --output paper $(if $(DATA),--data $(DATA)) $(if $(MODEL),--model $(MODEL)) \
 	  $(if $(LIMIT),--limit $(LIMIT)) $(if $(SEEDS),--seeds $(SEEDS))

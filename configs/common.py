@@ -122,6 +122,7 @@ def base(stage: str, system: str) -> ConfigDict:
   config.eval.seed = 0  # of the degradations, and of sampling where there are no `seeds`
   config.eval.seeds = ()  # of sampling: the mean over them is reported, with its deviation
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz; '': the imported one, else ours
+  config.eval.crop = 0  # pixels left out on every side by metrics that compare with HR
   config.eval.limit = 0  # number of images; 0 for all
   config.eval.pictures = 4  # images of each recipe that get pictures
   config.eval.page = placeholder(bool)  # whether to write index.html; None: where there are pictures

@@ -1,11 +1,12 @@
-"""A table or figure of the SSR paper, a table of CasSR's, ours beside the paper's rows, or the benchmark of kernels.
+"""A table or figure of the SSR, BlindDiff or CasSR paper, ours beside the paper's rows, or the benchmark of kernels.
 
     python tools/paper_tables.py table1 [--output paper] [--data ROOT] [--model compact] [--limit N] [--seeds 0,1,2]
 
-`make table1` (table2, table3, table4, fig8, fig9, kernels; cassr-table1, cassr-table2, cassr-table3) does the same;
-DATA=ROOT, MODEL=..., LIMIT=N and SEEDS=... are the options. Runs on those of the sets that lie below the root (`ssr
-data list` shows them; $SSR_DATA or ./data), names the others with what to do, and goes on where a run was stopped.
-Writes OUTPUT/NAME.md, and to OUTPUT/NAME/SET what evaluate.py writes: numbers of each image, paired tests, pictures.
+`make table1` (table2, table3, table4, fig8, fig9, kernels; blinddiff-table1 to blinddiff-table5, blinddiff-fig6;
+cassr-table1 to cassr-table3) does the same; DATA=ROOT, MODEL=..., LIMIT=N and SEEDS=... are the options. Runs on those
+of the sets that lie below the root (`ssr data list` shows them; $SSR_DATA or ./data), names the others with what to do,
+and goes on where a run was stopped. Writes OUTPUT/NAME.md, and to OUTPUT/NAME/SET what evaluate.py writes: numbers of
+each image, paired tests, pictures.
 """
 
 import argparse
@@ -14,10 +15,15 @@ import sys
 
 import ssr_jax
 from ssr_jax import xla
-from ssr_jax.evaluation import cassr_paper, kernel_benchmark, paper
+from ssr_jax.evaluation import blinddiff_paper, cassr_paper, kernel_benchmark, paper
 from ssr_jax.image import io
 
-EXPERIMENTS = {**paper.EXPERIMENTS, **kernel_benchmark.EXPERIMENTS, **cassr_paper.EXPERIMENTS}
+EXPERIMENTS = {
+  **paper.EXPERIMENTS,
+  **kernel_benchmark.EXPERIMENTS,
+  **blinddiff_paper.EXPERIMENTS,
+  **cassr_paper.EXPERIMENTS,
+}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -26,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
   parser.add_argument('name', choices=list(EXPERIMENTS))
   parser.add_argument('--output', type=pathlib.Path, default='paper', help='folder (default: paper)')
   parser.add_argument('--data', help='root of the sets (default: $SSR_DATA or ./data)')
-  parser.add_argument('--model', default='', help='name or model directory (default: compact; of CasSR cassr)')
+  parser.add_argument('--model', default='', help='name or model directory (default: compact, blinddiff or cassr)')
   parser.add_argument('--limit', type=int, default=0, metavar='N', help='images of each set (default: all)')
   parser.add_argument('--seeds', default='0', metavar='LIST', help='of sampling, with commas (default: 0)')
   arguments = parser.parse_args(argv)

@@ -50,7 +50,12 @@ GUARDS = {
   'tests/runtime/test_spread.py': ('ssr_jax/runtime/restorer.py', 'ssr_jax/runtime/spread.py', 'ssr_jax/systems/ssr'),
   'tests/systems/blinddiff/test_core.py': ('ssr_jax/systems/blinddiff',),
   'tests/systems/blinddiff/test_mcformer.py': ('ssr_jax/systems/blinddiff',),
-  'tests/systems/blinddiff/test_system.py': ('configs/blinddiff', 'ssr_jax/systems/blinddiff', 'ssr_jax/training'),
+  'tests/systems/blinddiff/test_system.py': (
+    'configs/blinddiff',
+    'ssr_jax/systems/blinddiff',
+    'ssr_jax/training',
+    'tools/kernel_steps.py',
+  ),
   'tests/systems/cassr/test_networks.py': ('ssr_jax/nn/controlnet.py', 'ssr_jax/systems/cassr'),
   'tests/systems/cassr/test_stages.py': ('configs/cassr', 'ssr_jax/systems/cassr', 'ssr_jax/training'),
   'tests/systems/ssr/test_amf.py': ('ssr_jax/systems/ssr',),

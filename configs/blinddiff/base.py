@@ -41,6 +41,7 @@ def base(stage: str) -> ConfigDict:
   config.sampling.shrink = 0.0
 
   config.eval.recipes = GAUSSIAN8
-  config.eval.metrics = ('psnr', 'ssim', 'kernel_psnr', 'niqe')
+  config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'niqe')
+  config.eval.crop = 4
   config.eval.models = ('bicubic', 'first', 'result')
   return config

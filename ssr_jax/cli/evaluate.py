@@ -14,16 +14,17 @@ the same command goes on where it was stopped. Exit codes: 0 success; 1 some ima
 others are done; 2 usage error.
 
 Protocol: HR is cropped at the bottom and right to a multiple of the scale; LR and every output are rounded to 8 bit;
-PSNR and SSIM are computed on MATLAB's Y without crop, LR-PSNR and kernel PSNR if the true kernels are known. Seconds
-per image exclude compilation.
+PSNR and SSIM are computed on MATLAB's Y, with the crop of `config.eval.crop`, 0 by default, LR-PSNR and kernel PSNR if
+the true kernels are known. Seconds per image exclude compilation.
 
 Fields of config.eval: dataset; metrics; models, the columns: bicubic, variants of the model's system (of SSR restored,
 the image before diffusion, and result), other models, each with switches such as result+steps=4+kernels=true
 (ssr_jax/evaluation/columns.py); outputs, NAME:DIR of images that other tools have made; model, a name or a directory;
 dtype of its networks; recipes such as 'smooth/no_noise'; seed; seeds of sampling, whose mean and deviation are told;
 compare, A,B[;C,D], columns for paired tests; niqe_params, the pristine model of NIQE, if not the imported or our own;
-limit, how many photos, 0 for all; pictures, how many images of each recipe get pictures; page, whether to write
-index.html, by default if there are pictures; sampling, options of the model's sampler.
+crop, pixels left out on every side by metrics that compare with HR; limit, how many photos, 0 for all; pictures, how
+many images of each recipe get pictures; page, whether to write index.html, by default if there are pictures; sampling,
+options of the model's sampler.
 """
 
 import sys

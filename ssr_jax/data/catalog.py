@@ -70,6 +70,14 @@ DEFINITIONS = {
       numbers=(801, 900),
     ),
     Definition(
+      'div2k-val-crops',
+      100,
+      'centre crops 512x512 of the HR photos of div2k-val; docs/blinddiff.md cuts them',
+      ('folder:DIV2K100',),
+      *_DIV2K,
+      numbers=(801, 900),
+    ),
+    Definition(
       'flickr2k',
       2650,
       'HR photos',

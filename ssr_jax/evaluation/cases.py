@@ -32,6 +32,7 @@ class Case:
     depth: [H, W, 1] float32 in [0, 1], true relative inverse depth; None where it is not known.
     index: of the photo in the dataset.
     uncropped: (height, width) of the photo before its sides were made multiples of the scale.
+    reduction: what follows the blur where one kernel blurs the whole image, one of `blur.REDUCTIONS`; None elsewhere.
   """
 
   image: str
@@ -43,6 +44,7 @@ class Case:
   depth: np.ndarray | None = None
   index: int = 0
   uncropped: tuple[int, int] = (0, 0)
+  reduction: str | None = None
 
   @property
   def size(self) -> tuple[int, int]:
@@ -171,7 +173,8 @@ class Dataset:
     made = _degrade(key, hr[None].astype(np.float32) / 255, recipe, low_depth)
     lr = np.rint(np.asarray(made.lr[0]) * 255).astype(np.uint8)
     clean, kernels = (None if truth is None else np.asarray(truth[0]) for truth in (made.lr_clean, made.kernels))
-    return Case(one_line(name), recipe.name, hr, lr, clean, kernels)
+    reduction = recipe.blur.down if recipe.blur else None
+    return Case(one_line(name), recipe.name, hr, lr, clean, kernels, reduction=reduction)
 
 
 _degrade = xla.jit(degrade.degrade, static_argnums=2)

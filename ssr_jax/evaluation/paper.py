@@ -11,7 +11,7 @@ import pathlib
 
 from ssr_jax import metrics
 from ssr_jax.data import catalog
-from ssr_jax.evaluation import runner
+from ssr_jax.evaluation import models, runner
 from ssr_jax.evaluation.protocol import Settings
 from ssr_jax.evaluation.report import tables
 from ssr_jax.types import SSRError
@@ -31,14 +31,14 @@ class Set:
 
   Attributes:
     title: what the paper calls it.
-    name: in the catalogue.
+    name: in the catalogue; '' for one that cannot be had, `note` then says why.
     recipes: how its HR photos are degraded; () where it has LR images.
     note: what is ours about it.
     lr_only: whether it has no HR images.
   """
 
   title: str
-  name: str
+  name: str = ''
   recipes: tuple[str, ...] = ()
   note: str = ''
   lr_only: bool = False
@@ -69,6 +69,9 @@ class Experiment:
     pictures: per set.
     metrics: what the values of a published row are, in their order.
     model: that is scored, unless another one is named.
+    others: {another model of the columns: how it is made}; rows of models that are not there are left out with a line.
+    crop: pixels left out on every side by metrics that compare with HR.
+    pooled: whether a row is the mean over the recipes of a set.
   """
 
   title: str
@@ -81,6 +84,9 @@ class Experiment:
   pictures: int = 2
   metrics: tuple[str, ...] = METRICS
   model: str = 'compact'
+  others: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  crop: int = 0
+  pooled: bool = False
 
 
 # None: a number that the text of the paper at hand does not have in a legible form.
@@ -249,7 +255,7 @@ def run(
     The report in Markdown, and a line for each image that failed.
 
   Raises:
-    SSRError: an unknown name, or a set or model that cannot be read.
+    SSRError: an unknown name, no model, or a set or model that cannot be read.
   """
   known = EXPERIMENTS if experiments is None else experiments
   if name not in known:
@@ -258,9 +264,15 @@ def run(
   parts, failures = [f'# {experiment.title}\n'], []
   if experiment.note:
     parts.append(f'{experiment.note}\n')
-  for one in experiment.sets:
+  places = {one: catalog.find(catalog.get(one.name), root) if one.name else None for one in experiment.sets}
+  if any(places.values()) and not model and not _known_model(experiment.model):
+    raise SSRError(
+      f"{name}: there is no model '{experiment.model}', of which no weights are shipped; give MODEL=DIR (--model DIR), "
+      f'a model directory such as RUN/model'
+    )
+  columns, left_out = _columns(experiment)
+  for one, place in places.items():
     parts.append(f'## {one.title}\n')
-    place = catalog.find(catalog.get(one.name), root)
     if place is None:
       parts.append(f'{_missing(one, name, root)}\n')
       rows = _published_rows(experiment, one, set())
@@ -268,7 +280,7 @@ def run(
       continue
     settings = Settings(
       dataset=f'lr:{place}' if one.lr_only else place,
-      models=tuple(experiment.columns.values()),
+      models=columns,
       metrics=tuple(metric for metric in experiment.metrics if metric in metrics.METRICS),
       weights={'niqe': _niqe(root)},
       recipes=one.recipes,
@@ -277,14 +289,14 @@ def run(
       compare=experiment.compare,
       limit=limit,
       pictures=experiment.pictures,
+      crop=experiment.crop,
     )
     folder = output / name / one.name
     report = runner.evaluate(settings, folder)
     failures += report.failures
     parts.append(_table(experiment.metrics, _rows(experiment, one, report)))
-    parts += [
-      f'- {text}' for text in (one.note, f'ours: {report.protocol["dataset"]}; {report.protocol["model"]}') if text
-    ]
+    ours = f'ours: {report.protocol["dataset"]}; {report.protocol["model"]}'
+    parts += [f'- {text}' for text in (one.note, *left_out, ours) if text]
     parts.append(f'- {report.protocol["measured"]}; degradation: {report.protocol["degradation"]}')
     parts.append(f'- all numbers, paired tests and pictures: {folder}\n')
   return '\n'.join(parts), failures
@@ -297,7 +309,11 @@ Cells = tuple[str, str, Values, float | None]
 def _rows(experiment: Experiment, one: Set, report: runner.Report) -> list[Cells]:
   """Ours and the paper's, the paper's below ours where both have a row."""
   rows: list[Cells] = []
-  for mean in report.means():
+  means = report.means()
+  if experiment.pooled:
+    numbers = [name for name in (*report.names, 'seconds') if name not in report.missing]
+    means = [{**row, **report.missing} for row in tables.means(means, ('model',), numbers)]
+  for mean in means:
     label = next(label for label, column in experiment.columns.items() if column == mean['model'])
     if experiment.by_recipe:
       label = f'{experiment.by_recipe[mean["recipe"]]}{"" if label == "SSR" else f" ({label})"}'
@@ -307,6 +323,23 @@ def _rows(experiment: Experiment, one: Set, report: runner.Report) -> list[Cells
     if (one.title, label) in experiment.published:
       rows.append((label, 'paper', experiment.published[one.title, label], None))
   return rows + _published_rows(experiment, one, {label for label, whose, *_ in rows if whose == 'paper'})
+
+
+def _columns(experiment: Experiment) -> tuple[tuple[str, ...], list[str]]:
+  """The columns of models that are there, and a line for each other model that is not."""
+  absent = [other for other in experiment.others if not _known_model(other)]
+  of = lambda other: [row for row, column in experiment.columns.items() if column.startswith(f'{other}:')]
+  rows = {row for other in absent for row in of(other)}
+  lines = [f"{', '.join(of(other))}: no model '{other}'; {experiment.others[other]}" for other in absent]
+  return tuple(column for row, column in experiment.columns.items() if row not in rows), lines
+
+
+def _known_model(name: str) -> bool:
+  try:
+    models.system_of(name)
+  except SSRError:
+    return False
+  return True
 
 
 def _known(value: float | str | None) -> float | str | None:
@@ -327,8 +360,8 @@ _LABELS = {
   'musiq': 'MUSIQ',
 }
 """Of metrics that a machine may lack."""
-_DIGITS = {'ssim': 3, 'dists': 4, 'lpips': 4, 'maniqa': 4, 'clipiqa': 4}
-"""Of CasSR's tables; SSR's have two for all but SSIM."""
+_DIGITS = {'ssim': 3, 'dists': 4, 'lpips': 4, 'lpips-vgg': 4, 'maniqa': 4, 'clipiqa': 4}
+"""Of BlindDiff's and CasSR's tables; SSR's have two for all but SSIM."""
 
 
 def _table(names: Sequence[str], rows: Sequence[Cells]) -> str:
@@ -342,6 +375,8 @@ def _table(names: Sequence[str], rows: Sequence[Cells]) -> str:
 
 
 def _missing(one: Set, name: str, root: str | None) -> str:
+  if not one.name:
+    return f'Not run: {one.note}.'
   definition = catalog.get(one.name)
   places = ' or '.join(place.split(':', 1)[1] for place in definition.places)
   return (

@@ -17,7 +17,7 @@ SCALE = 4
 """HR size divided by LR size."""
 
 _MEASURED = (
-  'PSNR and SSIM on Y (MATLAB BT.601, 16-235), no crop, 8-bit images, mean over images; '
+  'PSNR and SSIM on Y (MATLAB BT.601, 16-235), {crop}, 8-bit images, mean over images; '
   'NIQE on full-range luma, whole 96x96 blocks'
 )
 # Fields of `config.eval` that name the weights of a metric.
@@ -45,6 +45,7 @@ class Settings:
     limit: how many photos; 0 takes all.
     pictures: how many images of each recipe get pictures.
     page: whether to write index.html.
+    crop: pixels left out on every side by metrics that compare an image with HR.
   """
 
   dataset: str
@@ -63,6 +64,7 @@ class Settings:
   limit: int = 0
   pictures: int = 0
   page: bool = False
+  crop: int = 0
 
   @classmethod
   def from_config(cls, fields: Any) -> 'Settings':
@@ -73,8 +75,10 @@ class Settings:
         'a,b' or ('a,b',); a recipe may also be (field, mode).
 
     Raises:
-      SSRError: an unknown metric, a negative number of pictures, or seeds that are no numbers.
+      SSRError: an unknown metric, a negative number of pictures or pixels, or seeds that are no numbers.
     """
+    if fields.crop < 0:
+      raise SSRError(f'eval.crop={fields.crop}: must be a number of pixels, or 0 for none')
     if fields.pictures < 0:
       raise SSRError(f'eval.pictures={fields.pictures}: must be a number of images, or 0 for none')
     recipes = [recipe if isinstance(recipe, str) else '/'.join(recipe) for recipe in _as_list(fields.recipes)]
@@ -95,6 +99,7 @@ class Settings:
       limit=fields.limit,
       pictures=fields.pictures,
       page=fields.pictures > 0 if fields.page is None else fields.page,
+      crop=fields.crop,
     )
 
   def load_metrics(self) -> tuple[dict[str, metrics_lib.Metric], dict[str, metrics_lib.Missing]]:
@@ -203,7 +208,8 @@ def _measured(settings: Settings, scorers: Mapping[str, metrics_lib.Metric] | No
   if scorers is None:
     named = [name for name in settings.metrics if metrics_lib.METRICS[name].bundled]
     scorers = metrics_lib.load(named, settings._files())
-  return '; '.join([_MEASURED, *(metric.heading() for metric in scorers.values() if metric.weights)])
+  crop = f'crop of {settings.crop} pixels on every side in comparisons with HR' if settings.crop else 'no crop'
+  return '; '.join([_MEASURED.format(crop=crop), *(metric.heading() for metric in scorers.values() if metric.weights)])
 
 
 def words(value: str | Sequence[str]) -> tuple[str, ...]:

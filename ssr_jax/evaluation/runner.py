@@ -231,7 +231,7 @@ def _run(
             raise output
           first.setdefault(name, output)
           found.append((name, output, seed if model.seeded else None))
-      inputs = [_inputs(case, output) for _, output, _ in found]
+      inputs = [_inputs(case, output, settings.crop) for _, output, _ in found]
       values = metrics.score_all(scorers, inputs)  # of all columns together: learned metrics take batches
       rows = [score(one, case, *column) for one, column in zip(values, found, strict=True)]
       features = {
@@ -328,13 +328,15 @@ def score(
   return {**about, **values, 'seconds': output.seconds}
 
 
-def _inputs(case: Case, output: Output) -> dict[str, Any]:
+def _inputs(case: Case, output: Output, crop: int) -> dict[str, Any]:
   return {
     'image': output.image,
     'reference': case.hr,
     'kernels': output.kernels,
     'true_kernels': case.kernels,
     'lr_clean': case.lr_clean,
+    'reduction': case.reduction,
+    'crop': crop,
   }
 
 

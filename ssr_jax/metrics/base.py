@@ -18,6 +18,8 @@ Inputs = Mapping[str, Any]
   space          what PSNR and SSIM are measured on, 'y' (default) or 'rgb'
   borders        (rows, columns) at which tiles of `image` meet: of each tile but the first, its first row or column
   lr_clean       [h, w, 3] float in [0, 1], the LR image before noise, JPEG and rounding
+  reduction      what follows the kernels, one for the whole image, in the recipe: 'bicubic' or 'stride'; None where
+                 they are those of Eq. 1, which `lr_psnr` tells apart
   kernels        [h, w, k*k], estimated blur kernels
   true_kernels   [h, w, k*k], the kernels that made the LR image
 """

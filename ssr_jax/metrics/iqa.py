@@ -60,7 +60,8 @@ class Learned(Metric):
 
   def batch(self, inputs: Sequence[Inputs]) -> list[float]:
     """The values of several images; those of one size are computed together."""
-    arrays = [[_planes(one, which) for which in self.needs] for one in inputs]
+    compares = 'reference' in self.needs
+    arrays = [[_planes(one[which], (compares and one.get('crop')) or 0) for which in self.needs] for one in inputs]
     for one in arrays:
       pixels.check_pair(one[0], one[-1])
     groups: dict[tuple[int, ...], list[int]] = {}
@@ -273,10 +274,9 @@ def _numpy_seeded():
     np.random.set_state(before)
 
 
-def _planes(inputs: Inputs, which: str) -> np.ndarray:
-  """An image as [3, H, W] in [0, 1]; what is compared with a reference loses the border 'crop'."""
-  crop = inputs.get('crop', 0) if inputs.get('reference') is not None else 0
-  return np.moveaxis(pixels.rgb_255(inputs[which], crop) / 255, -1, 0)
+def _planes(image: Any, crop: int) -> np.ndarray:
+  """An image without `crop` pixels on every side, as [3, H, W] in [0, 1]."""
+  return np.moveaxis(pixels.rgb_255(image, crop) / 255, -1, 0)
 
 
 def _clean(image: Any, size: tuple[int, int]) -> np.ndarray:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from configs import compact
 from ssr_jax.evaluation import protocol
 from ssr_jax.metrics import niqe
 from ssr_jax.types import SSRError
@@ -33,6 +34,21 @@ def test_the_configs_model_goes_before_the_imported_before_the_packages(tmp_path
   assert scorers['niqe'].pristine.name == expected and list(scorers) == ['psnr', 'niqe'] and not missing
   assert set(asked) <= {'niqe'}
   assert protocol.describe(settings, 1, True, 'none')['measured'].endswith(f'; NIQE ({expected})')
+
+
+def test_a_crop_is_read_checked_and_part_of_the_protocol_and_the_rows():
+  assert 'no crop' in protocol.describe(_settings(), 1, True, 'none')['measured']
+  config = compact.get_config()
+  assert protocol.Settings.from_config(config.eval).crop == 0
+  config.eval.crop = 4
+  settings = protocol.Settings.from_config(config.eval)
+  measured = protocol.describe(settings, 1, True, 'none')['measured']
+  assert 'crop of 4 pixels on every side in comparisons with HR' in measured and 'no crop' not in measured
+  texts = [protocol.identity(dataclasses.replace(settings, crop=n), [], {}, {}) for n in (0, 4)]
+  assert [name for name in texts[0] if texts[0][name] != texts[1][name]] == ['eval.crop']
+  config.eval.crop = -1
+  with pytest.raises(SSRError, match='eval.crop=-1: must be a number of pixels, or 0 for none'):
+    protocol.Settings.from_config(config.eval)
 
 
 def test_a_metric_without_weights_is_left_out_with_a_line(tmp_path, monkeypatch):

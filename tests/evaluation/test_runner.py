@@ -16,7 +16,7 @@ from ssr_jax.evaluation import runner
 from ssr_jax.evaluation.cases import Dataset
 from ssr_jax.evaluation.protocol import Settings
 from ssr_jax.evaluation.report import latex
-from ssr_jax.image import io
+from ssr_jax.image import io, resize
 from ssr_jax.runtime import Restorer, Result
 from ssr_jax.systems.ssr.system import SYSTEM
 from ssr_jax.types import SSRError
@@ -110,6 +110,27 @@ def test_writes_rows_means_table_and_pictures(photos, tmp_path, capsys):
   assert sheet.width >= 5 * 64 and len(list((tmp_path / 'out' / 'pictures').glob('*.png'))) == 2
   # Restored images are asked for without diffusion; only the call that compiled was made twice.
   assert [call.get('steps') for call in model.calls] == [0, 0, None, *[0, None] * 3]
+
+
+def test_metrics_get_the_crop_and_the_reduction(photos, tmp_path):
+  names = ('psnr', 'ssim', 'lr_psnr', 'niqe')
+  config = _config(photos, metrics=names, recipes=('isotropic-2.4', 'smooth/no_noise'), models=('result',), crop=4)
+  report = runner.evaluate(_settings(config), restorer=_Model())
+  cases = Dataset.parse(f'folder:{photos}', ['isotropic-2.4', 'smooth/no_noise'], 0, 0).cases([])
+  for case, row in zip(cases, report.rows, strict=True):
+    image = np.asarray(Image.fromarray(case.lr).resize((64, 48), Image.Resampling.LANCZOS))
+    assert (case.image, case.recipe) == (row['image'], row['recipe'])
+    assert row['psnr'] == metrics.psnr.psnr(image[4:-4, 4:-4], case.hr[4:-4, 4:-4])
+    assert row['ssim'] == metrics.ssim.ssim(image[4:-4, 4:-4], case.hr[4:-4, 4:-4])
+    # _Model's kernel is a delta: nothing but the reduction is left.
+    hr = case.hr[None].astype(np.float32) / 255
+    reduced = resize.resize(hr, (12, 16)) if case.recipe.startswith('isotropic') else hr[:, ::4, ::4]
+    expected = metrics.psnr.psnr(np.clip(np.asarray(reduced[0]), 0, 1), case.lr_clean, textbook=True)
+    assert row['lr_psnr'] == pytest.approx(expected, abs=1e-3)
+  assert 'crop of 4 pixels' in report.table()
+  config.eval.crop = 24
+  with pytest.raises(SSRError, match='a crop of 24 leaves nothing of an image of 48x64'):
+    runner.evaluate(_settings(config), restorer=_Model())
 
 
 def _shown(workdir):

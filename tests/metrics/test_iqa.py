@@ -106,11 +106,13 @@ def test_batches_have_one_size_and_each_image_its_own_value(folders, pyiqa, caps
 
 
 def test_crop_is_for_what_compares(folders, pyiqa, capsys):
-  _, report, _ = _json([*folders, '--metrics', 'dists,pyiqa-lpips', '--crop', '2'], capsys)
+  _, report, _ = _json([*folders, '--metrics', 'dists,pyiqa-lpips,musiq', '--crop', '2'], capsys)
   expected = [np.abs(a - b)[2:-2, 2:-2].mean() for a, b in zip(_read(folders[1]), _read(folders[0]), strict=True)]
   assert [row['dists'] for row in report['images']] == pytest.approx(expected, abs=1e-5)
   assert [row['pyiqa-lpips'] for row in report['images']] == pytest.approx(expected, abs=1e-5)
-  assert set(pyiqa.made) == {'dists', 'lpips'}
+  whole = [image.mean() for image in _read(folders[1])]  # needs no original and loses nothing where there is one
+  assert [row['musiq'] for row in report['images']] == pytest.approx(whole, abs=1e-5)
+  assert set(pyiqa.made) == {'dists', 'lpips', 'musiq'}
 
 
 def test_names_are_those_of_pyiqa():

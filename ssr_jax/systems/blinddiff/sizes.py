@@ -12,6 +12,7 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
       'refinement': 0,
       'stem': 2,
       'skip': False,
+      'modulate': 'both',
     },
   },
   'compact': {
@@ -22,10 +23,11 @@ SIZES: dict[str, dict[str, dict[str, Any]]] = {
       'refinement': 1,
       'stem': 2,
       'skip': False,
+      'modulate': 'both',
     },
   },
   # The paper's, whose fixed variance (Eq. 3) needs one image; the released weights return a second one.
-  'full': {'mcformer': {}},
+  'full': {'mcformer': {'modulate': 'both'}},
   'released': {'mcformer': {'variance': 'learned'}},
 }
 """{size: {part: fields}}; what is left out is the module's own."""

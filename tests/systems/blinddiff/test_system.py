@@ -2,7 +2,11 @@
 
 import dataclasses
 import json
+import os
+import pathlib
 import shutil
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -16,10 +20,13 @@ from configs.blinddiff import compact, full, tiny
 import ssr_jax
 from ssr_jax import cli, systems
 from ssr_jax.degrade import Recipe, uniform
+from ssr_jax.evaluation.cases import Dataset
 from ssr_jax.image import blur
 from ssr_jax.image.colour import luma
 from ssr_jax.image.kernels import shaped_kernels
 from ssr_jax.image.noise import noise_level
+from ssr_jax.metrics.kernel_psnr import kernel_psnr
+from ssr_jax.metrics.lr_psnr import lr_psnr
 from ssr_jax.runtime import inspection, trust
 from ssr_jax.systems.blinddiff import core
 from ssr_jax.systems.blinddiff.options import Options
@@ -29,6 +36,9 @@ from ssr_jax.training import stages, state, trainer
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format, store
 from tests.systems.blinddiff.drawn import drawn
+from tools import kernel_steps
+
+ROOT = pathlib.Path(__file__).resolve().parents[3]
 
 
 @pytest.fixture(scope='module')
@@ -208,6 +218,21 @@ def test_running_again_goes_on_exactly(run, photos, tmp_path):
     np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
+def test_every_mesh_has_the_same_losses(photos):
+  """Three steps on 8 virtual devices, shared out as copies, as slices and as both, against one device."""
+  meshes = ('1x1x1', '8x1x1', '1x8x1', '2x4x1')
+  script = ROOT / 'tests' / 'training' / 'mesh_losses.py'
+  command = [sys.executable, str(script), 'blinddiff:blinddiff', str(photos), '', '3', *meshes]
+  done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+  assert done.returncode == 0, done.stderr[-3000:]
+  losses = json.loads(done.stdout.splitlines()[-1])
+  single = losses.pop(meshes[0])
+  assert np.ptp(single[::2]) > 1e-3 * abs(single[0]), 'three steps changed nothing'
+  for mesh, found in losses.items():
+    np.testing.assert_allclose(found, single, rtol=2e-4, err_msg=mesh)
+
+
 def test_the_stage_degrades_as_the_config_says(photos):
   """Loss by a spy in place of the network: the true kernel, and the LR image of the recipe."""
   stage = stages.build(_config(photos))
@@ -283,7 +308,18 @@ def test_configs_of_every_size():
     assert config.model.to_dict() == {'mcformer': SIZES[size]['mcformer']}
     stages.build(config)
     assert [Recipe.parse(name).field for name in config.eval.recipes] == list(uniform.GAUSSIAN8)
+    assert (config.eval.crop, config.model.mcformer.modulate) == (4, 'both') and 'lr_psnr' in config.eval.metrics
     assert set(config.sampling) <= set(systems.get('blinddiff').sections['sampling'])
+
+
+def test_the_trainings_of_the_ablations_are_options_of_the_command_line():
+  found, given = [], ('--config.loss.kernel=0', '--config.model.mcformer.modulate=time', '--config.sampling.guidance=0')
+  argv = ['train.py', f'--config={tiny.__file__}:blinddiff', *given, '--workdir=x']
+  with pytest.raises(SystemExit):
+    common.run(lambda config, workdir: found.append(config), '', argv)
+  stage = stages.build(found[0])
+  assert stage.modules['mcformer'].modulate == 'time' and stage.config.loss.kernel == 0
+  assert stage.sections['sampling']['guidance'] == 0
 
 
 def test_ssr_info_and_upscale_know_it(model, model_dir, tmp_path, capsys):
@@ -300,3 +336,45 @@ def test_ssr_info_and_upscale_know_it(model, model_dir, tmp_path, capsys):
   assert cli.main([*command, '--guidance', '0.5', '--steps', '1', '--stop-kernel']) == 0
   image = np.asarray(Image.open(tmp_path / 'out.png'))
   np.testing.assert_array_equal(image, model.sample(LR, guidance=0.5, steps=1, stop_kernel=True).image)
+
+
+@pytest.mark.slow
+def test_the_kernel_is_told_at_the_first_step_at_the_last_and_of_the_true_image(model, model_dir, tmp_path, capsys):
+  """By what the model returns and by a call of its network; 72 x 88 pixels are padded to 80 x 96."""
+  (tmp_path / 'hr').mkdir()
+  Image.fromarray(data.coffee()[100:172, 200:288]).save(tmp_path / 'hr' / 'a.png')
+  recipes = ('isotropic-1.8/no_noise', 'isotropic-stride-3.0/no_noise')
+  command = [f'folder:{tmp_path / "hr"}', '--model', str(model_dir), '--csv', str(tmp_path / 'a.csv')]
+  assert kernel_steps.main([*command, '--recipes', ','.join(recipes)]) == 0
+  head, *rows = [line.split(',') for line in (tmp_path / 'a.csv').read_text().splitlines()]
+  assert head == ['step', 't', 'kernel_psnr', 'kernel_l1', 'lr_psnr']
+  assert [row[:2] for row in rows] == [['1', '999'], ['2', '0'], ['true image', '0']]
+  expected, apply = np.zeros((3, 3)), jax.jit(model.modules['mcformer'].apply)
+  for case in Dataset.parse(f'folder:{tmp_path / "hr"}', recipes, 0, 0).cases([]):
+    lr, hr = (np.pad(x, ((0, n), (0, n), (0, 0)), 'reflect') for x, n in ((case.lr, 2), (case.hr, 8)))
+    u = core.Domain().enlarge(lr[None].astype(np.float32) / 255)
+    x = 2 * (hr[None].astype(np.float32) / 255 - u)
+    found = [
+      model.sample(case.lr, steps=1, guidance=0.0).kernels[0, 0],
+      model.sample(case.lr).kernels[0, 0],
+      apply(model.variables['mcformer'], x, np.zeros(1), u)[1][0],
+    ]
+    for i, kernel in enumerate(found):
+      field = np.broadcast_to(kernel, case.kernels.shape)
+      l1 = np.abs(kernel - case.kernels[0, 0]).sum()
+      scores = [kernel_psnr(field, case.kernels), l1, lr_psnr(case.hr, field, case.lr_clean, case.reduction)]
+      expected[i] += np.array(scores) / 2
+  told = np.array([[float(value) for value in rows[i][2:]] for i in range(3)])
+  np.testing.assert_allclose(told, expected, rtol=1e-4)
+  assert np.ptp(told[:, 1]) > 1e-4, 'the three are one kernel'
+  table = capsys.readouterr().out
+  assert f'| last step | {expected[1, 0]:.2f} |' in table and f'| true image | {expected[2, 0]:.2f} |' in table
+  assert f'| first step | {expected[0, 0]:.2f} |' in table
+  for options, message in (
+    (['--model', 'compact'], 'a model of ssr'),
+    (['--recipes', 'smooth'], 'one kernel for an'),
+    (['--steps', '0'], 'steps 0: must be'),
+    (['--guidance', '-1'], 'guidance -1.0: must be'),
+  ):
+    assert kernel_steps.main([*command, *options]) == 1
+    assert message in capsys.readouterr().err

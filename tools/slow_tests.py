@@ -47,7 +47,7 @@ GUARDS = {
   'tests/runtime/test_exporting.py': ('ssr_jax/runtime/exporting.py',),
   'tests/runtime/test_given.py': ('ssr_jax/runtime/restorer.py', 'ssr_jax/systems/ssr'),
   'tests/runtime/test_restorer.py': ('ssr_jax/runtime/restorer.py', 'ssr_jax/systems/ssr'),
-  'tests/runtime/test_spread.py': ('ssr_jax/runtime/restorer.py', 'ssr_jax/runtime/spread.py', 'ssr_jax/systems/ssr'),
+  'tests/runtime/test_spread.py': ('ssr_jax/runtime/restorer.py', 'ssr_jax/runtime/spread.py'),
   'tests/systems/blinddiff/test_core.py': ('ssr_jax/systems/blinddiff',),
   'tests/systems/blinddiff/test_mcformer.py': ('ssr_jax/systems/blinddiff',),
   'tests/systems/blinddiff/test_system.py': (

@@ -45,9 +45,9 @@ class Inspection:
     return float(spread(self.blur[y, x]))
 
 
-def spread(blur: Float[np.ndarray, '*shape 3']) -> Float[np.ndarray, '*shape'] | np.floating:
+def spread(blur: Float[np.ndarray, '*shape 3']) -> Float[np.ndarray, '*shape']:
   """Standard deviation over all directions, [...], of `Inspection.blur`, [..., 3]."""
-  return np.sqrt((blur[..., 0] ** 2 + blur[..., 1] ** 2) / 2)
+  return np.asarray(np.sqrt((blur[..., 0] ** 2 + blur[..., 1] ** 2) / 2))
 
 
 def blur_of(kernels: Float[ArrayLike, '*shape taps'], scale: int) -> Float[np.ndarray, '*shape 3']:

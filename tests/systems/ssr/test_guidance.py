@@ -17,8 +17,8 @@ from ssr_jax.types import SSRError
 B, H, C, S = 2, 16, 2, 4
 RNG = np.random.default_rng(0)
 MIX = RNG.normal(0, 0.3, (C, 3)).astype(np.float32)
-LR = RNG.random((B, H // S, H // S, 3), np.float32)
-KERNELS = np.asarray(gaussian_kernels(RNG.uniform(1, 9, (B, H // S, H // S)), 2.0, 0.4))
+LR = jnp.asarray(RNG.random((B, H // S, H // S, 3), np.float32))
+KERNELS = gaussian_kernels(RNG.uniform(1, 9, (B, H // S, H // S)), 2.0, 0.4)
 Z = RNG.normal(size=(B, H // 2, H // 2, C)).astype(np.float32)
 
 
@@ -31,7 +31,7 @@ def _decoded(z, bend=0.0):
 def _residuals(z, bend=0.0):
   """[b], |r|^2 of each image, in float64."""
   with jax.enable_x64(True):
-    return np.asarray(_squares(jnp.asarray(z, jnp.float64), LR.astype(np.float64), KERNELS.astype(np.float64), bend))
+    return np.asarray(_squares(*(jnp.asarray(x, jnp.float64) for x in (z, LR, KERNELS)), bend))
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -70,7 +70,7 @@ def test_a_whole_step_is_the_best_one_along_its_line_where_the_decoder_is_linear
 
 
 def test_nothing_moves_where_the_lr_image_is_met():
-  met = blur_downsample(_decoded(jnp.asarray(Z)), jnp.asarray(KERNELS), S)
+  met = blur_downsample(_decoded(jnp.asarray(Z)), KERNELS, S)
   found = core.guidance(1.0, _decoded, met, KERNELS, S)(jnp.asarray(Z), jnp.zeros(B, int))
   np.testing.assert_allclose(found, Z, atol=1e-4)
 

@@ -43,7 +43,7 @@ def root(tmp_path, monkeypatch):
       raise SSRError(f"model '{name}': unknown model")
     return SYSTEM
 
-  monkeypatch.setattr(models, 'load', lambda name, dtype: _Model(str(name)))
+  monkeypatch.setattr(models, 'load', lambda name, dtype, devices: _Model(str(name)))
   monkeypatch.setattr(models, 'system_of', system_of)
   monkeypatch.setattr(paper_tables.xla, 'enable_compilation_cache', lambda: None)
   return tmp_path

@@ -249,7 +249,8 @@ def test_weights_list_and_verify(tiny_model_dir, capsys):
 def test_help_says_whose_an_option_is_that_is_not_every_systems(capsys):
   assert cli.main(['upscale', '--help']) == 0
   out = ' '.join(capsys.readouterr().out.split())
-  assert '--guidance GUIDANCE blinddiff: weight of the gradient' in out and 'cassr: weight of guidance away' in out
+  assert '--guidance GUIDANCE ssr: how far each step is pulled' in out
+  assert 'blinddiff: weight of the gradient' in out and 'cassr: weight of guidance away' in out
   assert '--iterations T ssr: rounds of SVKR' in out and '--operator NAME blinddiff: estimated' in out
   assert "--strength B how much of diffusion's detail" in out  # Python 3.13 says B once
 

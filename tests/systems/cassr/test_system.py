@@ -17,6 +17,7 @@ from ssr_jax.systems.cassr.options import Options
 from ssr_jax.systems.cassr.sizes import SIZES
 from ssr_jax.types import SSRError
 from ssr_jax.weights import format
+from tests import typechecker
 from tests.systems.cassr.conftest import drawn
 
 
@@ -63,7 +64,7 @@ def spy(monkeypatch):
 
 def test_core_gets_what_the_plan_says(model, monkeypatch):
   seen = spy(monkeypatch)
-  with jax.disable_jit():
+  with jax.disable_jit(), typechecker.unchecked():  # without jit, tiles are NumPy arrays
     fresh(model).sample(
       LR, steps=3, guidance=2.0, sampler='dpmpp_2m', prompt='null', attention=False, reference='lr', iterations=0
     )
@@ -109,7 +110,7 @@ def test_svkrs_image_is_ssrs(model, tiny_model_dir):
 
 def test_a_plain_controlnets_sample_can_be_the_reference(model, monkeypatch):
   seen = spy(monkeypatch)
-  with jax.disable_jit():
+  with jax.disable_jit(), typechecker.unchecked():
     result = fresh(model).sample(LR / np.float32(255), reference='controlnet')
   first, second = seen
   assert (first.part, first.images) == ('activation', {}) and second.part == 'cassr'

@@ -209,6 +209,7 @@ def test_sampling_begins_at_the_restored_latent_with_the_tiles_noise(monkeypatch
   eps, key = noise.window((16, 24, 3), 16)
   np.testing.assert_array_equal(seen['eps'], eps[None])
   assert seen['keys'].shape == (1,) and seen['keys'][0] == key and seen['schedule'] is plan.schedule
-  assert seen['how'] == {'network': 'unet', 'sampler': 'ddim', 'steps': 3, 'start': 0.6, 'noise': 0.4}
+  wanted = {'network': 'unet', 'sampler': 'ddim', 'steps': 3, 'start': 0.6, 'noise': 0.4, 'correct': None}
+  assert seen['how'] == wanted
   wanted = np.clip(2 * mean - 0.5, 0, 1).repeat(4, 1).repeat(4, 2)
   np.testing.assert_allclose(image, wanted, atol=1e-5)

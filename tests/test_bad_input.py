@@ -62,6 +62,7 @@ def test_too_many_pixels(tmp_path, capsys, tiny_model_dir):
   assert code == 1 and len(lines) == 1 and '300x300 pixels' in lines[0] and not (tmp_path / 'o.png').exists()
 
 
+@pytest.mark.slow
 def test_odd_sizes_work(tmp_path, capsys, tiny_model_dir):
   """One pixel is padded; a strip runs as tiles, and only a format that cannot hold it says no."""
   _save(tmp_path / 'dot.png', _NOISE[:1, :1])

@@ -53,6 +53,7 @@ def test_modes_trade_closeness_to_the_original_for_detail(model):
   np.testing.assert_array_equal(found['faithful'].image, found['natural'].restored)
 
 
+@pytest.mark.slow
 def test_defocus_is_kept_and_what_is_in_focus_gains_as_without_it(model):
   """With the true kernels and depth: a photo in focus at the left, an upright edge out of focus at the right."""
   hr = data.coffee()[60:316, 160:416].astype(np.float32) / 255

@@ -20,6 +20,7 @@ _STEP = ('configs/common.py', 'configs/ssr', 'configs/tiny.py', 'ssr_jax/trainin
 GUARDS = {
   'tests/golden/test_compact.py': ('configs/compact.py', 'ssr_jax/weights/bundled', 'tests/golden'),
   'tests/golden/test_golden.py': (*_NETWORKS, *_STEP, 'ssr_jax/degrade', 'ssr_jax/image', 'tests/golden'),
+  'tests/test_bad_input.py': ('ssr_jax/cli/upscaling.py', 'ssr_jax/runtime/bands.py', 'ssr_jax/runtime/restorer.py'),
   'tests/test_bundled.py': ('ssr_jax/nn', 'ssr_jax/systems/ssr', 'ssr_jax/weights/bundled'),
   'tests/test_documents.py': (
     'README.md',
@@ -30,6 +31,8 @@ GUARDS = {
   'tests/test_packaging.py': ('MANIFEST.in', 'pyproject.toml', 'setup.py', 'ssr_jax/cli/scripts.py'),
   'tests/test_xla.py': ('ssr_jax/runtime/restorer.py', 'ssr_jax/xla.py'),
   'tests/app/test_page_browser.py': ('ssr_jax/app',),
+  'tests/app/test_session.py': ('ssr_jax/app', 'ssr_jax/runtime/restorer.py'),
+  'tests/cli/test_cli.py': ('ssr_jax/cli/upscale.py', 'ssr_jax/cli/upscaling.py', 'ssr_jax/runtime/restorer.py'),
   'tests/cli/test_info.py': (
     'configs/sd15.py',
     'configs/sd21.py',
@@ -38,6 +41,7 @@ GUARDS = {
   ),
   'tests/cli/test_trust.py': ('ssr_jax/runtime/bands.py', 'ssr_jax/runtime/trust.py'),
   'tests/degrade/test_mixture.py': ('ssr_jax/degrade',),
+  'tests/degrade/test_realesrgan.py': ('ssr_jax/degrade/realesrgan.py',),
   'tests/metrics/test_pyiqa.py': ('ssr_jax/metrics/iqa.py',),
   'tests/nn/test_controlnet.py': ('ssr_jax/nn/controlnet.py', 'ssr_jax/nn/unet.py'),
   'tests/nn/test_lpips.py': ('ssr_jax/nn/lpips.py',),
@@ -58,8 +62,10 @@ GUARDS = {
   ),
   'tests/systems/cassr/test_networks.py': ('ssr_jax/nn/controlnet.py', 'ssr_jax/systems/cassr'),
   'tests/systems/cassr/test_stages.py': ('configs/cassr', 'ssr_jax/systems/cassr', 'ssr_jax/training'),
+  'tests/systems/cassr/test_system.py': ('ssr_jax/runtime/restorer.py', 'ssr_jax/systems/cassr'),
   'tests/systems/ssr/test_amf.py': ('ssr_jax/systems/ssr',),
   'tests/systems/ssr/test_generation_wiring.py': ('ssr_jax/systems/ssr',),
+  'tests/systems/ssr/test_guidance.py': ('ssr_jax/systems/ssr/core.py', 'ssr_jax/systems/ssr/system.py'),
   'tests/systems/ssr/test_student_wiring.py': ('ssr_jax/systems/ssr',),
   'tests/systems/ssr/test_svkr.py': ('ssr_jax/systems/ssr/svkr.py',),
   'tests/tools/test_benchmark.py': ('tools/benchmark.py',),

@@ -97,6 +97,7 @@ def test_controls_are_the_systems_options_and_say_nothing_until_they_are_changed
     session.options_of(model, {**defaults, 'steps': 1.5})
 
 
+@pytest.mark.slow
 def test_a_cancelled_run_stops_at_the_next_tile_and_another_runs(model, tmp_path):
   Image.fromarray(np.zeros((64, 150, 3), np.uint8)).save(tmp_path / 'long.png')
   visitor, seen = session.Visitor(), []

@@ -167,6 +167,7 @@ def test_what_a_photo_carries_is_kept(ssr, tmp_path):
     assert image.mode.startswith('I') and np.asarray(image).max() > 255
 
 
+@pytest.mark.slow
 def test_seeds_and_steps_reach_the_sampler(ssr, photos, tmp_path):
   images = []
   for index, options in enumerate((['--seed', 1], ['--seed', 1], ['--seed', 2], ['--seed', 1, '--steps', 1])):
@@ -177,6 +178,7 @@ def test_seeds_and_steps_reach_the_sampler(ssr, photos, tmp_path):
   assert (images[0] != images[2]).any() and (images[0] != images[3]).any()
 
 
+@pytest.mark.slow
 def test_dtype_reaches_the_networks(ssr, photos, tmp_path, capsys):
   outs = [tmp_path / 'float32.png', tmp_path / 'bfloat16.png']
   for out in outs:

@@ -309,6 +309,7 @@ def test_what_is_returned(degraded):
   np.testing.assert_array_equal(made.jpeg_quality, made.draws['second_quality'])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', _NAMES)
 def test_the_effective_kernel_is_the_response_to_a_spot(name, monkeypatch):
   """A Gaussian spot through the chain without noise, JPEG and sinc filters: what the chain adds to its covariance."""

@@ -10,7 +10,8 @@ import pytest
 
 from tests.golden import programs
 
-_LONG = ('tiny/loss/svkr', 'tiny/loss/diffusion', 'tiny/loss/distill')  # whole networks are compiled for one number
+# Whole networks are compiled for one number, or several programs.
+_LONG = ('tiny/loss/kernel', 'tiny/loss/svkr', 'tiny/loss/diffusion', 'tiny/loss/distill', 'tiny/sample/tiles')
 
 
 def _cases():

@@ -142,6 +142,7 @@ def test_tiles_agree_with_the_whole_where_the_net_sees_the_same(model):
   assert np.abs(tiled.depth - whole.depth).mean() < 0.1 * whole.depth.std()
 
 
+@pytest.mark.slow
 def test_svkr_refines_in_tiles_as_it_does_on_the_whole(tiny_model_dir, tmp_path):
   """What three rounds change over one is the same for an image in tiles: it does not depend on the size class."""
   shutil.copytree(tiny_model_dir, tmp_path / 'once')
@@ -259,6 +260,7 @@ def with_student(tiny_model_dir, tmp_path):
   return directory
 
 
+@pytest.mark.slow
 def test_a_student_answers_unless_something_is_asked_of_the_unet(with_student, model):
   ssr = ssr_jax.load(with_student)
   assert ssr.required()[-1] == 'student'

@@ -19,10 +19,10 @@ RUNS = {
   'diffusion': (40, 1e-2, 0.1),
   'distill': (20, 1e-3, 0.02),
 }
-_SLOW = ('depth', 'kernel', 'svkr', 'vae', 'diffusion', 'distill')
 
 
-@pytest.mark.parametrize('stage', [pytest.param(s, marks=pytest.mark.slow if s in _SLOW else ()) for s in RUNS])
+@pytest.mark.slow
+@pytest.mark.parametrize('stage', RUNS)
 def test_its_own_metric_improves_by_a_margin(stage, tiny_model_dir):
   steps, rate, margin = RUNS[stage]
   settings = {'steps': steps, 'learning_rate': rate}

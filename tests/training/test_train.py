@@ -147,7 +147,8 @@ def _weights_at(workdir, step):
   return tree
 
 
-@pytest.mark.parametrize('stage', ['nbsr', pytest.param('depth', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('stage', ['nbsr', 'depth'])
 def test_killed_at_any_moment_it_ends_with_the_same_weights(stage, photos, tiny_model_dir, tmp_path):
   """kill -9 at a random moment after the first checkpoint, then the same command: every array is bit-equal."""
   fields = dict(train__steps=8, train__checkpoint_every=1, train__validate_every=100, train__figures_every=100)

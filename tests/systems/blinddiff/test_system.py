@@ -322,6 +322,7 @@ def test_the_trainings_of_the_ablations_are_options_of_the_command_line():
   assert stage.sections['sampling']['guidance'] == 0
 
 
+@pytest.mark.slow
 def test_ssr_info_and_upscale_know_it(model, model_dir, tmp_path, capsys):
   assert cli.main(['info', 'blinddiff', '--size', 'tiny', '--json']) == 0
   found = json.loads(capsys.readouterr().out)

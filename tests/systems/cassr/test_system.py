@@ -34,6 +34,7 @@ def fresh(model):
 LR = data.coffee()[100:130, 200:232]  # 30 x 32, padded to 32 x 32
 
 
+@pytest.mark.slow
 def test_sample_returns_the_image_its_reference_and_what_was_enlarged(model):
   result = model.sample(LR)
   assert result.image.shape == (120, 128, 3) and result.image.dtype == np.uint8

@@ -209,7 +209,16 @@ def test_sampling_begins_at_the_restored_latent_with_the_tiles_noise(monkeypatch
   eps, key = noise.window((16, 24, 3), 16)
   np.testing.assert_array_equal(seen['eps'], eps[None])
   assert seen['keys'].shape == (1,) and seen['keys'][0] == key and seen['schedule'] is plan.schedule
-  wanted = {'network': 'unet', 'sampler': 'ddim', 'steps': 3, 'start': 0.6, 'noise': 0.4, 'correct': None}
-  assert seen['how'] == wanted
+  how = {'network': 'unet', 'sampler': 'ddim', 'steps': 3, 'start': 0.6, 'noise': 0.4}
+  assert seen['how'] == how | {'correct': None}
   wanted = np.clip(2 * mean - 0.5, 0, 1).repeat(4, 1).repeat(4, 2)
   np.testing.assert_allclose(image, wanted, atol=1e-5)
+
+  pulls = []
+  monkeypatch.setattr(core, 'guidance', lambda *arguments: pulls.append(arguments) or 'pulled')
+  plan = dataclasses.replace(plan, guidance=0.5)
+  SYSTEM._generate(modules, VARIABLES, lr, refined, refined.image, _window(32, 48, 3, 5), noise, plan)
+  assert seen['how'] == how | {'correct': 'pulled'}
+  ((weight, decoded, photo, kernels, scale),) = pulls
+  assert (weight, scale) == (0.5, 4) and photo is lr and kernels is refined.kernels
+  np.testing.assert_allclose(np.clip(decoded(jnp.asarray(2 * mean - 0.5)), 0, 1), wanted, atol=1e-5)

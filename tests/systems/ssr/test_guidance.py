@@ -75,6 +75,7 @@ def test_nothing_moves_where_the_lr_image_is_met():
   np.testing.assert_allclose(found, Z, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_an_image_comes_nearer_to_the_photo_and_weight_zero_is_without(tiny_model_dir):
   model = runtime.load(tiny_model_dir)
   lr = data.coffee()[100:132, 200:240]

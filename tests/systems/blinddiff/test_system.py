@@ -353,7 +353,7 @@ def test_the_kernel_is_told_at_the_first_step_at_the_last_and_of_the_true_image(
   expected, apply = np.zeros((3, 3)), jax.jit(model.modules['mcformer'].apply)
   for case in Dataset.parse(f'folder:{tmp_path / "hr"}', recipes, 0, 0).cases([]):
     lr, hr = (np.pad(x, ((0, n), (0, n), (0, 0)), 'reflect') for x, n in ((case.lr, 2), (case.hr, 8)))
-    u = core.Domain().enlarge(lr[None].astype(np.float32) / 255)
+    u = core.Domain().enlarge(jnp.asarray(lr[None], jnp.float32) / 255)
     x = 2 * (hr[None].astype(np.float32) / 255 - u)
     found = [
       model.sample(case.lr, steps=1, guidance=0.0).kernels[0, 0],

@@ -112,7 +112,7 @@ def some(batch: Batch, count: int = 4) -> Batch:
 
 def images(batch: Batch) -> Array:
   """uint8 [b, H, W, 3] -> float [0, 1]."""
-  return batch['hr'].astype(jnp.float32) / 255
+  return jnp.asarray(batch['hr'], jnp.float32) / 255
 
 
 def record_keys(batch: Batch, stream: int = 0) -> Array:

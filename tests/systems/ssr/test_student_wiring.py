@@ -55,7 +55,7 @@ def test_the_student_takes_its_detail_from_the_teachers_image_and_the_rest_from_
   batch['taught'] = (90 + fast + np.zeros_like(batch['hr'], np.int64)).astype(np.uint8)
   photo, seen, restored, _ = stage.inputs(ctx, batch)
   np.testing.assert_allclose(seen, lr / 255, atol=1e-6)
-  expected = stage.refine(frozen, lr / np.float32(255), unroll=True).image
+  expected = stage.refine(frozen, jnp.asarray(lr / np.float32(255)), unroll=True).image
   np.testing.assert_allclose(restored, jnp.clip(expected, 0, 1), atol=1e-5)
   compared = []
   monkeypatch.setattr(

@@ -95,7 +95,7 @@ class DistillStage(common.Perceptual, common.SSRStage):
   def inputs(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, Array, Array, Conditions]:
     """Photo, LR (the record's if it has one), restored image and the networks' conditions, without gradients."""
     if 'lr' in batch:
-      photo, lr = common.images(batch), batch['lr'].astype(jnp.float32) / 255
+      photo, lr = common.images(batch), jnp.asarray(batch['lr'], jnp.float32) / 255
       if photo.shape[1] != self.recipe.scale * lr.shape[1]:
         raise SSRError(
           f'data.train: its LR images are at 1/{photo.shape[1] // lr.shape[1]}, the model at 1/{self.recipe.scale}'
@@ -111,7 +111,7 @@ class DistillStage(common.Perceptual, common.SSRStage):
     """What the image is compared with: the photo, with the teacher's detail if the record has its image."""
     if 'taught' not in batch:
       return photo
-    return colourfix.wavelet(batch['taught'].astype(jnp.float32) / 255, photo, self.config.loss.taught_levels)
+    return colourfix.wavelet(jnp.asarray(batch['taught'], jnp.float32) / 255, photo, self.config.loss.taught_levels)
 
   def draw(self, variables: core.Variables, network: str, restored: Array, conditions: Conditions, key: Array, **how):
     """Samples latents from the restored image's with a network."""

@@ -35,7 +35,7 @@ def _kernels(h, w):
 def test_the_networks_see_what_is_given(model):
   """Independent of the pipeline: NBSR on the given kernels; DKENet and then NBSR on the given depth."""
   lr, depth, kernels = _photo(), _depth(32, 32), _kernels(32, 32)  # a size of the bucket: nothing is padded
-  apply = lambda part, *inputs: model.modules[part].apply(model.variables[part], *inputs)
+  apply = lambda part, *inputs: model.modules[part].apply(model.variables[part], *map(jnp.asarray, inputs))
   found = model.sample(lr, steps=0, given={'kernels': kernels})
   np.testing.assert_allclose(found.kernels, kernels, atol=1e-6)
   np.testing.assert_allclose(found.restored, np.clip(apply('nbsr', lr[None], kernels[None])[0], 0, 1), atol=2e-4)

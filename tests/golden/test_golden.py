@@ -11,7 +11,8 @@ import pytest
 from tests.golden import programs
 
 # Whole networks are compiled for one number, or several programs.
-_LONG = ('tiny/loss/kernel', 'tiny/loss/svkr', 'tiny/loss/diffusion', 'tiny/loss/distill', 'tiny/sample/tiles')
+_LONG = tuple(f'tiny/loss/{stage}' for stage in ('depth', 'kernel', 'svkr', 'diffusion', 'distill'))
+_LONG += ('tiny/sample/tiles', 'tiny/sample/noise')
 
 
 def _cases():

@@ -302,6 +302,7 @@ def test_a_student_that_begins_without_noise_draws_none(with_student):
   assert changes[0] == 0 < 2 * changes[1] < changes[2]
 
 
+@pytest.mark.slow
 def test_blend_is_the_share_of_the_changes_that_stays(with_student):
   ssr = ssr_jax.load(with_student)
   lr = _photo() / 255

@@ -172,6 +172,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_weights(stage, photos, tiny_
   jax.tree.map(np.testing.assert_array_equal, whole, killed)
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_ends_with_its_own_code(photos, tiny_model_dir, tmp_path):
   """It saves where it stands, although no checkpoint was due; the same command ends the run."""
   fields = dict(train__steps=100000, train__checkpoint_every=100000, train__validate_every=100000)

@@ -2,8 +2,8 @@
 
 By default XLA's CPU backend runs a convolution on one thread, and its weight gradient at a third of that speed. A
 compiler option gives convolutions to the multi-threaded runtime. Another one spares LLVM's last optimisations, which
-take a seventh of the time to compile the compact model and make it no faster. Options are passed per jit, so that no
-environment variable is needed. One that XLA rejects (another version) is not used.
+take a seventh of the time to compile the compact model and make its images no faster. Options are passed per jit, so
+that no environment variable is needed. One that XLA rejects (another version) is not used.
 """
 
 import collections

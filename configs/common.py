@@ -124,6 +124,7 @@ def base(stage: str, system: str) -> ConfigDict:
   config.eval.niqe_params = ''  # NIQE's pristine model, an .npz; '': the imported one, else ours
   config.eval.crop = 0  # pixels left out on every side by metrics that compare with HR
   config.eval.limit = 0  # number of images; 0 for all
+  config.eval.part = ''  # 'I/N': process I of N does every N-th image; all share a workdir
   config.eval.pictures = 4  # images of each recipe that get pictures
   config.eval.page = placeholder(bool)  # whether to write index.html; None: where there are pictures
   # Options of `Restorer.sample`; None takes the model's default.

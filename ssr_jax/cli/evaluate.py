@@ -22,7 +22,8 @@ the image before diffusion, and result), other models, each with switches such a
 (ssr_jax/evaluation/columns.py); outputs, NAME:DIR of images that other tools have made; model, a name or a directory;
 dtype of its networks; recipes such as 'smooth/no_noise'; seed; seeds of sampling, whose mean and deviation are told;
 compare, A,B[;C,D], columns for paired tests; niqe_params, the pristine model of NIQE, if not the imported or our own;
-crop, pixels left out on every side by metrics that compare with HR; limit, how many photos, 0 for all; pictures, how
+crop, pixels left out on every side by metrics that compare with HR; limit, how many photos, 0 for all; part, I/N for
+process I of N on as many hosts, which share the workdir and of which the last one writes the tables; pictures, how
 many images of each recipe get pictures; page, whether to write index.html, by default if there are pictures; sampling,
 options of the model's sampler.
 """
@@ -38,9 +39,15 @@ def main(config: Any, workdir: str) -> int:
 
   xla.enable_compilation_cache()
   report = runner.evaluate(protocol.Settings.from_config(config.eval), workdir)
-  print(report.table())
-  page = 'index.html, ' if report.page else ''
-  print(f'written: {workdir}/{page}table.md, table.tex, metrics.csv, metrics.json, pictures/')
+  if report.lacking:
+    print(
+      f'eval.part={config.eval.part}: done; {report.lacking} images are left to other parts, the last of which writes '
+      'the tables, as does the same command without eval.part'
+    )
+  else:
+    print(report.table())
+    page = 'index.html, ' if report.page else ''
+    print(f'written: {workdir}/{page}table.md, table.tex, metrics.csv, metrics.json, pictures/')
   for failure in report.failures:
     print(f'error: {failure}', file=sys.stderr)
   return 1 if report.failures else 0

@@ -115,6 +115,11 @@ class Dataset:
     """Of the cases that each photo makes."""
     return tuple(recipe.name for recipe in self.recipes) or (PAIRED,)
 
+  def share(self, part: tuple[int, int]) -> 'Dataset':
+    """Every n-th of the used photos, from the i-th on; part is (i, n)."""
+    index, count = part
+    return dataclasses.replace(self, indices=self.indices[index::count])
+
   def case_keys(self) -> Iterator[tuple[int, str]]:
     """(index of the photo, recipe) of all cases, photo by photo."""
     return ((i, recipe) for i in self.indices for recipe in self.recipe_names)

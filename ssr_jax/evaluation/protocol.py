@@ -46,6 +46,7 @@ class Settings:
     pictures: how many images of each recipe get pictures.
     page: whether to write index.html.
     crop: pixels left out on every side by metrics that compare an image with HR.
+    part: (i, n): of the photos every n-th is done, from the i-th on; None for all.
   """
 
   dataset: str
@@ -65,6 +66,7 @@ class Settings:
   pictures: int = 0
   page: bool = False
   crop: int = 0
+  part: tuple[int, int] | None = None
 
   @classmethod
   def from_config(cls, fields: Any) -> 'Settings':
@@ -75,7 +77,8 @@ class Settings:
         'a,b' or ('a,b',); a recipe may also be (field, mode).
 
     Raises:
-      SSRError: an unknown metric, a negative number of pictures or pixels, or seeds that are no numbers.
+      SSRError: an unknown metric, a negative number of pictures or pixels, seeds that are no numbers, or a part that is
+        none.
     """
     if fields.crop < 0:
       raise SSRError(f'eval.crop={fields.crop}: must be a number of pixels, or 0 for none')
@@ -100,6 +103,7 @@ class Settings:
       pictures=fields.pictures,
       page=fields.pictures > 0 if fields.page is None else fields.page,
       crop=fields.crop,
+      part=_part(fields.part),
     )
 
   def load_metrics(self) -> tuple[dict[str, metrics_lib.Metric], dict[str, metrics_lib.Missing]]:
@@ -162,7 +166,7 @@ def identity(
 ) -> dict[str, str]:
   """What rows depend on: two runs that are equal in this have the same rows, but for their seconds.
 
-  `limit` is not part of it: rows of some images are those of all. Nor are `devices`, which change no row.
+  `limit` and `part` do not belong to it: rows of some images are those of all. Nor do `devices`, which change no row.
 
   Args:
     settings: of the evaluation.
@@ -174,7 +178,7 @@ def identity(
     {what: text}, with digests for what is long.
   """
   own = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
-  left_out = ('limit', 'weights', 'compare', 'page', 'devices')
+  left_out = ('limit', 'weights', 'compare', 'page', 'devices', 'part')
   texts = {f'eval.{name}': repr(value) for name, value in own.items() if name not in left_out}
   # model.json has the sha256 of each part.
   texts['the models'] = _digest(f'{name} {restorer.config}' for name, restorer in restorers.items())
@@ -227,6 +231,16 @@ def _seeds(value: int | str | Sequence[int | str]) -> tuple[int, ...]:
   if len(set(numbers)) < len(numbers):
     raise SSRError(f'eval.seeds: {value!r} has a seed twice')
   return numbers
+
+
+def _part(text: str) -> tuple[int, int] | None:
+  """'1/4' as (1, 4), '' as None."""
+  if not text:
+    return None
+  index, _, count = text.partition('/')
+  if not (index.isdecimal() and count.isdecimal() and int(index) < int(count)):
+    raise SSRError(f'eval.part: {text!r} must be I/N with I from 0 to N - 1, such as 0/4, one for each of N processes')
+  return int(index), int(count)
 
 
 def check_choice(field: str, values: Sequence[str], known: Sequence[str]) -> None:

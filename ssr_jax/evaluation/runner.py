@@ -44,6 +44,7 @@ class Report:
     page: whether `write` writes index.html.
     missing: {metric: what tables show in place of its values} of the metrics without weights.
     of_sets: {(recipe, model): {metric: value}} of the metrics of a whole set.
+    lacking: how many cases other processes have still to do; the files are written when there are none.
   """
 
   names: Sequence[str]
@@ -56,6 +57,7 @@ class Report:
   page: bool = False
   missing: Mapping[str, str] = dataclasses.field(default_factory=dict)
   of_sets: Mapping[tuple[str, str], Mapping[str, float]] = dataclasses.field(default_factory=dict)
+  lacking: int = 0
 
   def means(self) -> list[dict[str, Any]]:
     """One row per recipe and model: 'recipe', 'model', 'images', mean metrics, mean 'seconds'.
@@ -119,7 +121,8 @@ class Report:
 def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, restorer: Restorer | None = None) -> Report:
   """Evaluates as the settings say.
 
-  A second run with the same workdir and settings does only the images that the first one has not done.
+  A second run with the same workdir and settings does only the images that the first one has not done. Processes with
+  `settings.part` share a workdir; the last one to end writes the files, or a run without part.
 
   Args:
     settings: of the evaluation; see `Settings.from_config`.
@@ -130,9 +133,11 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
     The results.
 
   Raises:
-    SSRError: a wrong field, a dataset or model that cannot be read, a workdir of other settings, or no image that could
-      be evaluated.
+    SSRError: a wrong field, a dataset or model that cannot be read, a workdir of other settings, a part without workdir,
+      or no image that could be evaluated.
   """
+  if settings.part and workdir is None:
+    raise SSRError('eval.part: needs a workdir, which all processes share')
   own = settings.model
   system_of = lambda model: restorer.system if restorer and model == own else models_lib.system_of(model)
   columns = columns_lib.parse(settings.models, own, system_of)
@@ -178,8 +183,12 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
   if folder is not None and missing:  # a later run that has the weights must not mix its rows with these
     identity['metrics without weights'] = ', '.join(missing)
   sets = sets_lib.Sets(folder, scorers)
-  with ledger_lib.Ledger(folder, identity) as ledger:
+  with ledger_lib.Ledger(folder, identity, settings.part) as ledger:
     _run(settings, dataset, models, scorers, ledger, sets, pictures, shown, report.failures)
+    if settings.part:
+      ledger.read_others()
+      own = set(dataset.share(settings.part).case_keys())
+      report.lacking = sum(key not in ledger.rows for key in dataset.case_keys() if key not in own)
     done = {key: rows for key in dataset.case_keys() if (rows := ledger.rows.get(key))}
     report.rows = [row for rows in done.values() for row in rows]
     for row in report.rows:
@@ -187,8 +196,11 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
     report.of_sets = sets.values(done)
     if pictures is not None and settings.page:
       names = _file_names(dataset)
-      drawn = [key for key in ledger.rows if key in names][: _most_pictures(settings, dataset)]
-      report.pictured = [views.read(pictures / names[key], ledger.rows[key]) for key in names if key in drawn]
+      drawn = [key for key in names if key in ledger.rows and (pictures / f'{names[key]}.png').exists()]
+      drawn = drawn[: _most_pictures(settings, dataset)]
+      report.pictured = [views.read(pictures / names[key], ledger.rows[key]) for key in drawn]
+  if report.lacking:
+    return report
   if not report.rows:
     raise SSRError(f'eval.dataset: not one image could be evaluated; the first: {report.failures[0]}')
   if report.failures:
@@ -210,8 +222,11 @@ def _run(
   failures: list[str],
 ) -> None:
   """Scores the cases that the ledger lacks; those that fail are not kept, so that a next run tries them again."""
+  names = _file_names(dataset)
+  if settings.part:
+    dataset = dataset.share(settings.part)
   done = {key for key in dataset.case_keys() if key in ledger.rows}
-  drawn, most, names = len(done), _most_pictures(settings, dataset), _file_names(dataset)
+  drawn, most = len(done), -(-_most_pictures(settings, dataset) // (settings.part[1] if settings.part else 1))
   bar = tqdm.tqdm(
     dataset.cases(failures, done), 'evaluate', len(dataset), initial=len(done), unit='image', disable=None
   )

@@ -99,6 +99,49 @@ def test_killed_in_the_middle_it_writes_the_same_files(pairs, tmp_path, monkeypa
   assert len(scored) == 2 and before == {path: path.read_bytes() for path in parts.rglob('*') if path.is_file()}
 
 
+def test_parts_on_several_hosts_make_the_files_of_one_run(pairs, tmp_path, monkeypatch):
+  """Whoever is last writes them; each image is scored once, and a part that was stopped goes on."""
+  whole, shared = tmp_path / 'whole', tmp_path / 'shared'
+  _evaluate(pairs, whole)
+  scored, score = [], runner.score
+  monkeypatch.setattr(runner, 'score', lambda s, case, *more: scored.append(case.image) or score(s, case, *more))
+  first = _evaluate(pairs, shared, part='0/3')
+  assert scored == ['a.png', 'd.png'] and first.lacking == 2
+  assert _evaluate(pairs, shared, part='2/3').lacking == 1 and not (shared / 'table.md').exists()
+  assert _evaluate(pairs, shared, part='0/3').lacking == 1 and scored == ['a.png', 'd.png', 'c.png']
+  with open(shared / 'rows-2-of-3.jsonl', 'ab') as file:
+    file.write(b'{"case": [1')  # being written
+  last = _evaluate(pairs, shared, part='1/3')
+  assert last.lacking == 0 and sorted(scored) == ['a.png', 'b.png', 'c.png', 'd.png']
+  names = {name for name in _files(whole) if not name.startswith('pictures/')}
+  assert names == {'metrics.csv', 'table.md'}
+  assert {name: _files(shared)[name] for name in names} == {name: _files(whole)[name] for name in names}
+  assert (shared / 'index.html').exists() and len(list((shared / 'pictures').glob('*.png'))) == 3
+
+
+def test_what_no_part_has_done_is_done_by_a_run_of_all(pairs, tmp_path):
+  broken = pathlib.Path(pairs.partition(':')[2].split(',')[0]) / 'b.png'
+  content = broken.read_bytes()
+  broken.write_bytes(content[:-200])
+  assert _evaluate(pairs, tmp_path / 'run', part='0/2').lacking == 2
+  failed = _evaluate(pairs, tmp_path / 'run', part='1/2')
+  assert failed.lacking == 0 and len(failed.failures) == 1 and len(failed.rows) == 3
+  broken.write_bytes(content)
+  assert _evaluate(pairs, tmp_path / 'run', part='0/2').lacking == 1
+  report = _evaluate(pairs, tmp_path / 'run')
+  assert report.failures == [] and [row['image'] for row in report.rows] == ['a.png', 'b.png', 'c.png', 'd.png']
+  with pytest.raises(SSRError, match=r'rows-0-of-2.jsonl: holds rows of other settings \(eval.metrics\)'):
+    _evaluate(pairs, tmp_path / 'run', metrics=('psnr',), part='1/2')
+
+
+@pytest.mark.parametrize('part', ['1', '2/2', '-1/2', '1/', 'a/b', '0/0'])
+def test_a_wrong_part_is_one_clear_line(pairs, tmp_path, part):
+  with pytest.raises(SSRError, match=r'eval\.part: .*must be I/N with I from 0 to N - 1'):
+    _evaluate(pairs, tmp_path / 'run', part=part)
+  with pytest.raises(SSRError, match=r'eval\.part: needs a workdir'):
+    _evaluate(pairs, None, part='0/2')
+
+
 def test_more_images_go_on_and_fewer_are_a_part(pairs, tmp_path, monkeypatch):
   _evaluate(pairs, tmp_path / 'run', limit=2)
   scored, score = [], runner.score

@@ -93,6 +93,7 @@ def test_kernels_beat_the_best_constant_kernel(model):
   assert psnr(estimate) > best + 0.5, (psnr(estimate), best)
 
 
+@pytest.mark.slow
 def test_depth_beats_a_ramp(model):
   """Rank correlation with the measured disparity of the motorcycle, at LR size."""
   photo, _, disparity = data.stereo_motorcycle()

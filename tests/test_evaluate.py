@@ -79,6 +79,7 @@ def test_niqe_reads_its_pristine_model(kind, tmp_path, monkeypatch, capsys):
   assert 'absent.npz: no pristine model of NIQE' in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_model_directory_without_diffusion_from_the_command_line(photos, tmp_path, capsys, monkeypatch):
   """The real pipeline, nets of a few channels with random weights."""
   parts = {

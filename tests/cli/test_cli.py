@@ -61,6 +61,7 @@ def ssr(tiny_model_dir, monkeypatch):
 _models = {}
 
 
+@pytest.mark.slow
 def test_a_folder_to_a_folder(ssr, photos, tmp_path, capsys):
   out = tmp_path / 'out'
   assert ssr(photos, '-o', out) == 0

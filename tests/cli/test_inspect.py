@@ -35,6 +35,7 @@ def ssr(tiny_model_dir, monkeypatch, capsys):
   return run
 
 
+@pytest.mark.slow
 def test_json_holds_what_sampling_finds(ssr, photo, tiny_model_dir):
   code, out, err = ssr(photo, '--at', '0,0', '--at', '39,7', '--json', '-')
   found = json.loads(out)

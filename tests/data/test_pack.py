@@ -83,6 +83,7 @@ def test_a_second_run_keeps_what_is_whole_and_mends_what_is_not(photos, tmp_path
   assert mended.kept == 1 and mended.left_out == first.left_out and _hashes(out) == hashes
 
 
+@pytest.mark.slow
 def test_killed_and_started_again_gives_the_shards_of_one_go(tmp_path):
   """kill -9 in the middle, twice; nothing half-written is left, and the whole is the same bytes."""
   photos = tmp_path / 'photos'

@@ -61,6 +61,7 @@ def test_every_part_occurs_and_all_have_kernels_and_the_photo_as_target(made):
 
 
 @pytest.mark.parametrize('name', _PARTS)
+@pytest.mark.slow
 def test_an_image_is_what_its_part_makes_of_it(made, name):
   keys, hr, depth, out = made
   where = np.flatnonzero(np.asarray(out.draws['part']) == _PARTS.index(name))
@@ -86,6 +87,7 @@ def test_an_image_is_what_its_part_makes_of_it(made, name):
   np.testing.assert_array_equal(out.jpeg_quality[where], quality)
 
 
+@pytest.mark.slow
 def test_depth_reaches_the_parts_of_eq_1(made):
   keys, hr, _, out = made
   kind = np.array([degrade_lib.fields.KINDS[i] for i in np.asarray(out.draws['kind'])])
@@ -98,6 +100,7 @@ def test_depth_reaches_the_parts_of_eq_1(made):
   assert not np.isin(np.asarray(without.draws['kind']), degrade_lib.fields.KINDS.index('depth')).any()
 
 
+@pytest.mark.slow
 def test_an_image_depends_on_its_own_key_and_one_program_serves_all_keys():
   traced = []
   run = jax.jit(lambda *args: traced.append(args) or degrade_lib.degrade(*args), static_argnums=2)

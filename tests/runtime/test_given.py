@@ -52,6 +52,7 @@ def test_the_networks_see_what_is_given(model):
   assert np.abs(other.kernels - found.kernels).max() > 1e-4
 
 
+@pytest.mark.slow
 def test_diffusion_sees_it_too(model):
   lr, given = _photo(), {'depth': _depth(32, 32), 'kernels': _kernels(32, 32)}
   plain = model.sample(lr, start=1.0, colour_fix='none', given=given)  # from pure noise, whatever was restored
@@ -110,6 +111,7 @@ def test_what_cannot_be_given_is_one_clear_line(model):
       model.sample(lr, steps=0, given=given)
 
 
+@pytest.mark.slow
 def test_rounds(model):
   lr = _photo()
   none, one, three = (model.sample(lr, steps=0, iterations=n) for n in (0, 1, 3))

@@ -113,6 +113,7 @@ def test_colour_fixes_bring_the_restored_images_colours(model):
   assert distance(wavelet) < max(0.5 * distance(plain), 0.02)
 
 
+@pytest.mark.slow
 def test_the_models_wavelet_levels_are_what_the_restored_image_gives(model, tiny_model_dir, tmp_path):
   """The uncorrected result, corrected outside, is what a model with that number of levels returns."""
   lr = _photo(32, 32).astype(np.float32) / 255
@@ -127,6 +128,7 @@ def test_the_models_wavelet_levels_are_what_the_restored_image_gives(model, tiny
     format.update(tmp_path / '1', sampling={'wavelet_levels': 0})
 
 
+@pytest.mark.slow
 def test_tiles_agree_with_the_whole_where_the_net_sees_the_same(model):
   """Tiles of 64 with 32 shared, against one tile: only what lies further than the nets see may differ."""
   lr = _photo(70, 90, 50, 100)
@@ -335,6 +337,7 @@ def test_a_student_has_a_decoder_of_its_own_where_there_is_one(with_student):
   np.testing.assert_array_equal(ssr_jax.load(with_student).sample(_photo()).image, image)
 
 
+@pytest.mark.slow
 def test_a_students_image_has_its_own_colour_fix(with_student):
   ssr = ssr_jax.load(with_student)
   raw, fixed = (ssr.sample(_photo() / 255, colour_fix=how) for how in ('none', 'wavelet'))

@@ -27,6 +27,7 @@ def found(tiny_model_dir, tmp_path_factory):
   return _on_devices(tiny_model_dir, tmp_path_factory.mktemp('devices'))
 
 
+@pytest.mark.slow
 def test_load_takes_all_devices_or_as_many_as_are_named(found):
   assert found['loaded']['counts'] == {'None': 8, '1': 0, '3': 3, 'named': 0}
   more, none, half, other = found['loaded']['errors']
@@ -35,6 +36,7 @@ def test_load_takes_all_devices_or_as_many_as_are_named(found):
   assert other == 'devices is 2, but the model was loaded on 3; load it with that many'
 
 
+@pytest.mark.slow
 def test_an_image_in_tiles_is_that_of_one_device(found):
   """Also its bands, and with a look at all of it before; groups of tiles go on in the next row."""
   found = found['tiles']
@@ -45,6 +47,7 @@ def test_an_image_in_tiles_is_that_of_one_device(found):
   assert found['traces'] == {'restore': 4, 'prepare': 1, 'advance': 1}
 
 
+@pytest.mark.slow
 def test_a_batch_is_spread_and_its_last_group_padded(found):
   """Eleven images with seeds of their own: eight, and three with five that are dropped, by one program."""
   found = found['batch']
@@ -52,6 +55,7 @@ def test_a_batch_is_spread_and_its_last_group_padded(found):
   assert found['groups'] == [EIGHT, EIGHT[:3]] and found['traces'] == {'restore': 1}
 
 
+@pytest.mark.slow
 def test_images_of_a_size_class_run_together(found):
   """Whatever is asked for between them; what is wrong or larger or has given kernels disturbs none."""
   found = found['together']
@@ -60,6 +64,7 @@ def test_images_of_a_size_class_run_together(found):
   assert found['groups'][0] == EIGHT[:5]  # the four, and the last, whose scale is another
 
 
+@pytest.mark.slow
 def test_a_folder_of_mixed_sizes_has_the_files_of_one_device(found):
   found = found['files']
   assert found['same'] and found['codes'] == [1, 1, 1]
@@ -69,12 +74,14 @@ def test_a_folder_of_mixed_sizes_has_the_files_of_one_device(found):
   assert found['fewer'] == [EIGHT[:n] for n in (2, 1, 1, *(3, 3, 2) * 2, 3, 1, 3, 3, 3, 1)]
 
 
+@pytest.mark.slow
 def test_too_little_memory_for_a_group_makes_tiles_smaller_once(found):
   found = found['memory']
   assert found['asked'] == [3] and found['same'] == [True] * 3 and found['tile'] == 128
   assert all(note == ['tiles of 128 pixels, for lack of memory; --tile chooses'] for note in found['notes'])
 
 
+@pytest.mark.slow
 def test_an_evaluation_has_the_rows_of_one_device(found):
   found = found['evaluated']
   assert found['same'] and found['positive'] and not found['none']

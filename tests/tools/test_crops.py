@@ -60,6 +60,7 @@ def test_a_sheet_has_all_columns_and_an_empty_cell_where_a_peer_lacks_the_image(
   assert np.asarray(Image.open(path)).shape[0] == height
 
 
+@pytest.mark.slow
 def test_errors_name_what_is_wrong(folders, tiny_model_dir, capsys):
   base = ['--model', str(tiny_model_dir), '--output', str(folders / 'out')]
   for arguments, words in (

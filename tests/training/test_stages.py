@@ -20,6 +20,7 @@ IMAGE_HEAD = re.compile(r'\bNBSR\)*/conv_out$|/decoder/conv_out$')
 
 
 @pytest.mark.parametrize('stage', STAGES)
+@pytest.mark.slow
 def test_bfloat16_is_in_the_networks_and_not_in_their_parameters(stage, tiny_model_dir, products_of):
   config = common.apply(tiny.get_config(stage), {'train.dtype': 'bfloat16', 'parts_from': str(tiny_model_dir)})
   built, params, stats, frozen = run_shapes.of_run(config)
@@ -90,6 +91,7 @@ def test_draws_share_the_work_of_the_frozen_nets(tiny_model_dir):
   assert one > 2 * (two - one)  # at this size the frozen nets are most of it; repeated, they would be in the difference
 
 
+@pytest.mark.slow
 def test_noise_on_latents_reaches_the_decoder_and_nothing_else(tiny_model_dir):
   """On a code that reconstructs well, each step up in noise costs reconstruction, and the KL term stays as it is."""
 

@@ -121,6 +121,7 @@ def test_photos_with_depth_maps_train_the_depth_net_without_rendering(tiny_model
   assert json.loads((tmp_path / 'run' / 'summary.json').read_text())['validation']['aligned_l1'] > 0
 
 
+@pytest.mark.slow
 def test_running_again_goes_on_exactly(photos, tiny_model_dir, tmp_path):
   """Steps 3 and 4 from the checkpoint at 2 give exactly the weights of an uninterrupted run."""
   config = _config('nbsr', photos, tiny_model_dir, train__steps=4, train__checkpoint_every=2, train__keep=3)
@@ -199,6 +200,7 @@ def test_sigterm_saves_and_ends_with_its_own_code(photos, tiny_model_dir, tmp_pa
     np.testing.assert_array_equal(exported[name], model[name])
 
 
+@pytest.mark.slow
 def test_steps_that_are_not_finite_are_skipped_up_to_a_limit(photos, tiny_model_dir, tmp_path):
   """A learning rate without measure makes every step after the first NaN or infinite."""
   config = _config(

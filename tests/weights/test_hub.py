@@ -101,6 +101,7 @@ def server(tiny_model_dir, tmp_path, monkeypatch):
   found.server.server_close()
 
 
+@pytest.mark.slow
 def test_a_model_of_the_hub_is_the_model(server, tiny_model_dir):
   lr = np.random.default_rng(0).random((8, 8, 3), np.float32)
   model = ssr_jax.load('someone/net')

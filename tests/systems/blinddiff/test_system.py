@@ -63,6 +63,7 @@ def model(model_dir):
 LR = data.coffee()[100:118, 200:222]  # 18 x 22: padded to 20 x 24 for a network that needs multiples of 4
 
 
+@pytest.mark.slow
 def test_sample_returns_the_image_and_one_kernel(model):
   result = model.sample(LR)
   assert result.image.shape == (72, 88, 3) and result.image.dtype == np.uint8
@@ -84,6 +85,7 @@ def test_kernels_explain_a_photo_together_with_the_models_reduction(model, down)
   np.testing.assert_allclose(found[:, 6:-6, 6:-6], wanted[:, 6:-6, 6:-6], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_photo_is_inspected_and_a_result_trusted_as_far_as_its_residual(model):
   found = inspection.inspect(model, LR, at=[(3, 4)])
   result = model.sample(LR, trust=True)

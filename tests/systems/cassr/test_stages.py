@@ -86,6 +86,7 @@ def test_the_priors_records_have_their_prompt_and_the_image_that_it_says(photos,
 
 
 @pytest.mark.parametrize('part', ['cassr', 'activation'])
+@pytest.mark.slow
 def test_steering_sees_lr_and_reference_and_the_clean_photos_latent(part, photos, model_dir, monkeypatch):
   stage = stages.build(config_of(part, photos, model_dir, loss__null=0.3, loss__draws=2))
   seen = spied(stage, monkeypatch)

@@ -99,6 +99,7 @@ def test_a_given_image_is_the_reference_and_nothing_makes_one(model, monkeypatch
     model.sample(lr, given={'restored': lr})
 
 
+@pytest.mark.slow
 def test_svkrs_image_is_ssrs(model, tiny_model_dir):
   """The default reference is the image that SSR restores with the same networks; in tiles too."""
   ssr = ssr_jax.load(tiny_model_dir)

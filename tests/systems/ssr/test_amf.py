@@ -168,6 +168,7 @@ def test_every_modality_reaches_the_prediction(amf_unet):
     assert jnp.abs(changed[0] - y[0]).max() > 1e-3, field
 
 
+@pytest.mark.slow
 def test_maps_computed_once_give_the_same_and_features_reconstruct(amf_unet):
   module, v = amf_unet
   z, t, c = inputs(lr_size=12)

@@ -55,6 +55,7 @@ def test_down_and_up_are_strided_and_transposed_convolutions():
 
 
 @pytest.mark.parametrize('size', [(8, 8), (11, 13)])
+@pytest.mark.slow
 def test_estimates_are_distributions_at_any_size(size):
   module = DKENet(features=8, depth_features=4)
   lr, depth = jax.random.uniform(jax.random.key(0), (2, *size, 3)), jnp.zeros((2, *size, 1))

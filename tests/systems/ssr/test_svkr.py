@@ -51,6 +51,7 @@ def test_equals_a_python_loop(parts, rule, iterations):
   np.testing.assert_allclose(out.kernels.sum(-1), 1, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rules_and_iterations_matter(parts):
   lr, depth, estimate, restore = parts
 

@@ -26,6 +26,7 @@ def get_config(stage: str = ''):
   model = config.model = ConfigDict(SIZES['compact'])
   if stage == 'distill':
     model.student, model.student_vae = model.unet, ConfigDict({**model.vae, 'guided': False})
+    model.student_nbsr = ConfigDict({**model.nbsr, 'latent_channels': model.vae.latent_channels})
 
   config.schedule.prediction = 'v'  # gives a more accurate x0 than eps at high noise
 

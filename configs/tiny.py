@@ -17,6 +17,7 @@ def get_config(stage: str = ''):
   model = config.model = ConfigDict(SIZES['tiny'])
   if stage == 'distill':
     model.student, model.student_vae = model.unet, ConfigDict({**model.vae, 'guided': False})
+    model.student_nbsr = ConfigDict({**model.nbsr, 'latent_channels': model.vae.latent_channels})
   common.apply(
     config,
     {

@@ -37,6 +37,8 @@ def base(stage: str) -> ConfigDict:
   config.distill.decoder = False  # whether it gets a decoder of its own, which is trained along
   # Whether that decoder, which must be guided, begins by giving the restored image instead of the autoencoder's.
   config.distill.from_restored = False
+  # Whether it gets a copy of NBSR that sees its latent, instead of a decoder; it begins by giving the restored image.
+  config.distill.nbsr = False
 
   config.eval.metrics = ('psnr', 'ssim', 'lr_psnr', 'kernel_psnr', 'niqe')
   config.eval.models = ('bicubic', 'restored', 'result')
@@ -84,6 +86,8 @@ def full_size(stage: str, name: str) -> ConfigDict:
   config.model = ConfigDict(SIZES[name])
   if stage == 'distill':
     config.model.student = config.model.unet  # the same section: a change of one is a change of both
+    latents = {'latent_channels': config.model.vae.latent_channels}
+    config.model.student_nbsr = ConfigDict({**config.model.nbsr, **latents})
   match stage:
     case 'kernel' | 'nbsr':
       # MANet's and RRDB-SFT's: HR patches of 192 pixels, 16 at a time, Adam at 2e-4 for 300 000 steps.

@@ -133,8 +133,8 @@ def evaluate(settings: Settings, workdir: str | pathlib.Path | None = None, rest
     The results.
 
   Raises:
-    SSRError: a wrong field, a dataset or model that cannot be read, a workdir of other settings, a part without workdir,
-      or no image that could be evaluated.
+    SSRError: a wrong field, a dataset or model that cannot be read, a workdir of other settings, a part without a
+      workdir, or no image that could be evaluated.
   """
   if settings.part and workdir is None:
     raise SSRError('eval.part: needs a workdir, which all processes share')

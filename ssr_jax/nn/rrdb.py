@@ -4,7 +4,7 @@ from flax import linen as nn
 import jax.numpy as jnp
 
 from ssr_jax.image.kernels import pca_code
-from ssr_jax.image.resize import depth_to_space, space_to_depth, upscale
+from ssr_jax.image.resize import depth_to_space, resize, space_to_depth, upscale
 from ssr_jax.nn.layers import SFT, Dtype, conv3x3
 from ssr_jax.nn.remat import POLICIES, check, remat
 from ssr_jax.types import Array, Float
@@ -164,27 +164,90 @@ class NBSR(nn.Module):
       raise ValueError(f'kernels must be {(*lr.shape[:3], self.taps)}; got {kernels.shape}')
     basis = self.variable('constants', 'pca', jnp.zeros, (self.taps, self.components))
     code = pca_code(kernels, basis.value)  # [b, h, w, t]
-
     first = conv3x3(self.features, self.dtype, name='conv_in')(lr)
-    x = first
-    if self.scan:
-      # nn.scan takes the class and makes the block itself, with stacked parameters.
-      block = RRDBSFT
-      if check(self.remat, 'remat'):
-        block = nn.remat(RRDBSFT, policy=POLICIES[self.remat], prevent_cse=False)
-      stack = nn.scan(
-        block,
-        variable_axes={'params': 0},
-        split_rngs={'params': True},
-        in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # flax declares an int and documents broadcast
-        length=self.blocks,
-      )
-      x, _ = stack(self.growth, self.dtype, name='trunk')(x, code)
-    else:
-      for i in range(self.blocks):
-        x, _ = remat(RRDBSFT(self.growth, self.dtype, name=f'block_{i + 1}'), self.remat)(x, code)
-    x = first + conv3x3(self.features, self.dtype, name='conv_trunk')(x)
-    # float32 with every dtype: bfloat16 would round the image to 8 bits.
-    x = conv3x3(lr.shape[-1] * self.scale**2, jnp.float32, name='conv_out', kernel_init=_small_init)(x)
-    sr = depth_to_space(x, self.scale)
-    return sr + upscale(lr, self.scale) if self.global_skip else sr
+    return _restore(self, lr, first, code)
+
+
+class LatentNBSR(nn.Module):
+  """`NBSR` that also sees a latent: makes an image of the latent of a diffusion model, whose LR image is known.
+
+  The latent enters the first features by a convolution that starts at zero: with NBSR's weights the image is NBSR's,
+  and training adds to it what the latent says. All work is done at LR size.
+
+  Attributes:
+    blocks: as of `NBSR`, as are the others.
+    features: nf.
+    growth: gc.
+    components: t, size of the kernel code.
+    latent_channels: c, channels of the latent.
+    scale: s.
+    global_skip: add the bicubic LR to the output.
+    dtype: dtype of the computation, except the last convolution.
+    remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
+  """
+
+  blocks: int = 10
+  features: int = 64
+  growth: int = 32
+  components: int = 15
+  latent_channels: int = 4
+  scale: int = 4
+  global_skip: bool = False
+  dtype: Dtype = jnp.float32
+  remat: str = ''
+
+  scan = False  # as NBSR without it
+
+  @nn.compact
+  def __call__(
+    self, latent: Float[Array, 'b hl wl c'], lr: Float[Array, 'b h w 3'], code: Float[Array, 'b h w t']
+  ) -> Float[Array, 'b {self.scale}*h {self.scale}*w 3']:
+    """Makes an image.
+
+    Args:
+      latent: [b, hl, wl, c], scaled, of any resolution; it is enlarged or reduced to the LR image's.
+      lr: [b, h, w, 3] in [0, 1].
+      code: [b, h, w, t], the PCA code of the kernels in NBSR's basis.
+
+    Returns:
+      [b, s*h, s*w, 3], not clipped.
+
+    Raises:
+      ValueError: a code or a latent of other channels.
+    """
+    for name, x, channels in (('code', code, self.components), ('latent', latent, self.latent_channels)):
+      if x.shape[-1] != channels:
+        raise ValueError(f'{name} must have {channels} channels; got {x.shape}')
+    first = conv3x3(self.features, self.dtype, name='conv_in')(lr)
+    if latent.shape[1:3] != lr.shape[1:3]:
+      latent = resize(latent, lr.shape[1:3], 'bilinear')
+    first += conv3x3(self.features, self.dtype, name='conv_latent', kernel_init=nn.initializers.zeros)(latent)
+    return _restore(self, lr, first, code)
+
+
+def _restore(
+  net: NBSR | LatentNBSR, lr: Float[Array, 'b h w 3'], first: Float[Array, 'b h w nf'], code: Float[Array, 'b h w t']
+) -> Float[Array, 'b {net.scale}*h {net.scale}*w 3']:
+  """The trunk behind the first features, and the image; the layers are `net`'s."""
+  x = first
+  if net.scan:
+    # nn.scan takes the class and makes the block itself, with stacked parameters.
+    block = RRDBSFT
+    if check(net.remat, 'remat'):
+      block = nn.remat(RRDBSFT, policy=POLICIES[net.remat], prevent_cse=False)
+    stack = nn.scan(
+      block,
+      variable_axes={'params': 0},
+      split_rngs={'params': True},
+      in_axes=nn.broadcast,  # pyright: ignore[reportArgumentType]  # flax declares an int and documents broadcast
+      length=net.blocks,
+    )
+    x, _ = stack(net.growth, net.dtype, name='trunk')(x, code)
+  else:
+    for i in range(net.blocks):
+      x, _ = remat(RRDBSFT(net.growth, net.dtype, name=f'block_{i + 1}'), net.remat)(x, code)
+  x = first + conv3x3(net.features, net.dtype, name='conv_trunk')(x)
+  # float32 with every dtype: bfloat16 would round the image to 8 bits.
+  x = conv3x3(lr.shape[-1] * net.scale**2, jnp.float32, name='conv_out', kernel_init=_small_init)(x)
+  sr = depth_to_space(x, net.scale)
+  return sr + upscale(lr, net.scale) if net.global_skip else sr

@@ -12,6 +12,7 @@ import pytest
 from skimage import data
 
 from configs import compact
+from ssr_jax.cli import evaluate as command
 from ssr_jax.evaluation import runner
 from ssr_jax.evaluation.ledger import FILE, Ledger
 from ssr_jax.evaluation.protocol import Settings
@@ -60,6 +61,7 @@ def _files(workdir):
 KILLED = """
 import os, signal, sys
 from configs import compact
+from ssr_jax.cli import evaluate as command
 from ssr_jax.evaluation import runner
 from ssr_jax.evaluation.protocol import Settings
 
@@ -132,6 +134,13 @@ def test_what_no_part_has_done_is_done_by_a_run_of_all(pairs, tmp_path):
   assert report.failures == [] and [row['image'] for row in report.rows] == ['a.png', 'b.png', 'c.png', 'd.png']
   with pytest.raises(SSRError, match=r'rows-0-of-2.jsonl: holds rows of other settings \(eval.metrics\)'):
     _evaluate(pairs, tmp_path / 'run', metrics=('psnr',), part='1/2')
+
+
+def test_the_command_says_what_is_left_to_others(pairs, tmp_path, capsys):
+  assert command.main(_config(pairs, part='0/3'), str(tmp_path / 'run')) == 0
+  assert capsys.readouterr().out.startswith('eval.part=0/3: done; 2 images are left to other parts')
+  assert command.main(_config(pairs), str(tmp_path / 'run')) == 0
+  assert 'table.md' in capsys.readouterr().out and (tmp_path / 'run' / 'table.md').exists()
 
 
 @pytest.mark.parametrize('part', ['1', '2/2', '-1/2', '1/', 'a/b', '0/0'])

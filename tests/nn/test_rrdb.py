@@ -1,4 +1,4 @@
-"""NBSR: published size, scanned equals unrolled, and the kernel decides the output."""
+"""NBSR: published size, scanned equals unrolled, the kernel decides the output; and NBSR with a latent."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from ssr_jax.image import kernels, resize
 from ssr_jax.nn.layers import SFT
-from ssr_jax.nn.rrdb import NBSR
+from ssr_jax.nn.rrdb import NBSR, LatentNBSR
 
 
 def _inputs(size=8):
@@ -68,3 +68,34 @@ def test_wrong_kernels_are_refused():
   lr, field = _inputs()
   with pytest.raises(ValueError, match='kernels must be'):
     NBSR(blocks=1, features=8, growth=4).init(jax.random.key(0), lr, field[:, :4])
+
+
+def test_with_nbsrs_weights_the_image_is_nbsrs_until_the_latent_is_learned():
+  """The latent of another resolution is resized to the LR image's; its map begins at zero but has a gradient."""
+  lr, field = _inputs()
+  config = dict(blocks=1, features=8, growth=4, global_skip=True)
+  v = _with_basis(jax.jit(NBSR(**config).init)(jax.random.key(0), lr, field))
+  code = field @ v['constants']['pca']
+  latent = jax.random.normal(jax.random.key(2), (2, 4, 4, 6))
+  module = LatentNBSR(**config, latent_channels=6)
+  fresh = jax.jit(module.init)(jax.random.key(1), latent, lr, code)['params']
+  assert set(fresh) == {*v['params'], 'conv_latent'}
+  params = {**fresh, **v['params']}
+  run = jax.jit(lambda params, latent: module.apply({'params': params}, latent, lr, code))
+  expected = jax.jit(NBSR(**config).apply)(v, lr, field)
+  np.testing.assert_allclose(run(params, latent), expected, atol=1e-5)
+  slope = jax.grad(lambda params: jnp.sum(run(params, latent) ** 2))(params)['conv_latent']['kernel']
+  assert float(jnp.abs(slope).max()) > 1e-3
+  learned = {**params, 'conv_latent': jax.tree.map(lambda x: x + 0.1, params['conv_latent'])}
+  enlarged = jax.image.resize(latent, (2, 8, 8, 6), 'linear')
+  np.testing.assert_allclose(run(learned, latent), run(learned, enlarged), atol=1e-5)
+  assert float(jnp.abs(run(learned, latent) - expected).max()) > 1e-3
+
+
+@pytest.mark.parametrize(('shapes', 'message'), [((5, 15), 'latent must have 6'), ((6, 14), 'code must have 15')])
+def test_another_latent_or_code_is_refused(shapes, message):
+  latent, code = (jnp.zeros((1, 8, 8, channels)) for channels in shapes)
+  with pytest.raises(ValueError, match=message):
+    LatentNBSR(blocks=1, features=8, growth=4, latent_channels=6).init(
+      jax.random.key(0), latent, jnp.zeros((1, 8, 8, 3)), code
+    )

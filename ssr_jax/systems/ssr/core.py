@@ -159,12 +159,25 @@ def decode(
   modules: Modules,
   variables: Variables,
   latents: Float[Array, 'b hl wl c'],
-  autoencoder: str = 'vae',
+  decoder: str = 'vae',
   restored: Float[Array, 'b H W 3'] | None = None,
+  steer: Conditions | None = None,
 ) -> Float[Array, 'b H W 3']:
-  """Decodes scaled latents to images [b, H, W, 3], not clipped; `restored` in [0, 1] is a guided decoder's guide."""
-  guide = (restored,) if getattr(modules[autoencoder], 'guided', False) else ()
-  return apply(modules, variables, autoencoder, latents, *guide, method='from_latents')
+  """Decodes scaled latents to images [b, H, W, 3], not clipped.
+
+  Args:
+    modules: {part: module}.
+    variables: {part: variables}.
+    latents: [b, hl, wl, c].
+    decoder: an autoencoder, or 'student_nbsr', which restores the LR image again, with the latent.
+    restored: in [0, 1], the guide of a guided decoder.
+    steer: the UNet's conditions, of which 'student_nbsr' sees the LR image and the kernel code.
+  """
+  if decoder == 'student_nbsr':
+    assert steer is not None
+    return apply(modules, variables, decoder, latents, steer.lr, steer.kernel_code)
+  guide = (restored,) if getattr(modules[decoder], 'guided', False) else ()
+  return apply(modules, variables, decoder, latents, *guide, method='from_latents')
 
 
 def conditions(

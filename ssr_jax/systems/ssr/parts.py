@@ -26,6 +26,12 @@ def _nbsr(module: Any) -> tuple[Any, ...]:
   return jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16, 16, 441))
 
 
+def _student_nbsr(module: Any) -> tuple[Any, ...]:
+  import jax.numpy as jnp
+
+  return tuple(jnp.zeros((1, 16, 16, channels)) for channels in (module.latent_channels, 3, module.components))
+
+
 def _unet(module: Any) -> tuple[Any, ...]:
   import jax.numpy as jnp
 
@@ -132,4 +138,17 @@ PARTS = {
   # The UNet, distilled to few steps, and the autoencoder with the decoder that was trained with it.
   'student': _AMF_UNET,
   'student_vae': _VAE,
+  # NBSR, trained further with the student, whose latent it also sees; makes the image instead of a decoder.
+  'student_nbsr': Part(
+    {'compact': 'ssr_jax.nn.rrdb:LatentNBSR'},
+    _student_nbsr,
+    limits={
+      'blocks': _COUNT,
+      'features': _POSITIVE,
+      'growth': _POSITIVE,
+      'components': (1, 4096),
+      'latent_channels': (1, 64),
+      'scale': (1, 16),
+    },
+  ),
 }

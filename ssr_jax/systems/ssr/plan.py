@@ -39,6 +39,7 @@ class Plan:
   Attributes:
     network: the part that samples, 'unet' or 'student'.
     autoencoder: the part whose latents it samples.
+    decoder: the part that makes an image of them: the autoencoder, or a student's own.
     steps: calls of the network; 0 stops at the restored image.
     sampler: a name of `diffusion.SAMPLERS`.
     start: fraction of the schedule to begin at.
@@ -58,6 +59,7 @@ class Plan:
 
   network: str
   autoencoder: str
+  decoder: str
   steps: int
   sampler: str
   start: float
@@ -77,7 +79,9 @@ class Plan:
   @property
   def parts(self) -> tuple[str, ...]:
     """The parts that run."""
-    return core.RESTORING if not self.steps else (*core.RESTORING, self.autoencoder, self.network)
+    if not self.steps:
+      return core.RESTORING
+    return *core.RESTORING, *_sampling(self.network, self.autoencoder, self.decoder)
 
   @property
   def svkr(self) -> dict[str, Any]:
@@ -91,12 +95,22 @@ def required(modules: Mapping[str, Any], options: Options) -> tuple[str, ...]:
     return core.RESTORING
   chosen = (options.steps, options.sampler, options.start)
   network = 'student' if 'student' in modules and chosen == (None,) * 3 else 'unet'
-  return *core.RESTORING, autoencoder_of(modules, network), network
+  return *core.RESTORING, *_sampling(network, autoencoder_of(modules, network), decoder_of(modules, network))
+
+
+def _sampling(network: str, autoencoder: str, decoder: str) -> tuple[str, ...]:
+  return (*(() if decoder == autoencoder else (decoder,)), autoencoder, network)
 
 
 def autoencoder_of(modules: Mapping[str, Any], network: str) -> str:
   """The part whose latents a network samples; a student can have its own."""
   return 'student_vae' if network == 'student' and 'student_vae' in modules else 'vae'
+
+
+def decoder_of(modules: Mapping[str, Any], network: str) -> str:
+  """The part that makes an image of a network's latents."""
+  own = network == 'student' and 'student_nbsr' in modules
+  return 'student_nbsr' if own else autoencoder_of(modules, network)
 
 
 def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options) -> Plan:
@@ -132,6 +146,7 @@ def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options
   return Plan(
     network=needed[-1],
     autoencoder=needed[-2],
+    decoder=decoder_of(modules, needed[-1]),
     steps=int(steps),
     sampler=values['sampler'],
     start=float(start),

@@ -147,7 +147,7 @@ class SSRSystem(System):
     steer = core.conditions(variables, lr, refined.kernels, refined.depth, lr_latent, window)
     _, hl, wl, c = first.shape
     eps, key = noise.window((hl, wl, c), h)
-    decoded = lambda z: core.decode(modules, variables, z, plan.autoencoder, restored)
+    decoded = lambda z: core.decode(modules, variables, z, plan.decoder, restored, steer)
     correct = core.guidance(plan.guidance, decoded, lr, refined.kernels, plan.scale) if plan.guidance else None
     latents = core.generate(
       modules,

@@ -188,6 +188,16 @@ def test_the_autoencoder_sees_images_in_their_range_and_whose_it_is():
   np.testing.assert_allclose(core.decode(modules, VARIABLES | {'student_vae': 'own'}, image, 'student_vae'), 3 * image)
 
 
+def test_a_students_nbsr_sees_latent_lr_and_kernels():
+  nbsr = Spy(__call__=lambda latent, lr, code: latent)
+  steer = core.Conditions(jnp.full((1, 2, 2, 15), 3.0), jnp.zeros((1, 2, 2, 1)), jnp.ones((1, 2, 2, 3)), jnp.zeros(()))
+  latents = jnp.full((1, 2, 2, 3), 5.0)
+  core.decode({'student_nbsr': nbsr}, {'student_nbsr': 'own'}, latents, 'student_nbsr', None, steer)
+  ((variables, method, seen, _),) = nbsr.seen
+  assert variables == 'own' and method == '__call__'
+  assert all(a is b for a, b in zip(seen, (latents, steer.lr, steer.kernel_code), strict=True))
+
+
 def test_sampling_begins_at_the_restored_latent_with_the_tiles_noise(monkeypatch):
   """And is steered by the LR image's latent; the arguments of `core.generate`, one by one."""
   modules, lr, refined = _modules(), _photo(), _refined()

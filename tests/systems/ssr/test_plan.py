@@ -37,7 +37,19 @@ def test_a_student_has_its_own_values_and_decoder():
   found = _plan()
   assert found.parts == (*core.RESTORING, 'student_vae', 'student')
   assert (found.network, found.autoencoder, found.sampler) == ('student', 'student_vae', 'ddim')
+  assert found.decoder == 'student_vae'
   assert (found.steps, found.start, found.noise, found.blend, found.levels) == (1, 0.2, 0.3, 0.9, (3, 1))
+
+
+def test_a_students_nbsr_makes_its_image_and_the_unets_comes_from_the_autoencoder():
+  parts = (*core.RESTORING, 'vae', 'unet', 'student', 'student_nbsr')
+  found = _plan(parts)
+  assert found.parts == (*core.RESTORING, 'student_nbsr', 'vae', 'student')
+  assert (found.network, found.autoencoder, found.decoder) == ('student', 'vae', 'student_nbsr')
+  assert plan.required(dict.fromkeys(parts), Options()) == found.parts
+  found = _plan(parts, steps=2)
+  assert found.parts == (*core.RESTORING, 'vae', 'unet')
+  assert (found.network, found.autoencoder, found.decoder) == ('unet', 'vae', 'vae')
 
 
 def test_the_unet_has_the_models_values_and_all_of_the_noise():

@@ -73,8 +73,8 @@ def test_the_student_takes_its_detail_from_the_teachers_image_and_the_rest_from_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('guided', [False, True])
-def test_the_student_is_trained_on_the_image_that_sampling_shows(guided, tiny_model_dir, tmp_path):
+@pytest.mark.parametrize('how', ['plain', 'guided', 'nbsr'])
+def test_the_student_is_trained_on_the_image_that_sampling_shows(how, tiny_model_dir, tmp_path):
   """`study` and `Restorer.sample` make the same image of the same LR image, up to 8 bits and the noise."""
   import shutil
 
@@ -83,12 +83,15 @@ def test_the_student_is_trained_on_the_image_that_sampling_shows(guided, tiny_mo
   photo = data.coffee()[100:228, 250:378]  # 32x32 at LR size, a bucket: nothing is padded
   batch = {'hr': photo[None], 'seed': np.zeros(1, np.uint32)}
   fields = {'distill.noise': 0.0, 'distill.strength': 1.0, 'svkr.iterations': 3, 'data.patch': 128}
-  fields['model.student_vae.guided'] = guided
+  fields |= {'model.student_vae.guided': how == 'guided', 'distill.nbsr': how == 'nbsr'}
+  fields['distill.decoder'] = how != 'nbsr'
   stage = wiring.stage('distill', tiny_model_dir, **fields)
   params, stats, constants = stage.init(jax.random.key(0))
   frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
   params, stats = stage.prepare(stages.context(params, stats, frozen), batch, False)
-  if guided:  # fresh guides are zero
+  if how == 'nbsr':  # so is the latent's map
+    params['student_nbsr']['conv_latent'] = jax.tree.map(lambda x: x + 0.02, params['student_nbsr']['conv_latent'])
+  if how == 'guided':  # fresh guides are zero
     for name in filter(lambda name: name.startswith('guide_'), params['student_vae']):
       params['student_vae'][name] = jax.tree.map(lambda x: x + 0.02, params['student_vae'][name])
   params['student']['unet'] = jax.tree.map(lambda x: 1.2 * x, params['student']['unet'])
@@ -96,7 +99,7 @@ def test_the_student_is_trained_on_the_image_that_sampling_shows(guided, tiny_mo
   _, lr, restored, conditions = stage.inputs(ctx, batch)
   latents = stage.study(ctx, restored, conditions)[0]
   # Sampling clips before the colour fix; in training that would stop gradients.
-  decoded = jnp.clip(stage.decode(ctx, latents, restored), 0, 1)
+  decoded = jnp.clip(stage.decode(ctx, latents, restored, conditions), 0, 1)
   image = np.clip(colourfix.wavelet(decoded, restored, 2, 2), 0, 1)
   directory = tmp_path / 'model'
   shutil.copytree(tiny_model_dir, directory)
@@ -111,10 +114,15 @@ def test_the_student_is_trained_on_the_image_that_sampling_shows(guided, tiny_mo
 
 
 @pytest.mark.slow
-def test_a_student_that_starts_from_the_restored_image_gives_it(tiny_model_dir):
+@pytest.mark.parametrize('nbsr', [False, True])
+def test_a_student_that_starts_from_the_restored_image_gives_it(nbsr, tiny_model_dir):
   fields = {'distill.noise': 0.0, 'distill.from_restored': True}
   with pytest.raises(SSRError, match='from_restored needs a guided decoder'):
     wiring.stage('distill', tiny_model_dir, **fields)
+  with pytest.raises(SSRError, match=r'distill\.decoder and config\.distill\.nbsr are both True'):
+    wiring.stage('distill', tiny_model_dir, **{'distill.nbsr': True})
+  if nbsr:
+    fields = {'distill.noise': 0.0, 'distill.nbsr': True, 'distill.decoder': False}
   stage = wiring.stage('distill', tiny_model_dir, **fields, **{'model.student_vae.guided': True})
   params, stats, constants = stage.init(jax.random.key(0))
   frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
@@ -128,6 +136,8 @@ def test_a_student_that_starts_from_the_restored_image_gives_it(tiny_model_dir):
 
   restored, image = study(params)
   np.testing.assert_allclose(image, restored, atol=1e-5)
+  if nbsr:
+    return
   first = params['student_vae']['decoder']['conv_in']['kernel']
   np.testing.assert_array_equal(first, frozen['vae']['params']['decoder']['conv_in']['kernel'])
 

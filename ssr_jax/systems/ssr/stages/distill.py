@@ -5,6 +5,8 @@ image. The student is the same network, starts with the teacher's weights, and i
 makes: the loss sees the decoded image after the colour fix (adversarial diffusion distillation, Sauer et al. 2023, with
 a patch discriminator). It can train its own decoder: a decoder trained on latents of photos shows upsampling artefacts
 on a network's latents, and can be guided by the restored image, so that edges need not pass through the latent's grid.
+Instead of a decoder it can train a copy of NBSR that sees its latent: that one starts from the restored image, and with
+features that know how to make it.
 
 Where the data have images of a teacher (`taught:` in `data.sources.spec`), another network's results from the same LR
 images, the student learns its detail from them and what varies more slowly from the photo.
@@ -53,9 +55,15 @@ class DistillStage(common.Perceptual, common.SSRStage):
     }
     if config.loss.texture and config.data.patch < 2 * _WINDOW:
       raise SSRError(f'config.data.patch is {config.data.patch}: with loss.texture it must be at least {2 * _WINDOW}')
-    self.autoencoder = 'vae'
+    self.decoder = 'vae'
+    if config.distill.nbsr:
+      if config.distill.decoder:
+        raise SSRError('config.distill.decoder and config.distill.nbsr are both True: set one of them')
+      self.decoder = 'student_nbsr'
+      self.trains = ('student', 'student_nbsr')
+      self.modules = {**self.modules, 'student_nbsr': self.build('student_nbsr')}
     if config.distill.decoder:
-      self.autoencoder = 'student_vae'
+      self.decoder = 'student_vae'
       self.trains = ('student', 'student_vae')
       guided = bool(config.model.student_vae.get('guided', False))
       if config.distill.from_restored and not guided:
@@ -83,6 +91,8 @@ class DistillStage(common.Perceptual, common.SSRStage):
     if self.config.distill.decoder:
       decoder = {**ctx.params['student_vae'], **ctx.frozen['vae']['params']}
       params['student_vae'] = vae_lib.passing_guide(decoder) if self.config.distill.from_restored else decoder
+    if self.config.distill.nbsr:
+      params['student_nbsr'] = {**ctx.params['student_nbsr'], **ctx.frozen['nbsr']['params']}
     return params, {**ctx.stats, 'student': teacher['batch_stats']}
 
   def export(self, ctx: StepContext, batch: common.Batch) -> dict[str, dict[str, Any]]:
@@ -123,16 +133,17 @@ class DistillStage(common.Perceptual, common.SSRStage):
       self.modules, variables, conditions, first, eps, keys, self.schedule, network=network, start=start, **how
     )
 
-  def decode(self, ctx: StepContext, latents: Array, restored: Array) -> Array:
+  def decode(self, ctx: StepContext, latents: Array, restored: Array, conditions: Conditions) -> Array:
     """Decodes latents with the student's decoder."""
-    return core.decode(self.modules, ctx.variables, latents, self.autoencoder, restored)
+    return core.decode(self.modules, ctx.variables, latents, self.decoder, restored, conditions)
 
   def study(self, ctx: StepContext, restored: Array, conditions: Conditions) -> tuple[Array, Array]:
     """The student's latent, and its image after the colour fix."""
     how = self.config.distill
     options = {'sampler': diffusion.STUDENT_SAMPLER, 'steps': how.steps, 'noise': how.noise, 'unroll': True}
     z = self.draw(ctx.variables, 'student', restored, conditions, ctx.key, **options)
-    return z, colourfix.wavelet(self.decode(ctx, z, restored), restored, how.wavelet_levels, how.chroma_levels)
+    image = self.decode(ctx, z, restored, conditions)
+    return z, colourfix.wavelet(image, restored, how.wavelet_levels, how.chroma_levels)
 
   def loss(self, ctx: StepContext, batch: common.Batch) -> tuple[Array, tuple[dict[str, Array], Tree]]:
     """Reconstruction, the adversarial term scaled to it, and the distance to the teacher's latent."""
@@ -190,7 +201,7 @@ class DistillStage(common.Perceptual, common.SSRStage):
     image = jnp.clip(self.study(ctx, restored, conditions)[1], 0, 1)
     own = {}
     if self.config.distill.decoder:
-      decoded = self.decode(ctx, core.encode(self.modules, ctx.frozen, photo), restored)
+      decoded = self.decode(ctx, core.encode(self.modules, ctx.frozen, photo), restored, conditions)
       own['decoder_psnr'] = common.y_psnr(decoded, photo).mean()
     if 'taught' in batch:
       own['taught'] = vae_lib.reconstruction_loss(image, self.target(batch, photo))
@@ -222,12 +233,16 @@ class DistillStage(common.Perceptual, common.SSRStage):
         raise SSRError(
           f'config.schedule is {self.schedule}, the teacher of parts_from={name} has {theirs}; use its values'
         )
-    for part, other, skipped in (('student', 'unet', ()), ('student_vae', 'vae', ('scaling_factor', 'guided'))):
+    for part, other, skipped in (
+      ('student', 'unet', ()),
+      ('student_vae', 'vae', ('scaling_factor', 'guided')),
+      ('student_nbsr', 'nbsr', ('latent_channels',)),
+    ):
       if part not in self.trains:
         continue
       ours, theirs = self.build(part), self.modules[other]
       for field in (f.name for f in dataclasses.fields(ours)):
-        a, b = getattr(ours, field), getattr(theirs, field)
+        a, b = getattr(ours, field), getattr(theirs, field, None)
         if a != b and field not in ('parent', 'name', 'dtype', 'remat', *skipped):
           raise SSRError(
             f'config.model.{part}.{field} is {a}, that of parts_from={name} has {b}; the {part} starts as the {other} '

@@ -182,6 +182,7 @@ class LatentNBSR(nn.Module):
     latent_channels: c, channels of the latent.
     scale: s.
     global_skip: add the bicubic LR to the output.
+    scan: run the blocks as one scanned block with stacked parameters.
     dtype: dtype of the computation, except the last convolution.
     remat: what the backward pass recomputes: a name of `remat.POLICIES`, or '' for nothing.
   """
@@ -193,10 +194,9 @@ class LatentNBSR(nn.Module):
   latent_channels: int = 4
   scale: int = 4
   global_skip: bool = False
+  scan: bool = False
   dtype: Dtype = jnp.float32
   remat: str = ''
-
-  scan = False  # as NBSR without it
 
   @nn.compact
   def __call__(

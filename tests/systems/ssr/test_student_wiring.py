@@ -84,7 +84,7 @@ def test_the_student_is_trained_on_the_image_that_sampling_shows(how, tiny_model
   batch = {'hr': photo[None], 'seed': np.zeros(1, np.uint32)}
   fields = {'distill.noise': 0.0, 'distill.strength': 1.0, 'svkr.iterations': 3, 'data.patch': 128}
   fields |= {'model.student_vae.guided': how == 'guided', 'distill.nbsr': how == 'nbsr'}
-  fields['distill.decoder'] = how != 'nbsr'
+  fields |= {'distill.decoder': how != 'nbsr', 'model.student_nbsr.global_skip': False}  # as the model's NBSR
   stage = wiring.stage('distill', tiny_model_dir, **fields)
   params, stats, constants = stage.init(jax.random.key(0))
   frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
@@ -123,6 +123,9 @@ def test_a_student_that_starts_from_the_restored_image_gives_it(nbsr, tiny_model
     wiring.stage('distill', tiny_model_dir, **{'distill.nbsr': True})
   if nbsr:
     fields = {'distill.noise': 0.0, 'distill.nbsr': True, 'distill.decoder': False}
+    with pytest.raises(SSRError, match=r'student_nbsr.global_skip is True, that of .* has False'):
+      wiring.stage('distill', tiny_model_dir, **fields)
+    fields['model.student_nbsr.global_skip'] = False
   stage = wiring.stage('distill', tiny_model_dir, **fields, **{'model.student_vae.guided': True})
   params, stats, constants = stage.init(jax.random.key(0))
   frozen = dict(store.load_model(tiny_model_dir, parts=stage.needs).variables) | {'constants': constants}
@@ -132,7 +135,10 @@ def test_a_student_that_starts_from_the_restored_image_gives_it(nbsr, tiny_model
   def study(params):
     ctx = stages.context(params, stats, frozen, jax.random.key(1))
     _, _, restored, conditions = stage.inputs(ctx, wiring.BATCH)
-    return restored, stage.study(ctx, restored, conditions)[1]
+    latents, image = stage.study(ctx, restored, conditions)
+    if nbsr:  # the restored image is clipped, NBSR's own is not
+      image = jnp.clip(stage.decode(ctx, latents, restored, conditions), 0, 1)
+    return restored, image
 
   restored, image = study(params)
   np.testing.assert_allclose(image, restored, atol=1e-5)

@@ -33,6 +33,8 @@ def base(stage: str) -> ConfigDict:
   config.distill.wavelet_levels = 2
   config.distill.chroma_levels = 2  # likewise, of its colours
   config.distill.strength = 1.0  # how much of its changes to the restored image sampling keeps; training sees all
+  config.distill.smooth = 0.0  # deviation in pixels of a blur of these changes in sampling; a latent's grid shows less
+  config.distill.sharpen = 0.0  # how much sampling steepens edges in the end
   config.distill.teacher_steps = 20
   config.distill.decoder = False  # whether it gets a decoder of its own, which is trained along
   # Whether that decoder, which must be guided, begins by giving the restored image instead of the autoencoder's.

@@ -219,8 +219,9 @@ class LatentNBSR(nn.Module):
       if x.shape[-1] != channels:
         raise ValueError(f'{name} must have {channels} channels; got {x.shape}')
     first = conv3x3(self.features, self.dtype, name='conv_in')(lr)
-    if latent.shape[1:3] != lr.shape[1:3]:
-      latent = resize(latent, lr.shape[1:3], 'bilinear')
+    _, h, w, _ = lr.shape
+    if latent.shape[1:3] != (h, w):
+      latent = resize(latent, (h, w), 'bilinear')
     first += conv3x3(self.features, self.dtype, name='conv_latent', kernel_init=nn.initializers.zeros)(latent)
     return _restore(self, lr, first, code)
 

@@ -21,8 +21,11 @@ class Options:
       noise.
     colour_fix: 'none', 'adain' or 'wavelet', towards the restored image.
     blend: share of diffusion's change to the restored image that is kept, 0 to 1. 'strength' is its earlier name.
-    mode: 'faithful', 'natural' or 'detailed', which choose steps and blend where these are None: the restored image,
-      the model's own values, or half of the way from the model's blend to 1.
+    sharpen: how much edges are steepened in the end, 0 to 4; see `image.edges.steepen`. 0 leaves it out. None with a
+      blend below the model's own is that much less than the model's value.
+    mode: 'faithful', 'natural' or 'detailed', which choose steps, blend and sharpen where these are None: the restored
+      image as it is, the model's own values, or half of the way from the model's blend to 1 and half as much
+      sharpening again.
     guidance: weight of the step that pulls each predicted latent towards the LR image through decoder and kernels, 0
       to 1; see `core.guidance`. 0 leaves it out.
     iterations: T, rounds of SVKR. 0 leaves the initial depth and kernels, and the bicubic image as the restored one; 1
@@ -41,6 +44,9 @@ class Options:
   colour_fix: str | None = _option("none, adain or wavelet (default: the model's)", metavar='HOW')
   blend: float | None = _option(
     "how much of diffusion's detail to keep, 0 (none) to 1 (default: the model's)", metavar='B', alias='strength'
+  )
+  sharpen: float | None = _option(
+    "how much edges are steepened in the end, without halos, 0 (not) to 4 (default: the model's)", metavar='A'
   )
   mode: str | None = _option(
     'faithful (the restored image), natural (as the model is meant) or detailed (more of what diffusion adds)',

@@ -24,11 +24,23 @@ SECTIONS: dict[str, Any] = {
 _FIELDS = {
   'svkr': ('iterations', 'gamma', 'rule', 'unroll'),
   'schedule': tuple(field.name for field in dataclasses.fields(diffusion.Schedule)),
-  'sampling': ('sampler', 'steps', 'start', 'colour_fix', 'wavelet_levels', 'strength', 'guidance', 'student'),
+  'sampling': (
+    'sampler',
+    'steps',
+    'start',
+    'colour_fix',
+    'wavelet_levels',
+    'strength',
+    'sharpen',
+    'guidance',
+    'student',
+  ),
 }
 MODES = ('faithful', 'natural', 'detailed')
 _MOST_ITERATIONS = 32  # as in a model.json; every round runs all restoring networks, unrolled in one program
 _STUDENT = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # of the section sampling.student
+_MORE = ('smooth', 'sharpen')  # likewise, which a student can lack
+_MOST_SHARPEN = 4
 _WAVELET_LEVELS = 5  # of the colour fix, if model.json has none: it takes what varies over more than about 32 pixels
 
 
@@ -46,6 +58,8 @@ class Plan:
     noise: factor of the initial noise.
     colour_fix: one of `COLOUR_FIXES`.
     blend: share of diffusion's change that is kept.
+    smooth: deviation in pixels of the blur of diffusion's change; 0 leaves it out.
+    sharpen: how much edges are steepened in the end; 0 leaves it out.
     guidance: weight of the pull towards the LR image; 0 leaves it out.
     levels: wavelet levels of the colour fix for brightness and for colour (None: as for brightness).
     schedule: the forward process.
@@ -69,6 +83,8 @@ class Plan:
   levels: tuple[int, int | None]
   schedule: diffusion.Schedule
   scale: int
+  smooth: float = 0.0
+  sharpen: float = 0.0
   guidance: float = 0.0
   iterations: int = 3
   gamma: float = 0.9
@@ -126,11 +142,15 @@ def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options
     raise SSRError(f'steps {steps!r}: must be a whole number, 0 for the restored image only')
   if not isinstance(blend, int | float) or not 0 <= blend <= 1:
     raise SSRError(f'blend {blend!r}: must lie in [0, 1], 0 being the restored image')
+  if options.sharpen is None and options.blend is not None and own['blend'] > 0:
+    values['sharpen'] *= min(1, blend / own['blend'])  # at 0 the image is the restored one
   iterations = values['iterations']
   if not isinstance(iterations, int | np.integer) or not 0 <= iterations <= _MOST_ITERATIONS:
     raise SSRError(f'iterations {iterations!r}: must be a whole number from 0 to {_MOST_ITERATIONS}')
   if not isinstance(values['guidance'], int | float) or not 0 <= values['guidance'] <= 1:
     raise SSRError(f'guidance {values["guidance"]!r}: must lie in [0, 1], 0 being without')
+  if not isinstance(values['sharpen'], int | float) or not 0 <= values['sharpen'] <= _MOST_SHARPEN:
+    raise SSRError(f'sharpen {values["sharpen"]!r}: must lie in [0, {_MOST_SHARPEN}], 0 being without')
   if not 0 < start <= 1:
     raise SSRError(f'start {start!r}: must be above 0 and up to 1 (pure noise)')
   if steps > round(start * schedule.steps):
@@ -156,6 +176,8 @@ def plan(config: Mapping[str, Any], modules: Mapping[str, Any], options: Options
     levels=(own['wavelet_levels'], own.get('chroma_levels')),
     schedule=schedule,
     scale=config['scale'],
+    smooth=float(own['smooth']),
+    sharpen=float(values['sharpen']),
     guidance=float(values['guidance']),
     **{**config['svkr'], 'iterations': int(iterations)},
   )
@@ -167,9 +189,9 @@ def _of_mode(mode: str | None, own: Mapping[str, Any]) -> dict[str, Any]:
     case None | 'natural':
       return {'mode': mode}
     case 'faithful':
-      return {'mode': mode, 'steps': 0}
+      return {'mode': mode, 'steps': 0, 'sharpen': 0.0}
     case 'detailed':
-      return {'mode': mode, 'blend': (own['blend'] + 1) / 2}
+      return {'mode': mode, 'blend': (own['blend'] + 1) / 2, 'sharpen': min(1.5 * own['sharpen'], _MOST_SHARPEN)}
     case _:
       raise SSRError(f"mode '{mode}': unknown; known: {', '.join(MODES)}")
 
@@ -183,7 +205,7 @@ def check_model(config: Mapping[str, Any], modules: Mapping[str, Any]) -> None:
   if config['svkr']['rule'] not in RULES:
     raise SSRError(f"svkr.rule '{config['svkr']['rule']}'; known: {', '.join(RULES)}")
   student = config['sampling'].get('student', {})
-  if 'student' in modules and set(student) != set(_STUDENT):
+  if 'student' in modules and set(student) - set(_MORE) != set(_STUDENT):
     raise SSRError(f'sampling.student has {", ".join(student) or "nothing"}; it needs {", ".join(_STUDENT)}')
   restores = all(part in modules for part in core.RESTORING)
   choices = [Options(steps=0)] if restores else []
@@ -204,6 +226,8 @@ def _own_sampling(config: Mapping[str, Any], network: str) -> dict[str, Any]:
     'wavelet_levels': _WAVELET_LEVELS,
     'noise': 1.0,
     'strength': 1.0,
+    'smooth': 0.0,
+    'sharpen': 0.0,
     'guidance': 0.0,
     **config['sampling'],
   }

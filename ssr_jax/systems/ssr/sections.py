@@ -8,6 +8,7 @@ from ssr_jax.systems.fields import Fraction, PositiveFraction, Section
 
 # The colour fix reads 2**levels rows around a band of the image.
 _Levels = Annotated[int, Meta(ge=1, le=10)]
+_Sharpen = Annotated[float, Meta(ge=0, le=4)]
 _Steps = Annotated[int, Meta(ge=0, le=1000)]
 _Name = Annotated[str, Meta(max_length=64)]  # which names there are is checked by `plan`
 
@@ -39,6 +40,8 @@ class Student(Section):
   wavelet_levels: _Levels | None = None
   chroma_levels: Annotated[int, Meta(ge=0, le=10)] | None = None
   strength: Fraction | None = None
+  smooth: Annotated[float, Meta(ge=0, le=8)] = 0.0  # pixels
+  sharpen: _Sharpen = 0.0
 
 
 class Sampling(Section):
@@ -50,6 +53,7 @@ class Sampling(Section):
   colour_fix: _Name = 'wavelet'
   wavelet_levels: _Levels = 5
   strength: Fraction = 1.0
+  sharpen: _Sharpen = 0.0
   guidance: Fraction = 0.0
   student: Student | None = None
 

@@ -1,6 +1,6 @@
 """SSR's implementation of the `System` interface."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import numpy as np
 
 from ssr_jax.diffusion.noise import NoiseField
 from ssr_jax.image import colourfix
+from ssr_jax.image.edges import REACH, smooth, smoothing_reach, steepen
 from ssr_jax.image.kernels import gaussian_kernels
 from ssr_jax.image.resize import upscale
 from ssr_jax.systems.base import Output, System, Variant, Window
@@ -21,7 +22,7 @@ from ssr_jax.systems.ssr.stages import STAGES
 from ssr_jax.systems.ssr.svkr import SVKR
 from ssr_jax.types import Array, SSRError
 
-_BAND = 512  # rows per step of the colour fix
+_BAND = 512  # rows per step of what finishes an image
 
 
 class SSRSystem(System):
@@ -178,19 +179,28 @@ class SSRSystem(System):
     return np.asarray(gaussian_kernels(middle, middle, 0.0, size=round(modules['dkenet'].taps ** 0.5)))
 
   def finish(self, found: dict[str, Any], plan: plan_lib.Plan) -> dict[str, Any]:
-    """The colour fix against the restored image, then the blend with it."""
-    if not plan.steps:
-      return {**found, 'image': found['restored']}
-    image = fix_colours(found['image'], found['restored'], plan.colour_fix, *plan.levels)
-    if plan.blend < 1:
-      image = found['restored'] + np.float32(plan.blend) * (image - found['restored'])
+    """The colour fix against the restored image, the blend with it, and sharpening."""
+    image = restored = found['restored']
+    if plan.steps:
+      image = fix_colours(found['image'], restored, plan.colour_fix, *plan.levels)
+      if plan.blend < 1 or plan.smooth:
+        change = image - restored
+        if plan.smooth:
+          change = _in_bands(lambda x: smooth(x, plan.smooth), smoothing_reach(plan.smooth), change)
+        image = restored + np.float32(plan.blend) * change
+    if plan.sharpen:
+      image = _in_bands(lambda x: steepen(x, plan.sharpen), REACH, image)
     return {**found, 'image': image}
 
   def reach(self, plan: plan_lib.Plan) -> int | None:
-    """That of the colour fix; AdaIN takes means over the whole image."""
-    if not plan.steps or plan.colour_fix == 'none':
-      return 0
-    return None if plan.colour_fix == 'adain' else wavelet_reach(*plan.levels)
+    """Those of the colour fix, of smoothing and of sharpening; AdaIN takes means over the whole image."""
+    reach = REACH if plan.sharpen else 0
+    if not plan.steps:
+      return reach
+    if plan.colour_fix == 'adain':
+      return None
+    colours = 0 if plan.colour_fix == 'none' else wavelet_reach(*plan.levels)
+    return colours + smoothing_reach(plan.smooth) + reach
 
 
 def wavelet_reach(levels: int, chroma_levels: int | None) -> int:
@@ -215,15 +225,19 @@ def fix_colours(
   if how == 'adain':
     xp = image.__array_namespace__()
     return xp.concatenate([colourfix.adain(image[..., c : c + 1], reference[..., c : c + 1]) for c in range(3)], -1)
-  if not isinstance(image, np.ndarray):  # traced, for an export: the bands save memory on the host only
-    return colourfix.wavelet(image, reference, levels, chroma_levels)
-  # The wavelet at a pixel depends on pixels up to this distance.
-  reach = wavelet_reach(levels, chroma_levels)
-  out = np.empty_like(image)
-  for top in range(0, len(image), _BAND):
-    first, last = max(top - reach, 0), min(top + _BAND + reach, len(image))
-    fixed = colourfix.wavelet(image[first:last], reference[first:last], levels, chroma_levels)
-    out[top : top + _BAND] = fixed[top - first : top - first + _BAND]
+  fix = lambda image, reference: colourfix.wavelet(image, reference, levels, chroma_levels)
+  return _in_bands(fix, wavelet_reach(levels, chroma_levels), image, reference)
+
+
+def _in_bands(function: Callable[..., Any], reach: int, *images: Any) -> Any:
+  """`function(*images)`, in bands of rows to bound memory; a row of it depends on rows up to `reach` from it."""
+  if not isinstance(images[0], np.ndarray):  # traced, for an export: the bands save memory on the host only
+    return function(*images)
+  out = np.empty_like(images[0])
+  for top in range(0, len(out), _BAND):
+    first, last = max(top - reach, 0), min(top + _BAND + reach, len(out))
+    band = function(*(image[first:last] for image in images))
+    out[top : top + _BAND] = band[top - first : top - first + _BAND]
   return out
 
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ssr_jax.image import colourfix
+from ssr_jax.image import colourfix, edges
 from ssr_jax.systems.ssr import plan as plan_lib
 from ssr_jax.systems.ssr.options import Options
 from ssr_jax.systems.ssr.system import SYSTEM
@@ -65,6 +65,28 @@ def test_the_result_has_the_restored_images_colours_and_the_share_of_the_change_
     assert result['restored'] is restored
   np.testing.assert_array_equal(SYSTEM.finish(found, _plan(colour_fix='none'))['image'], image)
   np.testing.assert_array_equal(SYSTEM.finish({'restored': restored}, _plan(steps=0))['image'], restored)
+
+
+def test_the_change_is_smoothed_and_the_blended_image_sharpened(monkeypatch):
+  """In this order, in bands of rows, and as far as `reach` says."""
+  rng = np.random.default_rng(0)
+  found = {name: rng.random((70, 24, 3), np.float32) for name in ('image', 'restored')}
+  image, restored = found['image'], found['restored']
+  plan = dataclasses.replace(_plan(blend=0.25), smooth=1.2, sharpen=1.5)
+  fixed = colourfix.wavelet(image, restored, 2)
+  want = edges.steepen(restored + 0.25 * edges.smooth(fixed - restored, 1.2), 1.5)
+  np.testing.assert_allclose(SYSTEM.finish(found, plan)['image'], want, atol=1e-5)
+  monkeypatch.setattr('ssr_jax.systems.ssr.system._BAND', 16)
+  np.testing.assert_allclose(SYSTEM.finish(found, plan)['image'], want, atol=1e-5)
+  assert SYSTEM.reach(plan) == 4 + 4 + edges.REACH  # of the colour fix, of smoothing and of sharpening
+  changed = {name: np.concatenate([1 - x[:30], x[30:]]) for name, x in found.items()}
+  np.testing.assert_allclose(
+    SYSTEM.finish(changed, plan)['image'][30 + SYSTEM.reach(plan) :], want[30 + SYSTEM.reach(plan) :], atol=1e-6
+  )
+  only = dataclasses.replace(_plan(steps=0), sharpen=1.5)
+  image = SYSTEM.finish({'restored': restored}, only)['image']
+  np.testing.assert_allclose(image, edges.steepen(restored, 1.5), atol=1e-6)
+  assert SYSTEM.reach(only) == edges.REACH and SYSTEM.reach(_plan(steps=0)) == 0
 
 
 def test_before_the_last_pass_the_view_is_the_restored_image_and_nothing_is_sampled(monkeypatch):

@@ -29,7 +29,8 @@ from ssr_jax.systems.ssr.encoders import Conditions
 from ssr_jax.systems.ssr.stages import common
 from ssr_jax.types import Array, SSRError
 
-_SAMPLING = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength')  # stored for sampling
+# Stored for sampling.
+_SAMPLING = ('steps', 'start', 'noise', 'wavelet_levels', 'chroma_levels', 'strength', 'smooth', 'sharpen')
 _WINDOW = 32  # side in pixels of the squares that textures are compared in
 
 

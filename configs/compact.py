@@ -71,7 +71,7 @@ def get_config(stage: str = ''):
         'distill.decoder': True,
         'distill.wavelet_levels': 5,
         'distill.chroma_levels': 1,
-        'distill.strength': 0.6,
+        'distill.strength': 0.4,
         'distill.smooth': 1.2,  # of a fourth of the latent's grid, which else shows as dots along edges
         'distill.sharpen': 1.0,
         'loss.teacher': 0.0,  # the teacher's samples contain grain that the student should not learn

@@ -135,7 +135,7 @@ def test_a_models_numbers_are_those_of_its_files(capsys):
     assert entry['training']['steps'] > 0
   assert found['sections']['sampling']['student']['steps'] == 1
   result = found['restoring']['result']
-  assert result['options']['steps'] == 1 and result['options']['blend'] == 0.6  # the student's own
+  assert result['options']['steps'] == 1 and result['options']['blend'] == 0.4  # the student's own
   assert set(result['flops']) == {'depth', 'dkenet', 'nbsr', 'student', 'student_vae', 'other'}
 
   assert cli.main(['info', str(directory)]) == 0

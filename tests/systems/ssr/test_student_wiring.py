@@ -187,9 +187,7 @@ def test_the_student_is_pulled_to_what_its_teacher_makes_of_the_same_noise(monke
   photo, seen = jnp.full((2, 8, 8, 3), 0.75), []
   monkeypatch.setattr(stage, 'inputs', lambda ctx, batch: (photo, None, photo - 0.25, 'conditions'))
   monkeypatch.setattr(core, 'encode', lambda modules, variables, image, **how: image[:, ::4, ::4])
-  monkeypatch.setattr(
-    core, 'decode', lambda modules, variables, z, autoencoder, restored: jnp.repeat(jnp.repeat(z, 4, 1), 4, 2)
-  )
+  monkeypatch.setattr(core, 'decode', lambda modules, variables, z, *more: jnp.repeat(jnp.repeat(z, 4, 1), 4, 2))
   monkeypatch.setattr(colourfix, 'wavelet', lambda image, reference, levels, chroma: image)
 
   def generate(modules, variables, steer, first, eps, keys, schedule, *, network, **how):

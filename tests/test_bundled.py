@@ -40,7 +40,11 @@ def test_restored_images_beat_bicubic(model):
 
 @pytest.mark.slow
 def test_modes_trade_closeness_to_the_original_for_detail(model):
-  """From faithful over natural to detailed, PSNR falls and gradients grow; faithful is the restored image."""
+  """From faithful over natural to detailed gradients grow, and from natural to detailed PSNR falls.
+
+  Faithful is the restored image, whose edges are softer than those of these photos: natural, which steepens them, has
+  the higher PSNR here. On photos from cameras it has the lower one (MODEL_CARD.md).
+  """
   hr, low = _degraded('smooth/no_noise')
   lr = np.asarray(low.lr)[:2]
   found = {mode: model.sample(lr, mode=mode, keep_kernels=False) for mode in ('faithful', 'natural', 'detailed')}
@@ -48,7 +52,7 @@ def test_modes_trade_closeness_to_the_original_for_detail(model):
   close = [psnr(result.image) for result in found.values()]
   steps = lambda images: np.abs(np.diff(images, axis=1)).mean() + np.abs(np.diff(images, axis=2)).mean()
   sharp = [steps(result.image) for result in found.values()]
-  assert close[0] > close[1] > close[2] + 0.1, close
+  assert close[1] > close[2] + 0.1 and close[1] > close[0], close
   assert sharp == sorted(sharp) and sharp[0] < sharp[1] < sharp[2], sharp
   np.testing.assert_array_equal(found['faithful'].image, found['natural'].restored)
 

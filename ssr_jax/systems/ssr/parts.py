@@ -53,6 +53,14 @@ _POSITIVE = (1, 8192)
 # A depth net's attention is over its whole input: scores of at most 1 GiB per head, at a patch of 8.
 _DEPTH_SIDE = (16, 1024)
 
+_RRDB = {
+  'blocks': _COUNT,
+  'features': _POSITIVE,
+  'growth': _POSITIVE,
+  'components': (1, 4096),
+  'scale': (1, 16),
+}
+
 _VAE = Part(
   {'compact': 'ssr_jax.nn.vae:VAE'},
   _photo,
@@ -124,14 +132,7 @@ PARTS = {
   'nbsr': Part(
     {'compact': 'ssr_jax.nn.rrdb:NBSR'},
     _nbsr,
-    limits={
-      'blocks': _COUNT,
-      'features': _POSITIVE,
-      'growth': _POSITIVE,
-      'components': (1, 4096),
-      'taps': (1, 4096),
-      'scale': (1, 16),
-    },
+    limits={**_RRDB, 'taps': (1, 4096)},
   ),
   'vae': _VAE,
   'unet': _AMF_UNET,
@@ -142,13 +143,6 @@ PARTS = {
   'student_nbsr': Part(
     {'compact': 'ssr_jax.nn.rrdb:LatentNBSR'},
     _student_nbsr,
-    limits={
-      'blocks': _COUNT,
-      'features': _POSITIVE,
-      'growth': _POSITIVE,
-      'components': (1, 4096),
-      'latent_channels': (1, 64),
-      'scale': (1, 16),
-    },
+    limits={**_RRDB, 'latent_channels': (1, 64)},
   ),
 }

@@ -72,7 +72,7 @@ def get_config(stage: str = ''):
         'distill.wavelet_levels': 5,
         'distill.chroma_levels': 1,
         'distill.strength': 0.4,
-        'distill.smooth': 1.2,  # of a fourth of the latent's grid, which else shows as dots along edges
+        'distill.smooth': 1.2,  # else the latent's grid of 4 pixels shows as dots along edges
         'distill.sharpen': 1.0,
         'loss.teacher': 0.0,  # the teacher's samples contain grain that the student should not learn
         'loss.grid': 2.0,

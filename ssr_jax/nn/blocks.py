@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ssr_jax.nn.attention import attention
+from ssr_jax.nn.layers import wide
 from ssr_jax.types import Array, Float, Num
 
 
@@ -27,11 +28,11 @@ def timestep_embedding(t: Num[Array, ' b'], width: int) -> Float[Array, 'b {widt
     width: even.
 
   Returns:
-    float32 [b, width].
+    [b, width], in float32, or in float64 if t is.
   """
-  half = width // 2
-  frequencies = jnp.exp(-math.log(10_000) / half * jnp.arange(half, dtype=jnp.float32))
-  angles = t.astype(jnp.float32)[:, None] * frequencies
+  half, dtype = width // 2, wide(t.dtype)
+  frequencies = jnp.exp(-math.log(10_000) / half * jnp.arange(half, dtype=dtype))
+  angles = t.astype(dtype)[:, None] * frequencies
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 

@@ -11,6 +11,11 @@ from ssr_jax.types import Array, Float
 Dtype = Any
 
 
+def wide(dtype: Dtype) -> Dtype:
+  """`dtype`, at least float32: for sums over many values, softmax and images."""
+  return jnp.promote_types(dtype, jnp.float32)
+
+
 def conv3x3(features: int, dtype: Dtype = jnp.float32, name: str | None = None, **kwargs) -> nn.Conv:
   """3x3 convolution with zero padding 1, torch's Conv2d(padding=1)."""
   return nn.Conv(features, (3, 3), padding=1, dtype=dtype, name=name, **kwargs)

@@ -6,7 +6,7 @@ from flax import linen as nn
 import jax
 import jax.numpy as jnp
 
-from ssr_jax.nn.layers import Dtype
+from ssr_jax.nn.layers import Dtype, wide
 from ssr_jax.types import Array, Float
 
 # Mean and deviation of ImageNet's pixels on a scale of -1 to 1, by which the original scales its inputs.
@@ -46,7 +46,7 @@ class LPIPS(nn.Module):
 
   Attributes:
     backbone: 'vgg' (VGG-16) or 'alex' (AlexNet).
-    dtype: what the convolutions compute in; distances are float32.
+    dtype: what the convolutions compute in; distances in at least float32.
   """
 
   backbone: str = 'vgg'
@@ -61,7 +61,7 @@ class LPIPS(nn.Module):
       reference: [b, H, W, 3] in [0, 1].
 
     Returns:
-      float32 [b], 0 for equal images.
+      [b], 0 for equal images.
 
     Raises:
       ValueError: an unknown backbone, shapes that differ, or sides below `SMALLEST`.
@@ -76,16 +76,17 @@ class LPIPS(nn.Module):
         f'LPIPS ({self.backbone}) needs {smallest}x{smallest} pixels; got {image.shape[1]}x{image.shape[2]}'
       )
     side, stride, pooled = _POOLS[self.backbone]
-    x = 2 * jnp.concatenate([image, reference]).astype(jnp.float32) - 1
+    sums = wide(self.dtype)
+    x = 2 * jnp.concatenate([image, reference]).astype(sums) - 1
     x = ((x - jnp.array(_SHIFT)) / jnp.array(_SCALE)).astype(self.dtype)
-    total = jnp.zeros(len(image), jnp.float32)
+    total = jnp.zeros(len(image), sums)
     for stage, convolutions in enumerate(_STAGES[self.backbone]):
       if stage in pooled:
         x = nn.max_pool(x, (side, side), (stride, stride), 'VALID')  # torch's, which drops an incomplete window
       for position, channels, size, step, padding in convolutions:
         x = nn.Conv(channels, (size, size), step, padding, dtype=self.dtype, name=f'conv_{position}')(x)
         x = nn.relu(x)
-      ours, theirs = jnp.split(unit_length(x.astype(jnp.float32)), 2)
+      ours, theirs = jnp.split(unit_length(x.astype(sums)), 2)
       # [b, h, w, 1], without a bias.
       distance = nn.Dense(1, use_bias=False, name=f'head_{stage}')((ours - theirs) ** 2)
       total += distance.mean((1, 2, 3))

@@ -32,7 +32,7 @@ def test_every_module_gives_what_theirs_gives(case, helpers):
     inner.register_forward_hook(keep(name))
   whole = case.torch_run(module)
   out, ours = case.ours()
-  helpers.assert_close(out, helpers.nhwc(whole), what='the whole')
+  helpers.assert_close(out, helpers.nhwc(whole), case.tolerance, 'the whole')
 
   # A module of ours is the one of theirs that has the same tensors; there can be several, one around the other.
   today = {
@@ -49,7 +49,7 @@ def test_every_module_gives_what_theirs_gives(case, helpers):
       continue
     same = [name for name in theirs if tensors == {known for known in used if known.startswith(f'{name}.')}]
     assert same, path
-    errors = {name: _error(helpers, value, theirs[name].detach(), f'{path} = {name}') for name in same}
+    errors = {name: _error(helpers, value, theirs[name].detach(), case.tolerance, f'{path} = {name}') for name in same}
     assert None in errors.values(), errors
     compared += 1
   assert compared > 8
@@ -58,12 +58,12 @@ def test_every_module_gives_what_theirs_gives(case, helpers):
 TRANSPOSED = ('resize_0', 'resize_1', 'image_up')  # a matrix product, then depth_to_space: only the whole is theirs
 
 
-def _error(helpers, value, reference, what):
+def _error(helpers, value, reference, tolerance, what):
   reference = reference.movedim(1, -1) if reference.ndim == 4 else reference
   if reference.ndim == 3 and value.ndim == 4 and reference.shape[-1] != value.shape[-1]:
     reference = reference.movedim(1, -1)  # channels first over flattened pixels
   try:
-    helpers.assert_close(value, reference.numpy().reshape(value.shape), what=what)
+    helpers.assert_close(value, reference.numpy().reshape(value.shape), tolerance, what)
   except (AssertionError, ValueError) as error:
     return str(error)
 

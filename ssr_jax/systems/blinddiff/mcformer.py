@@ -14,18 +14,13 @@ import jax.numpy as jnp
 from ssr_jax.image.resize import depth_to_space, space_to_depth
 from ssr_jax.nn.blocks import timestep_embedding
 from ssr_jax.nn.depthwise import Depthwise
-from ssr_jax.nn.layers import Dtype, conv3x3
+from ssr_jax.nn.layers import Dtype, conv3x3, wide
 from ssr_jax.nn.remat import remat
 from ssr_jax.types import Array, Float, Num
 
 VARIANCES = {'fixed': 1, 'learned': 2}
 """{variance of the sampler: images that the network returns}; the second one is the released weights' range."""
 MODULATIONS = ('both', 'time')
-
-
-def _wide(dtype: Dtype) -> Dtype:
-  """At least float32, for sums, softmax and images."""
-  return jnp.promote_types(dtype, jnp.float32)
 
 
 class MDTA(nn.Module):
@@ -49,11 +44,11 @@ class MDTA(nn.Module):
     y = nn.Dense(3 * c, use_bias=False, dtype=self.dtype, name='qkv')(x)
     y = Depthwise(3, self.dtype, name='depthwise')(y)
     q, k, v = jnp.moveaxis(y.reshape(b, h * w, 3, self.heads, c // self.heads), 2, 0)  # [b, h*w, n, c/n]
-    wide = _wide(self.dtype)
-    scores = jnp.einsum('bpnc,bpnd->bncd', q, k, preferred_element_type=wide)
+    sums = wide(self.dtype)
+    scores = jnp.einsum('bpnc,bpnd->bncd', q, k, preferred_element_type=sums)
     # Dividing the c/n x c/n products by the norms is cheaper than normalising two maps. One norm after the other: the
     # square of the least possible product of both is below float32's range, and a gradient would be NaN.
-    scores = scores / _norm(q, wide)[..., :, None] / _norm(k, wide)[..., None, :]
+    scores = scores / _norm(q, sums)[..., :, None] / _norm(k, sums)[..., None, :]
     weights = nn.softmax(scores * temperature, -1).astype(self.dtype)
     out = jnp.einsum('bncd,bpnd->bpnc', weights, v).reshape(b, h, w, c)
     return nn.Dense(c, use_bias=False, dtype=self.dtype, name='out')(out)
@@ -132,8 +127,8 @@ class Estimator(nn.Module):
       stride = 2 if i == 3 else 1
       z = nn.Conv(self.features, (5, 5), stride, padding=2, dtype=self.dtype, name=f'conv_{i + 1}')(z)
       z = nn.leaky_relu(z, 0.2)
-    wide = _wide(self.dtype)
-    return nn.softmax(nn.Dense(self.taps, dtype=wide, name='taps')(z.astype(wide).mean((1, 2))), -1)
+    dtype = wide(self.dtype)
+    return nn.softmax(nn.Dense(self.taps, dtype=dtype, name='taps')(z.astype(dtype).mean((1, 2))), -1)
 
 
 class UNet(nn.Module):
@@ -190,7 +185,7 @@ class UNet(nn.Module):
         x = nn.Dense(x.shape[-1] // 2, use_bias=False, dtype=self.dtype, name=f'reduce_{i}')(x)
       x = level(x, self.blocks[i - 1], self.heads[i - 1], f'decoder_{i}')
     x = level(x, self.refinement, self.heads[0], 'refinement')
-    x = conv3x3(channels * self.stem**2, _wide(self.dtype), name='conv_out', use_bias=False)(x)
+    x = conv3x3(channels * self.stem**2, wide(self.dtype), name='conv_out', use_bias=False)(x)
     return depth_to_space(x, self.stem)
 
 

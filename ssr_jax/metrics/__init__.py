@@ -12,7 +12,7 @@ import math
 import os
 from typing import Any
 
-from ssr_jax.metrics import gmsd, haarpsi, iqa, kernel_psnr, log_spectrum, lpips, lr_psnr, niqe, psnr, seam, ssim
+from ssr_jax.metrics import gmsd, grid, haarpsi, iqa, kernel_psnr, log_spectrum, lpips, lr_psnr, niqe, psnr, seam, ssim
 from ssr_jax.metrics.base import Inputs, Metric, Missing, SetMetric
 from ssr_jax.types import SSRError
 
@@ -26,6 +26,7 @@ METRICS: Mapping[str, type[Metric]] = {
     gmsd.GMSD,
     haarpsi.HaarPSI,
     log_spectrum.LogSpectrum,
+    grid.Grid,
     seam.Seam,
     lr_psnr.LRPSNR,
     kernel_psnr.KernelPSNR,

@@ -13,8 +13,8 @@ from tests.metrics import pristine
 def test_unknown_name_lists_the_known_ones():
   with pytest.raises(
     SSRError,
-    match="unknown metric 'pnsr'; known: psnr, ssim, gmsd, haarpsi, log_spectrum, seam, lr_psnr, kernel_psnr, niqe, "
-    'lpips, lpips-vgg, dists, musiq, clipiqa, maniqa, pyiqa-lpips, pyiqa-lpips-vgg, fid',
+    match="unknown metric 'pnsr'; known: psnr, ssim, gmsd, haarpsi, log_spectrum, grid, seam, lr_psnr, kernel_psnr, "
+    'niqe, lpips, lpips-vgg, dists, musiq, clipiqa, maniqa, pyiqa-lpips, pyiqa-lpips-vgg, fid',
   ):
     metrics.get(['psnr', 'pnsr'])
 
@@ -26,6 +26,7 @@ def test_directions():
   lower = {
     'gmsd',
     'log_spectrum',
+    'grid',
     'seam',
     'niqe',
     'lpips',

@@ -152,7 +152,7 @@ def _scores(
   rows: dict[object, list[list[float]]] = {}
   for count, (truth, photo) in enumerate(pairs[: limit or None], 1):
     reference, small = io.read(truth).rgb, io.read(photo).rgb
-    found = model.sample(small)
+    found = model.sample(small.astype(np.float32) / 255)  # floats come back unrounded
     restored, change = found.restored, found.image - found.restored
     height, width, _ = restored.shape
     bicubic = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))

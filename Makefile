@@ -5,8 +5,9 @@ VENV := .venv
 PYTHON ?=
 BIN := $(VENV)/bin
 WORKERS ?= 2
-# Small lots: else the last one, of one worker, takes minutes alone.
-PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --maxschedchunk=16
+# A worker gets a part of the list in one piece, so that it runs whole files, which share compiled programs; at the end it
+# takes over from the others.
+PYTEST = $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 # With PARITY=1 the networks are compared with PyTorch's as well; torch, diffusers and transformers are installed for it.

@@ -27,6 +27,7 @@ def _degraded(recipe, depth=None):
   return hr, xla.jit(degrade, static_argnums=2)(jax.random.key(0), hr, Recipe.parse(recipe), depth)
 
 
+@pytest.mark.slow
 def test_restored_images_beat_bicubic(model):
   hr, low = _degraded('smooth/no_noise')
   restored = model.sample(np.asarray(low.lr), steps=0, keep_kernels=False).image

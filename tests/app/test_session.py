@@ -36,6 +36,7 @@ def _run(model, photo, **options):
   return session.Visitor().run(model, photo, folder, max_pixels=10_000, **options)
 
 
+@pytest.mark.slow
 def test_a_run_gives_what_sample_gives_and_a_file_with_what_the_photos_file_said(model, photo):
   found = _run(model, photo, steps=0)
   upright = io.read(photo).rgb

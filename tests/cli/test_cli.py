@@ -79,6 +79,7 @@ def test_a_folder_to_a_folder(ssr, photos, tmp_path, capsys):
   assert re.match(r'1 done, 3 skipped, 1 failed in ', capsys.readouterr().out.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_recursive_keeps_the_folders(ssr, photos, tmp_path):
   assert ssr(photos, '-o', tmp_path / 'out', '-r', '--format', 'png', '-q') == 0
   found = sorted(str(p.relative_to(tmp_path / 'out')) for p in (tmp_path / 'out').rglob('*.png'))
@@ -117,6 +118,7 @@ def test_existing_outputs(ssr, photos, tmp_path, capsys):
   assert 'would replace the input' in capsys.readouterr().err and (photos / 'cat.png').read_bytes() == before
 
 
+@pytest.mark.slow
 def test_without_an_output_results_lie_beside_their_files_and_a_folder_is_asked_where(ssr, photos, capsys):
   before = {path: path.read_bytes() for path in photos.iterdir() if path.is_file()}
   assert ssr(photos / 'cat.png', photos / 'cup.JPG', photos / 'old.bmp', '--figures') == 0
@@ -294,6 +296,7 @@ def test_as_a_program(tmp_path):
   assert process.returncode == 130 and err == 'ssr: stopped\n'
 
 
+@pytest.mark.slow
 def test_sixteen_bits_reach_the_model_and_the_output(ssr, tmp_path):
   """Two images that differ in the low bytes alone have different results, by less than a level of 8 bits."""
   draw = np.random.default_rng(0)

@@ -170,6 +170,7 @@ def test_without_maps_the_models_net_estimates_depth(photos, tiny_model_dir, tmp
   assert entry['depth']['from'].startswith('depth net of tiny, sha256 ')
 
 
+@pytest.mark.slow
 def test_the_second_order_chain_tells_its_draws_by_name(photos, tmp_path):
   out = tmp_path / 'out'
   arguments = ['degrade', str(photos / 'a.png'), '-o', str(out), '--recipe', 'realesrgan-light', '--seed', '1']

@@ -27,6 +27,7 @@ def _json(capsys, *arguments):
   return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_a_system_is_described_as_it_is(capsys):
   found, system = _json(capsys, 'ssr', '--size', 'tiny'), systems.get('ssr')
   assert list(found['parts']) == list(system.parts) and list(found['stages']) == list(system.stages)
@@ -89,6 +90,7 @@ def test_full_sizes_have_the_published_parameters(size, base, capsys):
     assert row[1] == f'{count:,}' and row[4:] == work
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_each_call(capsys):
   """SVKR of three rounds calls depth, DKENet and NBSR three times; the UNet runs once a step."""
   found = _json(capsys, 'ssr', '--size', 'tiny')['sizes']['tiny']['restoring']

@@ -133,6 +133,7 @@ def test_defocus_is_kept_of_colour_not_of_transparency(ssr, stub, tmp_path):
   assert stub.asked == [0.7, False]
 
 
+@pytest.mark.slow
 def test_the_file_says_how_much_defocus_was_kept(tiny_model_dir, tmp_path, capsys):
   Image.fromarray(PIXELS).save(tmp_path / 'a.png')
   arguments = ['upscale', str(tmp_path / 'a.png'), '--model', str(tiny_model_dir), '--restored-only', '-q']

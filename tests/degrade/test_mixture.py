@@ -32,6 +32,7 @@ def made():
   return keys, hr, depth, degrade(keys, hr, _RECIPE, depth)
 
 
+@pytest.mark.slow
 def test_shares_are_those_of_the_table_for_small_batches_too():
   """The part is each image's own draw: batches of 4, 8 and 16 have the same shares on average."""
   assert sum(_RECIPE.mixture.values()) == pytest.approx(1)
@@ -45,6 +46,7 @@ def test_shares_are_those_of_the_table_for_small_batches_too():
       assert low <= (found == i).sum() <= high, (b, _PARTS[i], (found == i).mean())
 
 
+@pytest.mark.slow
 def test_every_part_occurs_and_all_have_kernels_and_the_photo_as_target(made):
   _, hr, depth, out = made
   assert set(np.asarray(out.draws['part'])) == set(range(len(_PARTS)))

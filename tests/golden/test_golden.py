@@ -11,8 +11,8 @@ import pytest
 from tests.golden import programs
 
 # Whole networks are compiled for one number, or several programs.
-_LONG = tuple(f'tiny/loss/{stage}' for stage in ('depth', 'kernel', 'svkr', 'diffusion', 'distill'))
-_LONG += ('tiny/sample/tiles', 'tiny/sample/noise')
+_LONG = tuple(f'tiny/loss/{stage}' for stage in ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill'))
+_LONG += ('tiny/sample/own', 'tiny/sample/tiles', 'tiny/sample/noise')
 
 
 def _cases():

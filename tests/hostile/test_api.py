@@ -179,6 +179,7 @@ def test_sixteen_bits_come_back(model):
 # -- Memory ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_programs_of_few_size_classes_are_kept(monkeypatch):
   monkeypatch.setattr(xla, '_lowered', None)  # else what is compiled again is not traced again
   model = runtime.Restorer(Enlarger(), {'name': 'enlarger', 'scale': 4}, {}, {})

@@ -47,6 +47,7 @@ def test_damaged_images_are_read_or_refused_in_one_line():
     assert images.attempt(*case)[0] in ('read', 'refused'), case[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='its pickles name posix')
 def test_damaged_models_are_accepted_or_refused_in_one_line(tmp_path, monkeypatch):
   from tools.attacks import models

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import pytest
 
 from ssr_jax.training import manifest
 
@@ -60,6 +61,7 @@ def _both(folder):
   return found
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_manifest_and_fall_back_together(tmp_path):
   outs = [out for out, _ in _both(tmp_path)]
   assert all(out.endswith(f'process {i} began at None\n') for i, out in enumerate(outs))

@@ -335,6 +335,7 @@ def _json(config):
   return json.loads(config.to_json_best_effort())
 
 
+@pytest.mark.slow
 def test_ctrl_c_during_a_save_leaves_whole_checkpoints_and_the_run_goes_on(photos, tmp_path, monkeypatch, capsys):
   """Ctrl-C right after a save began; then it is refused with other photos held out, and goes on where it is longer."""
   place = tmp_path / 'run'

@@ -115,6 +115,7 @@ def test_what_does_not_fit_is_said(fresh, inputs, match):
     ControlNet(**SIZES).apply(fresh[1], *inputs)
 
 
+@pytest.mark.slow
 def test_the_unet_asks_what_to_add_before_each_attention_of_the_way_up():
   """Adding c before self-attention of the first transformer is what the residual stream then contains."""
   module = UNet(**SIZES | dict(attention=(True, True)))

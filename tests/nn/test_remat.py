@@ -92,12 +92,14 @@ def _kept(name, policy):
   return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(pull))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', CONFIGS)
 def test_parameters_keep_their_paths_and_shapes(name):
   plain, again = (jax.tree.map(lambda x: x.shape, _variables(name, policy)) for policy in ('', 'blocks'))
   assert plain == again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [pytest.param(n, marks=pytest.mark.slow if n == 'unet' else ()) for n in CONFIGS])
 def test_less_is_kept(name):
   kept = {policy: _kept(name, policy) for policy in ('', *remat.POLICIES)}

@@ -30,6 +30,7 @@ def test_parameter_counts_are_the_published_ones():
   assert count(sft) == 82_560
 
 
+@pytest.mark.slow
 def test_scanned_trunk_equals_unrolled():
   lr, field = _inputs()
   config = dict(blocks=3, features=8, growth=4)
@@ -70,6 +71,7 @@ def test_wrong_kernels_are_refused():
     NBSR(blocks=1, features=8, growth=4).init(jax.random.key(0), lr, field[:, :4])
 
 
+@pytest.mark.slow
 def test_with_nbsrs_weights_the_image_is_nbsrs_until_the_latent_is_learned():
   """The latent of another resolution is resized to the LR image's; its map begins at zero but has a gradient."""
   lr, field = _inputs()

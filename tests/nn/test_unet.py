@@ -117,6 +117,7 @@ def test_unet_uses_every_parameter_time_and_each_image_by_itself():
   assert jnp.abs(later[1] - y[1]).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_residuals_are_added_to_the_skips_and_the_middle():
   """Zeros change nothing; each array reaches the output; a skip's residual is that of a shifted skip."""
   unet = UNet(**SMALL)

@@ -67,6 +67,7 @@ def test_bfloat16_computes_near_float32_and_returns_float32():
   np.testing.assert_allclose(half, full, atol=0.06)
 
 
+@pytest.mark.slow
 def test_a_guided_decoder_starts_as_one_without_a_guide_and_learns_from_it():
   plain, guided = (VAE(**SMALL, patch=2, guided=guided) for guided in (False, True))
   x = jax.random.uniform(jax.random.key(0), (1, 16, 24, 3))

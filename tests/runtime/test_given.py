@@ -61,6 +61,7 @@ def test_diffusion_sees_it_too(model):
     assert np.abs(changed.image - plain.image).max() > 1e-3, name
 
 
+@pytest.mark.slow
 def test_what_was_estimated_gives_the_same_image(model):
   lr = _photo()  # not padded: the estimate goes on into the padding, what is given is reflected there
   own = model.sample(lr, steps=0, iterations=1)
@@ -68,6 +69,7 @@ def test_what_was_estimated_gives_the_same_image(model):
   np.testing.assert_allclose(again.restored, own.restored, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_tiles_have_their_part_of_it(model):
   lr, calls = _photo(72, 100), []
   given = {'depth': _depth(72, 100), 'kernels': _kernels(72, 100)}

@@ -75,6 +75,7 @@ def test_restored_is_algorithm_1_by_hand(model):
   assert set(RULES) == {'algorithm1', 'eq2'}
 
 
+@pytest.mark.slow
 def test_a_second_size_of_the_bucket_does_not_compile(model):
   model.sample(_photo(20, 28))
   before = dict(model.traces)
@@ -97,6 +98,7 @@ def test_same_seed_same_image_alone_or_in_a_batch(model):
   assert (other.image[1] != together.image[1]).any()
 
 
+@pytest.mark.slow
 def test_diffusion_changes_the_image_and_the_seed_only_that(model):
   first, second = (model.sample(_photo(), seed=seed, colour_fix='none') for seed in (0, 1))
   assert (first.image != first.restored).any() and (first.image != second.image).any()
@@ -183,6 +185,7 @@ def test_latents_of_tiles_see_one_field_of_noise(factor):
     np.testing.assert_array_equal(window, whole[top : top + hl, left : left + hl])
 
 
+@pytest.mark.slow
 def test_tiles_leave_no_seam(model):
   """A constant image must stay constant along each axis's middle, whatever the tiles."""
   lr = np.full((40, 160, 3), 128, np.uint8)
@@ -233,6 +236,7 @@ def test_bad_options(model, options, words):
     model.sample(_photo(), **options)
 
 
+@pytest.mark.slow
 def test_module_level_sample_loads_once(tiny_model_dir, monkeypatch):
   loads = []
   monkeypatch.setattr(restorer, 'load', lambda name, load=restorer.load, **kw: loads.append(kw) or load(name, **kw))

@@ -23,7 +23,7 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
 @pytest.mark.parametrize(
   'changed,expected',
   [
-    (['CONTRIBUTING.md', 'tests/nn/test_vae.py'], []),
+    (['CONTRIBUTING.md', 'tests/nn/test_clip.py'], []),
     (['tools/improve.py'], ['tests/test_improve.py']),
     (
       ['ssr_jax/nn/depth/dpt.py'],
@@ -35,7 +35,10 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
       ],
     ),
     (['ssr_jax/nn_other.py'], []),  # a name that begins like a folder's
-    (['ssr_jax/weights/bundled/model.json'], ['tests/golden/test_compact.py', 'tests/test_bundled.py']),
+    (
+      ['ssr_jax/weights/bundled/model.json'],
+      ['tests/golden/test_compact.py', 'tests/test_bundled.py', 'tests/hostile/test_attacks.py'],
+    ),
     (
       ['configs/tiny.py', 'ssr_jax/systems/ssr/svkr.py'],
       [
@@ -53,6 +56,7 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
     (
       ['ssr_jax/training/sharding.py'],
       [
+        'tests/hostile/test_training_runs.py',
         'tests/systems/blinddiff/test_system.py',
         'tests/systems/cassr/test_stages.py',
         'tests/training/test_processes.py',

@@ -79,6 +79,7 @@ def test_every_mesh_has_the_same_losses(stage, tiny_model_dir, tmp_path):
     np.testing.assert_allclose(found, single, rtol=2e-4, err_msg=mesh)
 
 
+@pytest.mark.slow
 def test_a_state_goes_from_mesh_to_mesh_bit_for_bit(tmp_path):
   """8 slices -> 2 x 2 -> 2 x 2 x 2 -> one device: nothing differs from what was written first."""
   script = pathlib.Path(__file__).with_name('mesh_restore.py')

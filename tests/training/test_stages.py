@@ -61,6 +61,7 @@ def test_blur_follows_the_true_depth_where_a_record_has_it():
   np.testing.assert_array_equal(base.true_depth({}, estimate), estimate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stage', ['kernel', 'nbsr', 'svkr'])
 def test_kernels_are_learned_from_chains_and_mixtures_too(stage, tiny_model_dir):
   """A chain's target is the photo that it sharpens first, and its kernel the effective one."""

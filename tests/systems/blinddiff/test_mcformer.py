@@ -44,6 +44,7 @@ def test_parameters_are_those_of_the_paper_and_of_restormer():
   assert _count(jax.eval_shape(restormer.init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))) == 26_126_644
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size,expected', [('full', 450e9 / 512**2), ('compact', 104e3)])
 def test_operations_are_those_that_were_counted(size, expected):
   """450 GMAC of an image of 512 x 512, and 104 kMAC for each pixel of the compact size."""

@@ -194,6 +194,7 @@ def test_a_trained_part_joins_the_model_of_the_others(run, model_dir, tmp_path):
   assert image.shape == (128, 128, 3) and image.std() > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('stage', ['prior', 'activation', 'cassr'])
 def test_every_stage_is_a_program_in_bfloat16_with_float32_gradients(stage, photos, model_dir, products_of):
   """From its jaxpr, with rematerialisation, by which attention's closure must be differentiated too."""

@@ -120,6 +120,7 @@ def test_calibrated_layer_with_zero_mlps_is_the_identity_and_others_keep_their_b
   np.testing.assert_allclose(trained.mean((0, 1, 2)), 0, atol=1e-5)  # so without calibration the prior would be lost
 
 
+@pytest.mark.slow
 def test_calibrated_amf_unet_equals_its_base_unet(amf_unet):
   """At initialisation, for sampling and for training on the batch it was calibrated with."""
   module, v = amf_unet

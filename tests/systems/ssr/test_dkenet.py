@@ -80,6 +80,7 @@ def _steered_by(variables, levels, depth_features):
   return jax.tree_util.tree_map_with_path(leaf, variables)
 
 
+@pytest.mark.slow
 def test_depth_steers_the_estimate_at_each_level_and_far_pixels_do_not_reach_it():
   """Another depth moves the logits by a share of their spread, by each SFT alone; the receptive field is MANet's."""
   module = DKENet(features=8, depth_features=4)

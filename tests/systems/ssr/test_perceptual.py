@@ -26,6 +26,7 @@ def _score(metric, image, reference):
   return float(np.mean([metric({'image': a, 'reference': b}) for a, b in pairs]))
 
 
+@pytest.mark.slow
 def test_the_autoencoders_loss_has_the_metrics_value_and_its_gradient_reaches_the_decoder(metric, monkeypatch):
   stage = wiring.stage('vae', '', **FIELDS, **{'loss.adversarial': 0.0, 'loss.kl': 0.0, 'loss.latent_noise': 0.0})
   assert stage.learned == ('lpips',)

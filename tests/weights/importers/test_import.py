@@ -96,6 +96,7 @@ def pipeline(tmp_path, monkeypatch):
   return root, unet, state
 
 
+@pytest.mark.slow
 def test_a_stable_diffusion_becomes_a_model_that_keeps_its_prior(pipeline, home, capsys):
   """From the command to the output: AMF-UNet without a context equals the base UNet with the prompt's embedding."""
   root, unet, state = pipeline
@@ -178,6 +179,7 @@ def test_an_imported_model_runs_end_to_end(pipeline, home, tiny_model_dir):
   assert image.shape == (80, 96, 3) and np.isfinite(image).all() and image.std() > 1e-3
 
 
+@pytest.mark.slow
 def test_a_stable_diffusion_becomes_cassrs_prior_with_its_prompts(pipeline, home, capsys):
   """The UNet's tensors as they are; three embeddings, the empty one that of an imported UNet without a prompt."""
   root, _, state = pipeline

@@ -72,8 +72,8 @@ def get_config(stage: str = ''):
         'distill.wavelet_levels': 5,
         'distill.chroma_levels': 1,
         'distill.strength': 0.4,
-        'distill.smooth': 1.2,  # else the latent's grid of 4 pixels shows as dots along edges
-        'distill.sharpen': 1.0,
+        'distill.smooth': 1.6,  # else the latent's grid of 4 pixels shows as dots along edges
+        'distill.sharpen': 0.5,
         'loss.teacher': 0.0,  # the teacher's samples contain grain that the student should not learn
         'loss.grid': 2.0,
         'loss.realism': 1.5,

@@ -117,7 +117,7 @@ def _ctrl_c_stays():
   signal.signal(signal.SIGINT, before)
 
 
-LARGE = 1.2e9
+LARGE = 1.5e9
 """Bytes in memory from which on a worker gives compiled programs up."""
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import pytest
 
 from ssr_jax.weights import store
 
@@ -23,6 +24,7 @@ def test_caches_lie_in_the_folder_of_this_run():
   }
 
 
+@pytest.mark.slow
 def test_a_run_that_leaves_a_file_in_the_tree_fails_and_names_it(tmp_path):
   """A run of its own in a repository that has this conftest, with HOME and caches of its own."""
   tree = tmp_path / 'tree'

@@ -114,6 +114,7 @@ def test_degradations_keep_float32_on_every_device(recipe, coarse):
   assert not coarse(lambda *a: degrade(*a[:2], Recipe.parse(recipe), a[2]), jax.random.key(0), image, depth)
 
 
+@pytest.mark.slow
 def test_sampling_keeps_float32_between_the_networks_on_every_device(tiny_model_dir, coarse):
   ssr = runtime.load(tiny_model_dir)
   lr = jnp.zeros((1, 32, 32, 3))

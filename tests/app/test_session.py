@@ -54,6 +54,7 @@ def test_a_run_gives_what_sample_gives_and_a_file_with_what_the_photos_file_said
   assert np.array_equal(np.asarray(session.before(found)), enlarged)
 
 
+@pytest.mark.slow
 def test_panels_are_those_of_the_systems_outputs(model, photo):
   found = _run(model, photo, steps=0)
   panels = session.panels(found, model)

@@ -149,6 +149,7 @@ def test_the_file_says_how_much_defocus_was_kept(tiny_model_dir, tmp_path, capsy
   assert 'keep_defocus 1.5: must lie in [0, 1]' in capsys.readouterr().err and not (tmp_path / 'x.png').exists()
 
 
+@pytest.mark.slow
 def test_with_a_model(tiny_model_dir, tmp_path, capsys):
   """The number is that of `sample`; transparency has no map."""
   alpha = np.tile(np.linspace(0, 255, 16).astype(np.uint8), (12, 1))

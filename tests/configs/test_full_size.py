@@ -15,7 +15,8 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize('name', ['sd15', pytest.param('sd21', marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('name', COUNTS)
 def test_parts_have_the_published_sizes(name):
   """The UNet's is that of the base: without AMF and encoders, which the publications lack."""
   config = importlib.import_module(f'configs.{name}').get_config()

@@ -85,6 +85,7 @@ def _mixture_with_a_damaged_file(folder, place):
   return _data(None, spec=f'0.4*folder:{folder};0.6*folder:{place}', max_bad_records=3)
 
 
+@pytest.mark.slow
 def test_four_worker_processes_give_the_same_bytes_and_the_same_bad_records(folder, tmp_path):
   data = _mixture_with_a_damaged_file(folder, tmp_path)
   alone, four = loader.batches(data), loader.batches(data, workers=4)
@@ -95,6 +96,7 @@ def test_four_worker_processes_give_the_same_bytes_and_the_same_bad_records(fold
   four.close()
 
 
+@pytest.mark.slow
 def test_a_worker_process_goes_on_after_a_restore_in_the_middle_of_an_epoch(folder, tmp_path, caplog):
   data = _mixture_with_a_damaged_file(folder, tmp_path)
   alone = loader.batches(data)

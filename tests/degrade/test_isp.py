@@ -133,6 +133,7 @@ def test_sharpening_makes_overshoot_at_an_edge():
     before = over
 
 
+@pytest.mark.slow
 def test_images_are_8_bit_in_range_and_their_own_keys():
   photo = jnp.asarray(data.astronaut()[None, 100:164, 200:264], jnp.float32) / 255
   hr = jnp.concatenate([photo, photo[:, ::-1], photo[:, :, ::-1], 1 - photo])

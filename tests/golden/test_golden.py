@@ -12,7 +12,7 @@ from tests.golden import programs
 
 # Whole networks are compiled for one number, or several programs.
 _LONG = tuple(f'tiny/loss/{stage}' for stage in ('depth', 'kernel', 'nbsr', 'svkr', 'vae', 'diffusion', 'distill'))
-_LONG += ('tiny/sample/own', 'tiny/sample/tiles', 'tiny/sample/noise')
+_LONG += ('tiny/sample/own', 'tiny/sample/unet', 'tiny/sample/tiles', 'tiny/sample/noise')
 
 
 def _cases():

@@ -27,6 +27,7 @@ def _misbehave(how):
   return ('unnamed' if how == 'names nothing' else 'read'), ''
 
 
+@pytest.mark.slow
 def test_whatever_must_not_happen_is_noticed_and_the_next_case_runs(capfd):
   hows = ['', 'prints', 'warns', 'raises', 'ends', 'fills', 'names nothing', '']
   found = attacks.count(_misbehave, [(how,) for how in hows], ('read',), 120, 0.25)  # a busy machine fills slowly

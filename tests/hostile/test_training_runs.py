@@ -298,6 +298,7 @@ def _at(tree, path):
   return tree
 
 
+@pytest.mark.slow
 def test_what_a_field_that_came_means_is_compared_with_the_modules_default(photos, tmp_path, monkeypatch, capsys):
   class Residual(network.Residual):
     slope: float = 0.0  # no shape depends on it

@@ -87,6 +87,7 @@ def test_zero_convolutions_get_gradients_at_initialisation(fresh):
     assert np.any(gradients[name]['kernel']) and np.any(gradients[name]['bias']), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('hint', ['pixels', 'latent'])
 def test_a_hint_made_before_is_the_image(hint):
   module = ControlNet(**SIZES, hint=hint, hint_channels=(4, 6, 8, 10))

@@ -29,6 +29,7 @@ COUNTS = {  # what transformers' classes have, less what they never use (the las
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', dpt.SIZES)
 def test_full_size_has_the_published_parameters(name):
   image = jax.ShapeDtypeStruct((1, 100, 120, 3), jnp.float32)

@@ -100,7 +100,7 @@ def test_parameters_keep_their_paths_and_shapes(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', [pytest.param(n, marks=pytest.mark.slow if n == 'unet' else ()) for n in CONFIGS])
+@pytest.mark.parametrize('name', CONFIGS)
 def test_less_is_kept(name):
   kept = {policy: _kept(name, policy) for policy in ('', *remat.POLICIES)}
   # So small a DPT keeps most for its decoder, which has no blocks that are done again.
@@ -112,9 +112,8 @@ def test_less_is_kept(name):
     assert kept['dots'] < kept['products']
 
 
-@pytest.mark.parametrize(
-  'name,policy', [pytest.param('unet', 'products', marks=pytest.mark.slow), ('depth', 'blocks'), ('nbsr', 'blocks')]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name,policy', [('unet', 'products'), ('depth', 'blocks'), ('nbsr', 'blocks')])
 def test_results_and_gradients_are_the_same(name, policy):
   rng = np.random.default_rng(1)
   draw = lambda path, x: (

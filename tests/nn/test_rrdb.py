@@ -44,6 +44,7 @@ def test_scanned_trunk_equals_unrolled():
     np.testing.assert_allclose(jax.jit(module.apply)({**unrolled, 'params': params}, lr, field), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_kernel_decides_the_output_per_pixel():
   lr, field = _inputs(16)
   module = NBSR(blocks=2, features=8, growth=4)

@@ -146,6 +146,7 @@ class _Scale(nn.Module):
     return features * f.mean() + self.param('shift', nn.initializers.zeros, (features.shape[-1],))
 
 
+@pytest.mark.slow
 def test_a_fusion_sits_on_every_residual_branch_with_its_own_levels_conditions():
   fusion = functools.partial(_Scale, name='fusion')
   z, t = jax.random.normal(jax.random.key(0), (1, 8, 4, 4)), jnp.array([3])

@@ -91,6 +91,7 @@ def test_a_guided_decoder_starts_as_one_without_a_guide_and_learns_from_it():
     assert np.abs(through - expected).max() > 1e-3, level
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('shortcut', [False, True])
 def test_a_decoder_that_passes_its_guide_gives_it_for_every_latent_and_learns(shortcut):
   vae = VAE(**SMALL, patch=2, guided=True, shortcut=shortcut)
@@ -173,6 +174,7 @@ def test_adversarial_losses():
   np.testing.assert_allclose(disc.generator_loss(fake), np.mean(np.log1p(np.exp([3.0, 0.0]))), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_shortcut_adds_a_linear_map_of_squares_of_pixels():
   """With all else equal, mean and image differ by W x of each f x f square, pixels taken by a loop."""
   config = dict(

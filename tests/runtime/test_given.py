@@ -82,6 +82,7 @@ def test_tiles_have_their_part_of_it(model):
   np.testing.assert_allclose(tiles.restored[:32, :140], whole.restored[:32, :140], atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_batch_and_a_second_image_of_the_bucket(model):
   lr = np.stack([_photo(20, 28), _photo(20, 28)[::-1]])
   kernels = np.stack([_kernels(20, 28), _kernels(20, 28)[::-1]])

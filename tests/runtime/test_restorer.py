@@ -86,6 +86,7 @@ def test_a_second_size_of_the_bucket_does_not_compile(model):
   assert model.traces['restore'] == before['restore'] + 1
 
 
+@pytest.mark.slow
 def test_same_seed_same_image_alone_or_in_a_batch(model):
   batch = np.stack([_photo(left=left) for left in (50, 100, 150)])
   together = model.sample(batch, seed=3)
@@ -107,6 +108,7 @@ def test_diffusion_changes_the_image_and_the_seed_only_that(model):
   assert (start_at_noise.image != first.image).any()
 
 
+@pytest.mark.slow
 def test_colour_fixes_bring_the_restored_images_colours(model):
   lr = _photo(32, 32).astype(np.float32) / 255
   plain, adain, wavelet = (model.sample(lr, colour_fix=fix) for fix in ('none', 'adain', 'wavelet'))

@@ -10,7 +10,8 @@ from ssr_jax.weights import format
 from tools import demo
 
 
-@pytest.mark.parametrize('restores_only', [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize('restores_only', [False, True])
 def test_it_writes_its_pictures_and_prints_the_mean(restores_only, tiny_model_dir, tmp_path, monkeypatch, capsys):
   model = tiny_model_dir
   if restores_only:

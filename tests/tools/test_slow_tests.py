@@ -30,6 +30,7 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
       [
         'tests/golden/test_golden.py',
         'tests/test_bundled.py',
+        'tests/nn/test_dpt.py',
         'tests/runtime/test_dtype.py',
         'tests/training/test_learning.py',
       ],
@@ -64,7 +65,10 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
         'tests/training/test_train.py',
       ],
     ),
-    (['ssr_jax/data/loader.py'], ['tests/training/test_processes.py', 'tests/training/test_train.py']),
+    (
+      ['ssr_jax/data/loader.py'],
+      ['tests/data/test_loader.py', 'tests/training/test_processes.py', 'tests/training/test_train.py'],
+    ),
     (['tests/training/test_sharding.py'], ['tests/training/test_sharding.py']),
   ],
 )

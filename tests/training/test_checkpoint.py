@@ -114,6 +114,7 @@ except SSRError as error:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
   not hasattr(resource, 'RLIMIT_FSIZE') or not hasattr(signal, 'SIGXFSZ'), reason='no file size limit'
 )

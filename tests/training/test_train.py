@@ -50,11 +50,9 @@ def _config(stage, photos, parts_from, **fields):
   return common.apply(tiny.get_config(stage), overrides | {k.replace('__', '.'): v for k, v in fields.items()})
 
 
-# Both take minutes to compile; their steps are in tests/golden, their losses in tests/systems/ssr.
-_SLOW = ('depth', 'kernel', 'svkr', 'vae', 'diffusion', 'distill')
-
-
-@pytest.mark.parametrize('stage', [pytest.param(s, marks=pytest.mark.slow if s in _SLOW else ()) for s in STAGES])
+# Compiling takes a minute or more for most; their steps are in tests/golden, their losses in tests/systems/ssr.
+@pytest.mark.slow
+@pytest.mark.parametrize('stage', STAGES)
 def test_stage_runs_and_exports_loadable_weights(stage, photos, tiny_model_dir, tmp_path):
   assert not train.main(_config(stage, photos, tiny_model_dir), str(tmp_path))
   model = store.load_model(tmp_path / 'model')

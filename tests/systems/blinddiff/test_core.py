@@ -187,6 +187,7 @@ def test_shrink_adds_the_norm_of_the_image():
   np.testing.assert_allclose(extra, expected, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_without_guidance_it_is_the_plain_sampler_bit_for_bit():
   lr, eps = _images(2, 4, 4)
   module = MCFormer(**NET)

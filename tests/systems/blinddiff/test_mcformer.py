@@ -60,6 +60,7 @@ def _inputs(b=2, h=16, w=24):
   return x_t, jnp.arange(b) * 400 + 3, u
 
 
+@pytest.mark.slow
 def test_what_each_input_changes():
   """The kernel comes from x_t and u alone, the image from all; with modulate='time' not from the kernel."""
   x_t, t, u = _inputs()

@@ -18,6 +18,7 @@ def count(part, size, prefix='params/'):
   return sum(shape.size for name, shape in shapes.items() if name.startswith(prefix))
 
 
+@pytest.mark.slow
 def test_parameters_of_the_full_size():
   assert count('prior', 'full') == 859_520_964  # SD 1.5's
   assert count('activation', 'full') == count('cassr', 'full', 'params/controlnet/') == 361_279_120

@@ -194,6 +194,7 @@ def test_squares_must_suit_the_prior(model):
     model.system.plan(config, model.modules, Options(reference='lr'))
 
 
+@pytest.mark.slow
 def test_info_counts_every_part(capsys):
   assert cli.main(['info', 'cassr', '--size', 'tiny']) == 0
   out = capsys.readouterr().out

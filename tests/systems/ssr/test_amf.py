@@ -137,6 +137,7 @@ def test_calibrated_amf_unet_equals_its_base_unet(amf_unet):
   np.testing.assert_allclose(run(calibrated, *other), base, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_calibration_measures_in_sequence(amf_unet):
   """All norms of the network at once, each behind those before it: measured again, nothing changes."""
   module, v = amf_unet

@@ -17,6 +17,7 @@ from ssr_jax.weights import store
 from tests.systems.ssr import wiring
 
 
+@pytest.mark.slow
 def test_the_diffusion_target_is_the_photos_latent_and_the_conditions_are_the_lr_images(tiny_model_dir, monkeypatch):
   """A network that knows the photo's latent has no loss; one that knows the LR image's has."""
   fields = {'loss.constraints': (0.0, 0.0, 0.0), 'loss.draws': 1, 'svkr.iterations': 0}

@@ -44,6 +44,7 @@ def _step(weight, bend=0.0, part=slice(None)):
   return np.asarray(correct(jnp.asarray(Z[part]), jnp.zeros(len(Z[part]), int)))
 
 
+@pytest.mark.slow
 def test_the_direction_is_the_steepest_and_each_image_has_its_own_step():
   moved = (_step(1.0, 0.7) - Z).astype(np.float64)
   for i in range(B):

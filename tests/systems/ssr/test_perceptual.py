@@ -87,6 +87,7 @@ def test_the_students_loss_has_the_metrics_value_and_its_gradient(metric, monkey
   assert float(gradient['student']) == pytest.approx(slope, rel=0.02)
 
 
+@pytest.mark.slow
 def test_a_run_takes_the_imported_weights_as_a_frozen_part(metric, monkeypatch, capsys):
   stage = wiring.stage('vae', '', **FIELDS)
   begun = start.start_from(stage.config, stage, lambda: wiring.BATCH, False)

@@ -208,6 +208,7 @@ def test_the_student_is_pulled_to_what_its_teacher_makes_of_the_same_noise(monke
   assert how['noise'] == stage.config.distill.noise and how['unroll']
 
 
+@pytest.mark.slow
 def test_the_students_texture_is_compared_with_the_targets_along_new_directions_each_step(monkeypatch):
   fields = {'loss.teacher': 0.0, 'loss.grid': 0.0, 'loss.detail': 0.0, 'loss.realism': 0.0, 'loss.texture': 2.0}
   stage = wiring.stage('distill', '', **fields)

@@ -63,6 +63,7 @@ def test_panels_are_those_of_the_systems_outputs(model, photo):
   assert f'{100 * found.share:.0f} %' in panels['trust'][1] and 0 <= found.share <= 1
 
 
+@pytest.mark.slow
 def test_a_click_tells_the_kernel_of_its_place(model, photo):
   """One kernel is made wide along y: its place, and only that, is told so."""
   found = _run(model, photo, steps=0)

@@ -121,6 +121,7 @@ def test_a_known_kernel_has_the_variances_and_direction_of_its_name(name):
   np.testing.assert_allclose(made.lr_clean, blur.blur_downsample(hr, made.kernels, 4), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_fixed_level_of_noise_or_jpeg_is_that_level_and_nothing_else():
   hr = jnp.full((2, 256, 256, 3), 0.5)
   keys = jax.random.split(jax.random.key(3), 2)

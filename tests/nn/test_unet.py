@@ -20,6 +20,7 @@ def filled(module, *args, seed=0, scale=0.3):
   return jax.tree.map(lambda a: jnp.asarray(rng.normal(0, scale, a.shape), jnp.float32), tree)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   'config, width, count',
   [({}, 1024, 865_910_724), (dict(heads=8, cross_attention_dim=768), 768, 859_520_964)],

@@ -841,9 +841,13 @@ CASES = {
 }
 
 
+_SLOW = ('unet_sd15', 'unet_sd21')  # the ControlNets have the same blocks
+
+
 def pytest_generate_tests(metafunc):
   if 'case' in metafunc.fixturenames:
-    metafunc.parametrize('case', CASES, indirect=True)
+    cases = [pytest.param(name, marks=pytest.mark.slow if name in _SLOW else ()) for name in CASES]
+    metafunc.parametrize('case', cases, indirect=True)
 
 
 @pytest.fixture(scope='session')

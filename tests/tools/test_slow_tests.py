@@ -14,6 +14,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
   mark = re.compile(r'pytest\.mark\.slow\b')
   marked = {str(p.relative_to(ROOT)) for p in (ROOT / 'tests').rglob('test_*.py') if mark.search(p.read_text())}
+  for beside in (p for p in (ROOT / 'tests').rglob('conftest.py') if mark.search(p.read_text())):
+    marked |= {str(p.relative_to(ROOT)) for p in beside.parent.glob('test_*.py')}
   assert marked - {'tests/tools/test_slow_tests.py'} == set(slow_tests.GUARDS)
   for places in slow_tests.GUARDS.values():
     for place in places:

@@ -303,6 +303,7 @@ def test_missing_data_is_one_line(tmp_path, tiny_model_dir):
     train.main(_config('nbsr', tmp_path / 'nothing', tiny_model_dir), str(tmp_path / 'run'))
 
 
+@pytest.mark.slow
 def test_the_autoencoder_starts_as_a_pca(photos, tiny_model_dir):
   """Before the first step its reconstruction is NumPy's projection on the leading components of 4x4 squares."""
   stage = stages.build(_config('vae', photos, tiny_model_dir))

@@ -38,6 +38,7 @@ from ssr_jax.weights import store
 STRENGTHS = (0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 SMOOTHS = (0.0, 0.8, 1.2, 1.6)
 SHARPENS = (0.0, 0.5, 1.0, 1.5)
+_SHARE = 0.125  # of the change, by which an image keeps clear of black and white, where it would be cut
 NAMES = ('psnr', 'ssim', 'gmsd', 'haarpsi', 'log_spectrum', 'niqe', 'grid')
 
 Setting = tuple[float, float, float]
@@ -125,7 +126,7 @@ def choose(
 
 
 def _unfinished(name: str, folder: pathlib.Path) -> tuple[ssr_jax.Restorer, Setting]:
-  """The model with its student's whole change, neither smoothed nor sharpened; and the setting that it has."""
+  """The model with `_SHARE` of its student's change, neither smoothed nor sharpened; and the setting that it has."""
   shutil.copytree(store.resolve(name), folder)
   path = folder / 'model.json'
   settings = json.loads(path.read_text())
@@ -133,7 +134,7 @@ def _unfinished(name: str, folder: pathlib.Path) -> tuple[ssr_jax.Restorer, Sett
   if student is None:
     raise ssr_jax.SSRError(f'{name}: the model has no student, of whose change something could be chosen')
   now = (float(student.get('strength', 1)), float(student.get('smooth', 0)), float(student.get('sharpen', 0)))
-  student.update(strength=1.0, smooth=0.0, sharpen=0.0)
+  student.update(strength=_SHARE, smooth=0.0, sharpen=0.0)
   path.write_text(json.dumps(settings))
   return ssr_jax.load(str(folder)), now
 
@@ -153,7 +154,8 @@ def _scores(
   for count, (truth, photo) in enumerate(pairs[: limit or None], 1):
     reference, small = io.read(truth).rgb, io.read(photo).rgb
     found = model.sample(small.astype(np.float32) / 255)  # floats come back unrounded
-    restored, change = found.restored, found.image - found.restored
+    restored = found.restored
+    change = (found.image - restored) / np.float32(_SHARE)
     height, width, _ = restored.shape
     bicubic = np.asarray(Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC))
     images: dict[object, np.ndarray] = {'truth': reference, 'bicubic': bicubic, 'restored': restored}

@@ -100,11 +100,6 @@ GUARDS = {
   'tests/systems/ssr/test_student_wiring.py': ('ssr_jax/systems/ssr',),
   'tests/systems/ssr/test_svkr.py': ('ssr_jax/systems/ssr/svkr.py',),
   'tests/tools/test_benchmark.py': ('tools/benchmark.py',),
-  'tests/tools/test_choose_result.py': (
-    'ssr_jax/image/edges.py',
-    'ssr_jax/systems/ssr/system.py',
-    'tools/choose_result.py',
-  ),
   'tests/tools/test_compile_for.py': ('ssr_jax/training/compiled.py', 'ssr_jax/xla.py', 'tools/compile_for.py'),
   'tests/tools/test_crops.py': ('tools/crops.py',),
   'tests/tools/test_demo.py': ('tools/demo.py',),

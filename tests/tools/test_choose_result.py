@@ -1,16 +1,16 @@
 """tools/choose_result.py: its rule on made-up scores, and that its images are those that the model would show."""
 
+import itertools
 import json
-import shutil
+import pathlib
+import types
 
-import jax
 import numpy as np
 from PIL import Image
 import pytest
 
-import ssr_jax
-from ssr_jax.weights import format as weights_format
-from ssr_jax.weights import store
+from ssr_jax.evaluation.report import figures
+from ssr_jax.systems.ssr.system import SSRSystem
 from tools import choose_result
 from tools.choose_result import NAMES
 
@@ -55,58 +55,48 @@ def test_the_rule():
   assert {row[0]: row[2] for row in choose_result.choose([A, B, C, D], [scored, other])}[D] == 'PSNR below bicubic'
 
 
-@pytest.fixture
-def student_dir(tiny_model_dir, tmp_path):
-  """The tiny model with a student, whose weights are other ones than the UNet's."""
-  directory = shutil.copytree(tiny_model_dir, tmp_path / 'model')
-  variables = store.load_model(directory, parts=['unet']).variables['unet']
-  config = json.loads((directory / 'model.json').read_text())
-  student = jax.tree.map(lambda x: np.asarray(1.2 * x), variables)
-  weights_format.save_part(directory, 'student', config['parts']['unet']['config'], student)
-  own = {
-    'steps': 1,
-    'start': 0.1,
-    'noise': 0.0,
-    'wavelet_levels': 2,
-    'chroma_levels': 1,
-    'strength': 0.4,
-    'smooth': 1.2,
-    'sharpen': 1.0,
-  }
-  weights_format.update(directory, sampling={**config['sampling'], 'student': own})
-  return directory
-
-
-@pytest.mark.slow
-def test_its_images_are_those_that_a_model_with_the_setting_shows(student_dir, tmp_path, monkeypatch, capsys):
+def test_its_images_are_those_that_sampling_finishes(tmp_path, monkeypatch, capsys):
+  """Of a stand-in for a model whose restored image and result are given."""
   draw = np.random.default_rng(0)
   for folder, side in (('lr', 16), ('hr', 64)):
     (tmp_path / folder).mkdir()
     for name in ('one', 'two'):
       Image.fromarray(draw.integers(0, 256, (side, side, 3), np.uint8)).save(tmp_path / folder / f'{name}.png')
-  seen = []
+  restored = draw.uniform(0.3, 0.7, (64, 64, 3)).astype(np.float32)
+  whole = restored + draw.uniform(-0.2, 0.2, restored.shape).astype(np.float32)
+  share = np.float32(choose_result._SHARE)
+  found = types.SimpleNamespace(restored=restored, image=restored + share * (whole - restored))
+  seen, given = [], []
 
   def score(loaded, *, image, reference):
     seen.append(image)
     return dict.fromkeys(loaded, float(len(seen)))
 
+  def load(path):
+    student = json.loads((pathlib.Path(path) / 'model.json').read_text())['sampling']['student']
+    assert [student[name] for name in ('strength', 'smooth', 'sharpen')] == [choose_result._SHARE, 0, 0]
+    return types.SimpleNamespace(sample=lambda lr: given.append(lr) or found)
+
   monkeypatch.setattr(choose_result.metrics, 'score', score)
-  monkeypatch.setattr(choose_result, 'STRENGTHS', (0.5,))
-  monkeypatch.setattr(choose_result, 'SMOOTHS', (0.8,))
+  monkeypatch.setattr(choose_result.ssr_jax, 'load', load)
+  monkeypatch.setattr(choose_result, 'STRENGTHS', (0.5, 1.0))
+  monkeypatch.setattr(choose_result, 'SMOOTHS', (0.0, 0.8))
   monkeypatch.setattr(choose_result, 'SHARPENS', (0.0, 1.5))
   place = f'{tmp_path}/hr,{tmp_path}/lr'
-  assert choose_result.main([place, '--model', str(student_dir), '--output', str(tmp_path / 'out')]) == 0
-  assert (tmp_path / 'out' / 'choice.csv').read_text().count('\n') == 3
-  assert '0.4, 1.2, 1 (now)' not in (tmp_path / 'out' / 'choice.md').read_text()  # not among the candidates here
-  lr = np.asarray(Image.open(tmp_path / 'lr' / 'one.png'))
-  for sharpen, image in zip((0.0, 1.5), seen[3:5], strict=True):
-    model = shutil.copytree(student_dir, tmp_path / f'model-{sharpen}')
-    sampling = json.loads((model / 'model.json').read_text())['sampling']
-    sampling['student'] |= {'strength': 0.5, 'smooth': 0.8, 'sharpen': sharpen}
-    weights_format.update(model, sampling=sampling)
-    shown = ssr_jax.load(str(model)).sample(lr).image
-    np.testing.assert_allclose(choose_result.figures.to_uint8(image).astype(int), shown, atol=1)
+  assert choose_result.main([place, '--output', str(tmp_path / 'out')]) == 0
+  assert given[0].dtype == np.float32 and given[0].max() <= 1  # else the images would come back rounded
+  assert (tmp_path / 'out' / 'choice.csv').read_text().count('\n') == 9
   assert 'truth' in capsys.readouterr().out
+
+  np.testing.assert_array_equal(seen[2], figures.to_uint8(restored))
+  shown = {}
+  for smooth, strength, sharpen in itertools.product((0.0, 0.8), (0.5, 1.0), (0.0, 1.5)):
+    plan = types.SimpleNamespace(
+      steps=1, colour_fix='none', levels=(0, None), blend=strength, smooth=smooth, sharpen=sharpen
+    )
+    shown[smooth, strength, sharpen] = SSRSystem().finish({'restored': restored, 'image': whole}, plan)['image']
+  for image, (key, expected) in zip(seen[3:11], shown.items(), strict=True):
+    assert np.abs(image.astype(float) - figures.to_uint8(expected)).max() <= 1, key
 
 
 def test_what_cannot_be_done_is_one_line(tmp_path, tiny_model_dir, capsys):

@@ -24,8 +24,8 @@ class Options:
     sharpen: how much edges are steepened in the end, 0 to 4; see `image.edges.steepen`. 0 leaves it out. None with a
       blend below the model's own is that much less than the model's value.
     mode: 'faithful', 'natural' or 'detailed', which choose steps, blend and sharpen where these are None: the restored
-      image as it is, the model's own values, or half of the way from the model's blend to 1 and half as much
-      sharpening again.
+      image as it is, the model's own values, or half of the way from the model's blend to 1 and three times as
+      much sharpening.
     guidance: weight of the step that pulls each predicted latent towards the LR image through decoder and kernels, 0
       to 1; see `core.guidance`. 0 leaves it out.
     iterations: T, rounds of SVKR. 0 leaves the initial depth and kernels, and the bicubic image as the restored one; 1

@@ -191,7 +191,7 @@ def _of_mode(mode: str | None, own: Mapping[str, Any]) -> dict[str, Any]:
     case 'faithful':
       return {'mode': mode, 'steps': 0, 'sharpen': 0.0}
     case 'detailed':
-      return {'mode': mode, 'blend': (own['blend'] + 1) / 2, 'sharpen': min(1.5 * own['sharpen'], _MOST_SHARPEN)}
+      return {'mode': mode, 'blend': (own['blend'] + 1) / 2, 'sharpen': min(3 * own['sharpen'], _MOST_SHARPEN)}
     case _:
       raise SSRError(f"mode '{mode}': unknown; known: {', '.join(MODES)}")
 

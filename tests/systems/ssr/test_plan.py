@@ -59,13 +59,13 @@ def test_a_student_can_have_its_change_smoothed_and_its_image_sharpened():
   found = _plan()
   assert (found.smooth, found.sharpen) == (0.0, 0.0)
   config = copy.deepcopy(CONFIG)
-  config['sampling']['student'] |= {'smooth': 1.2, 'sharpen': 2.0}
+  config['sampling']['student'] |= {'smooth': 1.2, 'sharpen': 1.0}
   ask = lambda **asked: plan.plan(config, dict.fromkeys(PARTS), Options(**asked))
-  assert (ask().smooth, ask().sharpen, ask(sharpen=0.5).sharpen) == (1.2, 2.0, 0.5)
-  assert (ask(mode='detailed').sharpen, ask(mode='faithful').sharpen, ask(mode='natural').sharpen) == (3.0, 0.0, 2.0)
+  assert (ask().smooth, ask().sharpen, ask(sharpen=0.5).sharpen) == (1.2, 1.0, 0.5)
+  assert (ask(mode='detailed').sharpen, ask(mode='faithful').sharpen, ask(mode='natural').sharpen) == (3.0, 0.0, 1.0)
   assert ask(mode='detailed', sharpen=1).sharpen == 1.0
   # With the blend, whose own value is 0.9, from nothing at 0, where the image is the restored one.
-  assert [ask(blend=blend).sharpen for blend in (0, 0.45, 0.9, 1)] == pytest.approx([0, 1, 2, 2])
+  assert [ask(blend=blend).sharpen for blend in (0, 0.45, 0.9, 1)] == pytest.approx([0, 0.5, 1, 1])
   assert ask(blend=0, sharpen=1.5).sharpen == 1.5
   assert ask(steps=0).sharpen == 0.0 and ask(steps=0, sharpen=1).sharpen == 1.0
   assert (ask(steps=3).smooth, ask(steps=3).sharpen) == (0.0, 0.0)  # the UNet has no student's values

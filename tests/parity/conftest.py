@@ -47,8 +47,9 @@ class Case:
     options: keyword arguments of our call.
     constants: variables besides the parameters.
     answer: our call's result -> the array that `run` gives.
-    double: both compute in float64 and must agree to 1e-9. For networks whose inner values are differences of nearly
-      equal ones: the rounding of float32 alone exceeds `TOLERANCE` on some processors.
+    double: module by module both compute in float64 and must agree to 1e-9. For networks whose inner values are
+      differences of nearly equal ones: the rounding of float32 alone exceeds `TOLERANCE` on some processors. Their
+      outputs in float32 are compared with the stored ones.
   """
 
   module: Any
@@ -80,13 +81,13 @@ class Case:
     ours = self.table.to_ours(self.state, self.expected, 'drawn')
     return format.unflatten({**ours, **self.constants})
 
-  def ours(self):
-    """Our output, and that of every module within, by path."""
+  def ours(self, double: bool = False):
+    """Our output, and that of every module within, by path; in float32 or float64."""
     options = dict(self.options, capture_intermediates=True, mutable=['intermediates'])
     module, inputs = self.module, self.inputs
-    if self.double:
+    if double:
       module, inputs = module.clone(dtype=np.float64), tuple(x.astype(np.float64) for x in inputs)
-    with jax.default_matmul_precision('highest'), jax.enable_x64(self.double):
+    with jax.default_matmul_precision('highest'), jax.enable_x64(double):
       out, state = jax.jit(lambda v, *a: module.apply(v, *a, **options))(self.variables(), *inputs)
       return np.asarray(self.answer(out)), _calls(state['intermediates'])
 

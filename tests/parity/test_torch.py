@@ -31,7 +31,7 @@ def test_every_module_gives_what_theirs_gives(case, helpers):
   for name, inner in module.named_modules():
     inner.register_forward_hook(keep(name))
   whole = case.torch_run(module)
-  out, ours = case.ours()
+  out, ours = case.ours(case.double)
   helpers.assert_close(out, helpers.nhwc(whole), case.tolerance, 'the whole')
 
   # A module of ours is the one of theirs that has the same tensors; there can be several, one around the other.

@@ -32,6 +32,7 @@ def test_every_file_with_slow_tests_is_listed_and_what_it_guards_is_there():
       [
         'tests/golden/test_golden.py',
         'tests/test_bundled.py',
+        'tests/configs/test_full_size.py',
         'tests/nn/test_dpt.py',
         'tests/runtime/test_dtype.py',
         'tests/training/test_learning.py',
